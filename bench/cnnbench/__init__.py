@@ -1,0 +1,1 @@
+"""Measuring: cases, workers, timing, the digits CNN, and the command line."""
