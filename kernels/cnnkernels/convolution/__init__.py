@@ -1,0 +1,1 @@
+"""Convolution kernels: one algorithm a file, the same few functions in each."""

@@ -1,0 +1,1 @@
+"""Max-pooling kernels: one algorithm a file, the same few functions in each."""

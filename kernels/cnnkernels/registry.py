@@ -1,0 +1,90 @@
+"""Names to backends: the built-in ones, and those that installed packages bring.
+
+A package joins by an entry point in the group ``cnnkernels.backends`` whose object is a callable
+without arguments that returns a `Backend`. The built-in ones are entry points too, so that there is
+one path, and it is lazy: nothing is imported before a backend is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import warnings
+from importlib.metadata import EntryPoint, entry_points
+
+from cnnkernels.contract import Backend
+
+GROUP = "cnnkernels.backends"
+
+_BUILT_IN = {
+    name: EntryPoint(name, f"cnnkernels.backends:{recipe}", GROUP)
+    for name, recipe in (("naive", "naive"),)
+}
+
+
+class UnknownBackendError(ValueError):
+    """No backend has this name; the message lists those that there are."""
+
+
+class BrokenBackendError(RuntimeError):
+    """An installed backend failed to load, or is none; the message says how."""
+
+
+@functools.cache
+def _entries() -> dict[str, EntryPoint]:
+    entries = dict(_BUILT_IN)
+    for entry in entry_points(group=GROUP):
+        if entry.name in entries:
+            warnings.warn(
+                f"backend {entry.name!r} of {entry.value} is ignored: "
+                f"{entries[entry.name].value} has the name already",
+                stacklevel=2,
+            )
+        else:
+            entries[entry.name] = entry
+    return entries
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all backends, the built-in ones first, whether they can run or not."""
+    return tuple(_entries())
+
+
+@functools.cache
+def load(name: str) -> Backend:
+    """Return the backend of this name, made on the first call.
+
+    Raises
+    ------
+    UnknownBackendError
+        If no backend has this name.
+    Unsupported
+        If it cannot run here, with the reason.
+    BrokenBackendError
+        If an installed package's backend fails to load, or is no `Backend` of that name.
+    """
+    if name not in _entries():
+        close = difflib.get_close_matches(name, names(), n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise UnknownBackendError(
+            f"unknown backend {name!r}{hint}; known here: {', '.join(names())}"
+        )
+    entry = _entries()[name]
+    try:
+        backend = entry.load()()
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        if name in _BUILT_IN:
+            raise
+        raise BrokenBackendError(
+            f"backend {name!r} of {entry.value} failed to load: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(backend, Backend) or backend.name != name:
+        what = (
+            f"a Backend named {backend.name!r}" if isinstance(backend, Backend) else repr(backend)
+        )
+        raise BrokenBackendError(
+            f"backend {name!r}: expected {entry.value} to return a Backend of that name, got {what}"
+        )
+    return backend
