@@ -41,3 +41,17 @@ def naive() -> Backend:
         arrays=NumpyArrays(),
         deterministic=True,
     )
+
+
+def numpy() -> Backend:
+    """im2col and matrix products; pooling by window views."""
+    from cnnkernels.convolution import im2col
+    from cnnkernels.pooling import windows
+
+    return Backend(
+        name="numpy",
+        description="NumPy: im2col and a matrix product",
+        convolution=im2col,
+        pooling=windows,
+        arrays=NumpyArrays(),
+    )

@@ -18,7 +18,10 @@ GROUP = "cnnkernels.backends"
 
 _BUILT_IN = {
     name: EntryPoint(name, f"cnnkernels.backends:{recipe}", GROUP)
-    for name, recipe in (("naive", "naive"),)
+    for name, recipe in (
+        ("naive", "naive"),
+        ("numpy", "numpy"),
+    )
 }
 
 

@@ -1,0 +1,68 @@
+"""Max-pooling by views: each tap of the window is one strided view of all images.
+
+Comparing whole views, tap after tap in row-major order, is the definition with its loops swapped:
+the loop over taps is outside, and NumPy runs the others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cnnkernels import contract
+from cnnkernels.contract import ArraySpec, Cache, MaxPool2D
+from cnnkernels.strided import strided_taps
+
+
+def unsupported(problem: MaxPool2D) -> None:
+    """Return None: every problem can be done."""
+    del problem
+
+
+def cache_spec(problem: MaxPool2D) -> tuple[ArraySpec, ...]:
+    """Return the winners' spec: for each window the number of the tap that won."""
+    rows, cols = problem.kernel_size
+    return ((problem.shapes.y, "uint8" if rows * cols <= 256 else "int32"),)
+
+
+def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
+    """Keep the greater of the best so far and the next tap, for all windows at once.
+
+    See `contract.MaxPool2DKernel.forward` for parameters and the rules for ties and NaNs.
+    """
+    ((_, winner_dtype),) = cache_spec(problem)
+    y = contract.empty(problem.shapes.y, problem.dtype)
+    winners = contract.empty(problem.shapes.y, winner_dtype)
+    y[...] = -np.inf
+    # Where all pixels are minus infinity none is greater, and the first pixel wins: marked by the
+    # number of its tap, so that a tap on the padding cannot.
+    unseen = np.ones(problem.shapes.y[2:], dtype=bool)
+    for r, s, windows, pixels in strided_taps(problem):
+        candidate = x[:, :, *pixels]
+        best = y[:, :, *windows]
+        wins = candidate > best
+        wins |= np.isnan(candidate)
+        wins |= unseen[windows]
+        np.copyto(best, candidate, where=wins)
+        np.copyto(
+            winners[:, :, *windows],
+            winners.dtype.type(r * problem.kernel_size[1] + s),
+            where=wins,
+        )
+        unseen[windows] = False
+    return y, (winners,)
+
+
+@np.errstate(all="ignore")
+def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
+    """Add, tap after tap, the gradients of the windows that the tap won.
+
+    See `contract.MaxPool2DKernel.backward` for parameters.
+    """
+    (winners,) = cache
+    dx = contract.empty(problem.shapes.x, problem.dtype)
+    dx[...] = 0
+    zero = dy.dtype.type(0)
+    for r, s, windows, pixels in strided_taps(problem):
+        won = winners[:, :, *windows] == r * problem.kernel_size[1] + s
+        dx[:, :, *pixels] += np.where(won, dy[:, :, *windows], zero)
+    return dx
