@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cnnkernels.contract import Array, Backend
+from cnnkernels.contract import Array, Backend, Unsupported
 
 
 class NumpyArrays:
@@ -54,4 +54,23 @@ def numpy() -> Backend:
         convolution=im2col,
         pooling=windows,
         arrays=NumpyArrays(),
+    )
+
+
+def numba() -> Backend:
+    """The definition's loops, compiled."""
+    try:
+        import numba  # noqa: F401  # its absence has to be told apart from a fault of ours
+    except ImportError as error:
+        raise Unsupported(f"Numba is not installed here ({error})") from None
+    from cnnkernels.convolution import numba_direct as convolution
+    from cnnkernels.pooling import numba_direct as pooling
+
+    return Backend(
+        name="numba",
+        description="Numba: the definition's loops, compiled, in threads",
+        convolution=convolution,
+        pooling=pooling,
+        arrays=NumpyArrays(),
+        deterministic=True,
     )

@@ -21,6 +21,7 @@ _BUILT_IN = {
     for name, recipe in (
         ("naive", "naive"),
         ("numpy", "numpy"),
+        ("numba", "numba"),
     )
 }
 

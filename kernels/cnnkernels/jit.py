@@ -1,0 +1,99 @@
+"""The one place that says njit(...), and why.
+
+``fastmath`` allows what the error bound of a sum allows anyway: contracting a multiply and an add
+to an FMA, and reassociating sums so that they vectorise. It never allows the compiler to assume
+that there are no NaNs or infinities: a network that diverges has to show it.
+
+Compiled code is cached on disk, and forgotten when any source file of this package changes, not
+only the one a function stands in: Numba itself looks at that one alone, and would go on running an
+old callee.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import platformdirs
+from numba.core import caching
+
+_FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
+
+
+def _source_stamp() -> str:
+    """Return a digest of every source file of this package."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+_STAMP = _source_stamp()
+
+
+class _Locator(caching._CacheLocator):  # type: ignore[misc]
+    """Puts compiled code into NUMBA_CACHE_DIR or the user's cache folder, stamped as above."""
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        self._py_file = file
+        root = numba.config.CACHE_DIR or platformdirs.user_cache_dir("cnnkernels", False)
+        self._path = os.path.join(root, "cnnkernels")
+        self._place = f"{function.__module__}-{function.__code__.co_firstlineno}"
+
+    def get_cache_path(self) -> str:
+        return self._path
+
+    def get_source_stamp(self) -> str:
+        return _STAMP
+
+    def get_disambiguator(self) -> str:
+        return self._place
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], file: str) -> _Locator | None:
+        locator = cls(function, file)
+        try:
+            locator.ensure_cache_path()
+        except OSError:  # nowhere to write: compiled anew in each process
+            return None
+        return locator
+
+
+class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_Locator,)
+
+
+class _Cache(caching.FunctionCache):  # type: ignore[misc]
+    _impl_class = _CacheImpl
+
+
+def kernel(*, parallel: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Return the decorator that compiles a kernel on its first call with each dtype.
+
+    Parameters
+    ----------
+    parallel : bool
+        Whether its ``prange`` loops run in threads.
+    """
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(
+            parallel=parallel, fastmath=_FASTMATH, error_model="numpy", nogil=True
+        )(function)
+        with contextlib.suppress(RuntimeError):  # raised where no cache folder can be written
+            dispatcher._cache = _Cache(function)
+        return dispatcher
+
+    return compiled
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a plain Python function so that kernels can call it; LLVM inlines it."""
+    return numba.njit(error_model="numpy")(function)
