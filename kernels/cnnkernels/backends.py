@@ -6,9 +6,14 @@ A recipe imports what it needs when it is called, so that naming a backend costs
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from cnnkernels.contract import Array, Backend, Unsupported
+
+if TYPE_CHECKING:
+    import torch
 
 
 class NumpyArrays:
@@ -26,6 +31,42 @@ class NumpyArrays:
 
     def synchronize(self) -> None:
         """Return at once: NumPy and Numba on the CPU are done when they return."""
+
+
+class TorchArrays:
+    """PyTorch tensors on a device, 4-D ones in a memory layout.
+
+    Parameters
+    ----------
+    device : str
+        'cpu' or 'cuda'.
+    layout : str
+        'NCHW', or 'NHWC' for PyTorch's channels_last.
+    """
+
+    def __init__(self, device: str, layout: str = "NCHW") -> None:
+        import torch
+
+        self.layout = layout
+        self._torch = torch
+        self._device = torch.device(device)
+        self._format = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}[layout]
+
+    def put(self, array: np.ndarray) -> torch.Tensor:
+        """Return a tensor on the device and in the layout."""
+        if not array.flags.writeable:  # PyTorch has no read-only tensors, and warns
+            array = array.copy()
+        tensor = self._torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+        return tensor.contiguous(memory_format=self._format) if tensor.ndim == 4 else tensor
+
+    def get(self, array: Any) -> np.ndarray:
+        """Return a C-contiguous NumPy array, on the host."""
+        return np.ascontiguousarray(array.detach().cpu().numpy())
+
+    def synchronize(self) -> None:
+        """Wait for the device's queue; the CPU has none."""
+        if self._device.type == "cuda":
+            self._torch.cuda.synchronize(self._device)
 
 
 def naive() -> Backend:
@@ -74,3 +115,47 @@ def numba() -> Backend:
         arrays=NumpyArrays(),
         deterministic=True,
     )
+
+
+def torch_cpu() -> Backend:
+    """PyTorch on the CPU, contiguous tensors."""
+    return _torch("torch-cpu", "PyTorch (oneDNN), contiguous tensors", "cpu", "NCHW")
+
+
+def torch_cpu_nhwc() -> Backend:
+    """PyTorch on the CPU, channels_last tensors inside and out."""
+    return _torch("torch-cpu-nhwc", "PyTorch (oneDNN), channels_last tensors", "cpu", "NHWC")
+
+
+def torch_cuda() -> Backend:
+    """PyTorch on a CUDA device, with TF32 off: float32 means float32."""
+    torch = _import_torch()
+    if torch.version.cuda is None:
+        raise Unsupported(f"PyTorch {torch.__version__} is built without CUDA")
+    if not torch.cuda.is_available():
+        raise Unsupported("PyTorch finds no CUDA device here")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return _torch("torch-cuda", "PyTorch (cuDNN), TF32 off", "cuda", "NCHW")
+
+
+def _torch(name: str, description: str, device: str, layout: str) -> Backend:
+    _import_torch()
+    from cnnkernels.convolution import torch_aten as convolution
+    from cnnkernels.pooling import torch_aten as pooling
+
+    return Backend(
+        name=name,
+        description=description,
+        convolution=convolution,
+        pooling=pooling,
+        arrays=TorchArrays(device, layout),
+    )
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise Unsupported(f"PyTorch is not installed here ({error})") from None
+    return torch

@@ -22,6 +22,9 @@ _BUILT_IN = {
         ("naive", "naive"),
         ("numpy", "numpy"),
         ("numba", "numba"),
+        ("torch-cpu", "torch_cpu"),
+        ("torch-cpu-nhwc", "torch_cpu_nhwc"),
+        ("torch-cuda", "torch_cuda"),
     )
 }
 

@@ -1,0 +1,97 @@
+"""PyTorch's own convolution, called below autograd: `aten::convolution` and its backward.
+
+On the CPU that is oneDNN, or PyTorch's own loops where oneDNN is not chosen; on CUDA it is cuDNN.
+The memory layout of the tensors selects the algorithm, so that one module serves every backend
+that computes in PyTorch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
+
+_aten = torch.ops.aten
+
+
+def unsupported(problem: Conv2D) -> None:
+    """Return None: every problem can be done."""
+    del problem
+
+
+def cache_spec(problem: Conv2D) -> tuple[ArraySpec, ...]:
+    """Return (): backward needs its arguments only."""
+    del problem
+    return ()
+
+
+def forward(
+    problem: Conv2D, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None
+) -> tuple[torch.Tensor, Cache]:
+    """Call `aten::convolution`; padding that is not the same on both sides is put on first.
+
+    See `contract.Conv2DKernel.forward` for parameters.
+    """
+    padding = problem.symmetric_padding
+    if padding is None:
+        x, padding = _padded(problem, x), (0, 0)
+    y = _aten.convolution.default(
+        x,
+        w,
+        b,
+        problem.stride,
+        padding,
+        problem.dilation,
+        False,
+        (0, 0),
+        problem.groups,
+    )
+    return y, ()
+
+
+def backward(
+    problem: Conv2D,
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    cache: Cache,
+    needs: Needs = ALL,
+) -> Conv2DGradients:
+    """Call `aten::convolution_backward` for the gradients wanted.
+
+    See `contract.Conv2DKernel.backward` for parameters.
+    """
+    del cache
+    padding = problem.symmetric_padding
+    layout = _layout(x)
+    cropped = padding is None
+    if padding is None:
+        x, padding = _padded(problem, x), (0, 0)
+    dx, dw, db = _aten.convolution_backward.default(
+        dy,
+        x,
+        w,
+        (problem.out_channels,) if problem.bias else None,
+        problem.stride,
+        padding,
+        problem.dilation,
+        False,
+        (0, 0),
+        problem.groups,
+        (needs.dx, needs.dw, needs.db and problem.bias),
+    )
+    if cropped and dx is not None:
+        (top, _), (left, _) = problem.padding
+        dx = dx[:, :, top : top + problem.height, left : left + problem.width]
+        dx = dx.contiguous(memory_format=layout)
+    return Conv2DGradients(dx, dw, db)
+
+
+def _padded(problem: Conv2D, x: torch.Tensor) -> torch.Tensor:
+    (top, bottom), (left, right) = problem.padding
+    return functional.pad(x, (left, right, top, bottom))
+
+
+def _layout(x: torch.Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
