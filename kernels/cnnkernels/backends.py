@@ -99,7 +99,7 @@ def numpy() -> Backend:
 
 
 def numba() -> Backend:
-    """The definition's loops, compiled."""
+    """Compiled loops of the definition, in threads."""
     try:
         import numba  # noqa: F401  # its absence has to be told apart from a fault of ours
     except ImportError as error:

@@ -85,7 +85,8 @@ def backward(
         (top, _), (left, _) = problem.padding
         dx = dx[:, :, top : top + problem.height, left : left + problem.width]
         dx = dx.contiguous(memory_format=layout)
-    return Conv2DGradients(dx, dw, db)
+    # oneDNN makes dw wherever it makes db, asked for or not.
+    return Conv2DGradients(dx, dw if needs.dw else None, db)
 
 
 def _padded(problem: Conv2D, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,25 @@
+"""The checks that any backend, ours or a stranger's, is put through.
+
+A stranger's backend is tested in four lines::
+
+    @pytest.mark.parametrize("descriptor", conformance.CORNER)
+    def test_mine(descriptor):
+        backend = registry.load("mine")
+        conformance.check(backend, parse(descriptor)).require()
+"""
+
+from cnnkernels.conformance.broken import BROKEN
+from cnnkernels.conformance.checks import Check, Outcome, check
+from cnnkernels.conformance.corner import CORNER, CORNER_ONNX
+from cnnkernels.conformance.gradients import adjoint_error, finite_difference_error
+
+__all__ = [
+    "BROKEN",
+    "CORNER",
+    "CORNER_ONNX",
+    "Check",
+    "Outcome",
+    "adjoint_error",
+    "check",
+    "finite_difference_error",
+]

@@ -1,0 +1,348 @@
+"""One check of one problem on one backend: every direction, every rule of the contract.
+
+The first rule that is broken ends the check and is its reason; a check that passes also says how
+accurate the backend is and whether it repeats itself to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from cnnkernels import contract
+from cnnkernels.conformance.fences import Fences
+from cnnkernels.conformance.fills import (
+    Filled,
+    TooLargeError,
+    filled,
+    fills_of,
+    reached_elements,
+)
+from cnnkernels.contract import (
+    ArraySpec,
+    Backend,
+    Cache,
+    Conv2D,
+    Direction,
+    MaxPool2D,
+    Needs,
+    Problem,
+    Unsupported,
+)
+
+Outcome: TypeAlias = Literal["ok", "wrong", "failed", "unsupported"]
+
+TRUSTED_SHARE = 0.3
+"""Least share of non-zeros among the results that inputs reach: fewer prove too little."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found.
+
+    Attributes
+    ----------
+    backend, problem : str
+        Which backend, and the canonical descriptor of the problem.
+    outcome : str
+        'ok', 'wrong' (ran, and broke a rule), 'failed' (raised) or 'unsupported' (declined).
+    reason : str
+        Why it is not ok; empty if it is.
+    error_over_bound : dict
+        By direction, the largest error on real numbers in units of the bound that rounding cannot
+        exceed in any order of summation; above 1 is wrong.
+    repeatable : bool or None
+        Whether a second run gave the same bits; None if it did not come to that.
+    digest : str
+        Of the results on real numbers: runs that gave the same bits have the same.
+    """
+
+    backend: str
+    problem: str
+    outcome: Outcome
+    reason: str = ""
+    error_over_bound: dict[str, float] = field(default_factory=dict)
+    repeatable: bool | None = None
+    digest: str = ""
+
+    def require(self) -> None:
+        """Raise AssertionError, with the reason, unless the outcome is 'ok'."""
+        if self.outcome != "ok":
+            raise AssertionError(f"{self.backend} on {self.problem}: {self.outcome}: {self.reason}")
+
+
+class _Broken(Exception):
+    """A rule of the contract is broken; the message says which, and where."""
+
+
+def check(backend: Backend, problem: Problem, folder: Path | None = None) -> Check:
+    """Put a backend through every rule of the contract on one problem.
+
+    Parameters
+    ----------
+    backend : Backend
+        The one that is judged.
+    problem : Conv2D or MaxPool2D
+        What it is judged on.
+    folder : path, optional
+        Where inputs and what is right for them are kept between checks of several backends.
+    """
+    name, descriptor = backend.name, str(problem)
+    try:
+        reason = backend.unsupported(problem)
+        if reason is not None:
+            return Check(name, descriptor, "unsupported", reason)
+        for fill in fills_of(problem):
+            _check_exact(backend, problem, fill, filled(problem, fill, folder))
+        errors, repeatable, digest = _check_real(backend, problem, filled(problem, "real", folder))
+    except (Unsupported, TooLargeError) as error:
+        return Check(name, descriptor, "unsupported", str(error))
+    except _Broken as broken:
+        return Check(name, descriptor, "wrong", str(broken))
+    except Exception as error:
+        return Check(name, descriptor, "failed", f"{type(error).__name__}: {error}")
+    return Check(name, descriptor, "ok", "", errors, repeatable, digest)
+
+
+class Call:
+    """A backend's kernel with its arrays in place: what is checked is also what is timed.
+
+    Parameters
+    ----------
+    backend : Backend
+        Whose kernel and arrays.
+    problem : Conv2D or MaxPool2D
+        What is computed.
+    inputs : Filled
+        On what.
+    """
+
+    def __init__(self, backend: Backend, problem: Problem, inputs: Filled) -> None:
+        self.backend, self.problem = backend, problem
+        put = backend.arrays.put
+        self._x = put(inputs.x.copy())
+        self._dy = put(inputs.dy.copy())
+        if isinstance(problem, Conv2D):
+            self._w = put(inputs.w.copy())
+            self._b = put(inputs.b.copy()) if problem.bias else None
+
+    def forward(self) -> tuple[Any, Cache]:
+        """Return y and the cache."""
+        if isinstance(self.problem, Conv2D):
+            kernel = self.backend.convolution
+            return kernel.forward(self.problem, self._x, self._w, self._b)
+        return self.backend.pooling.forward(self.problem, self._x)
+
+    def backward(self, cache: Cache, needs: Needs = contract.ALL) -> dict[str, Any]:
+        """Return the gradients by name, None where they were not needed."""
+        if isinstance(self.problem, Conv2D):
+            gradients = self.backend.convolution.backward(
+                self.problem, self._dy, self._x, self._w, cache, needs
+            )
+            return dict(zip(("dx", "dw", "db"), gradients, strict=True))
+        return {"dx": self.backend.pooling.backward(self.problem, self._dy, cache)}
+
+    def run(self, direction: Direction, cache: Cache) -> object:
+        """Do one direction, and wait until it is done."""
+        done: object
+        if direction == contract.FORWARD:
+            done = self.forward()
+        else:
+            done = self.backward(cache, NEEDS[direction])
+        self.backend.arrays.synchronize()
+        return done
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        """Return what the inputs hold now."""
+        arrays = {"x": self._x, "dy": self._dy}
+        if isinstance(self.problem, Conv2D):
+            arrays["w"] = self._w
+            if self._b is not None:
+                arrays["b"] = self._b
+        return {name: self.backend.arrays.get(array) for name, array in arrays.items()}
+
+
+NEEDS: dict[Direction, Needs] = {
+    contract.BACKWARD_DATA: Needs(True, False, False),
+    contract.BACKWARD_WEIGHTS: Needs(False, True, True),
+    contract.BACKWARD: contract.ALL,
+}
+"""The gradients that a direction stands for."""
+
+
+def _check_exact(backend: Backend, problem: Problem, fill: str, right: Filled) -> None:
+    _check_trust(problem, right)
+    call = Call(backend, problem, right)
+    before = {name: array.copy() for name, array in call.inputs().items()}
+    fences = Fences()
+    with contract.allocating(fences):
+        y, cache = call.forward()
+        _check_array(backend, "y", y, problem.shapes.y, problem.dtype)
+        _check_equal("y", backend.arrays.get(y), right.y, fill)
+        _check_cache(backend, problem, cache)
+        results = {"y": y}
+        if right.dx.ndim == right.x.ndim:
+            results |= _check_gradients(backend, call, cache, right, fill)
+        kept = {name: backend.arrays.get(a).copy() for name, a in results.items()}
+        again, _ = call.forward()
+    for name, array in results.items():
+        if not np.array_equal(backend.arrays.get(array), kept[name], equal_nan=True):
+            raise _Broken(
+                f"{name} of an earlier call changed in a later one: not freshly allocated"
+            )
+    _check_fresh(backend, {**results, "y (second call)": again}, call.inputs())
+    for name, array in call.inputs().items():
+        if not np.array_equal(array, before[name], equal_nan=True):
+            raise _Broken(f"the input {name} was written to")
+    trodden = fences.trodden()
+    if trodden:
+        raise _Broken(trodden)
+
+
+def _check_trust(problem: Problem, right: Filled) -> None:
+    """Refuse data that would let a kernel pass that hardly computes anything."""
+    for name, reached in reached_elements(problem).items():
+        expected = getattr(right, name)
+        nonzero = np.count_nonzero(expected)
+        if expected.size and nonzero < TRUSTED_SHARE * reached:
+            raise _Broken(f"not trusted: {nonzero} non-zeros among {expected.size} of {name}")
+
+
+def _check_gradients(
+    backend: Backend, call: Call, cache: Cache, right: Filled, fill: str
+) -> dict[str, Any]:
+    """Check all gradients together, then each one asked for alone."""
+    problem = call.problem
+    expected: dict[str, tuple[int, ...]] = {"dx": problem.shapes.x}
+    if isinstance(problem, Conv2D):
+        expected["dw"] = problem.shapes.w
+        if problem.bias:
+            expected["db"] = problem.shapes.b
+    everything = call.backward(cache)
+    _check_wanted(everything, expected)
+    for name, shape in expected.items():
+        _check_array(backend, name, everything[name], shape, problem.dtype)
+        _check_equal(name, backend.arrays.get(everything[name]), getattr(right, name), fill)
+    if isinstance(problem, Conv2D):
+        for wanted in expected:
+            alone = call.backward(cache, Needs(*(name == wanted for name in Needs._fields)))
+            _check_wanted(alone, (wanted,))
+            _check_array(backend, wanted, alone[wanted], expected[wanted], problem.dtype)
+            _check_equal(
+                wanted,
+                backend.arrays.get(alone[wanted]),
+                getattr(right, wanted),
+                f"{fill}, asked for alone",
+            )
+    return {name: everything[name] for name in expected}
+
+
+def _check_wanted(gradients: dict[str, Any], wanted: Iterable[str]) -> None:
+    for name, gradient in gradients.items():
+        if name in wanted and gradient is None:
+            raise _Broken(f"{name} was asked for, and is None")
+        if name not in wanted and gradient is not None:
+            raise _Broken(f"{name} was not asked for, and is not None")
+
+
+def _check_array(
+    backend: Backend, name: str, array: Any, shape: tuple[int, ...], dtype: str
+) -> None:
+    native = backend.arrays.get(array)
+    if native.shape != shape:
+        raise _Broken(f"{name} has shape {native.shape}, not {shape}")
+    if native.dtype.name != dtype:
+        raise _Broken(f"{name} has dtype {native.dtype.name}, not {dtype}")
+    if backend.arrays.layout == "NCHW" and isinstance(array, np.ndarray):
+        if not array.flags.c_contiguous:
+            raise _Broken(f"{name} is not C-contiguous")
+        if not array.flags.writeable:
+            raise _Broken(f"{name} is read-only")
+
+
+def _check_cache(backend: Backend, problem: Problem, cache: Cache) -> None:
+    declared: tuple[ArraySpec, ...]
+    if isinstance(problem, Conv2D):
+        declared = backend.convolution.cache_spec(problem)
+    else:
+        declared = backend.pooling.cache_spec(problem)
+    found = tuple((native.shape, native.dtype.name) for native in map(backend.arrays.get, cache))
+    if found != declared:
+        raise _Broken(f"the cache holds {found}, and cache_spec says {declared}")
+
+
+def _check_equal(name: str, got: np.ndarray, expected: np.ndarray, fill: str) -> None:
+    if np.array_equal(got, expected, equal_nan=True):
+        return
+    differs = ~((got == expected) | (np.isnan(got) & np.isnan(expected)))
+    place = tuple(int(i) for i in np.argwhere(differs)[0])
+    raise _Broken(
+        f"{name}[{', '.join(map(str, place))}] is {got[place]:.9g}, not {expected[place]:.9g} "
+        f"({np.count_nonzero(differs)} of {got.size} differ; {fill})"
+    )
+
+
+def _check_fresh(backend: Backend, results: dict[str, Any], inputs: dict[str, np.ndarray]) -> None:
+    """Refuse results that share memory with one another or with an input."""
+    natives = {name: backend.arrays.get(array) for name, array in results.items()} | inputs
+    names = list(natives)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            if one in inputs:
+                continue
+            if np.may_share_memory(natives[one], natives[other]):
+                raise _Broken(f"{one} shares memory with {other}: not freshly allocated")
+
+
+def _check_real(
+    backend: Backend, problem: Problem, right: Filled
+) -> tuple[dict[str, float], bool, str]:
+    call = Call(backend, problem, right)
+    first = _results(backend, call)
+    second = _results(backend, call)
+    ratios = {}
+    for name, got in first.items():
+        expected, bound = getattr(right, name), getattr(right, f"{name}_bound")
+        ratios[name] = _error_over_bound(name, got, expected, bound)
+    repeatable = all(np.array_equal(first[name], second[name]) for name in first)
+    if backend.deterministic and not repeatable:
+        raise _Broken("a second run gave other bits, and this backend promises the same")
+    digest = hashlib.sha256()
+    for got in first.values():
+        digest.update(got.tobytes())
+    errors = {contract.FORWARD: ratios["y"]}
+    if isinstance(problem, MaxPool2D):
+        errors[contract.BACKWARD] = ratios["dx"]
+    else:
+        errors[contract.BACKWARD_DATA] = ratios["dx"]
+        errors[contract.BACKWARD_WEIGHTS] = max(ratios["dw"], ratios.get("db", 0.0))
+        errors[contract.BACKWARD] = max(ratios["dx"], errors[contract.BACKWARD_WEIGHTS])
+    return {str(key): value for key, value in errors.items()}, repeatable, digest.hexdigest()[:16]
+
+
+def _results(backend: Backend, call: Call) -> dict[str, np.ndarray]:
+    y, cache = call.forward()
+    arrays = {"y": y, **call.backward(cache)}
+    return {name: backend.arrays.get(a).copy() for name, a in arrays.items() if a is not None}
+
+
+def _error_over_bound(name: str, got: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> float:
+    if not got.size:
+        return 0.0
+    error = np.abs(got - expected)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(error == 0, 0.0, error / bound)
+    worst = int(np.argmax(np.where(np.isnan(ratio), np.inf, ratio)))
+    largest = float(ratio.flat[worst])
+    if not largest <= 1:
+        place = ", ".join(map(str, np.unravel_index(worst, got.shape)))
+        raise _Broken(
+            f"{name}[{place}] is {got.flat[worst]:.9g}, not {expected.flat[worst]:.9g}: "
+            f"{largest:.3g} times the error that rounding can make"
+        )
+    return largest

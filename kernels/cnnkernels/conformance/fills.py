@@ -1,0 +1,250 @@
+"""What the arrays of a check are filled with, and what is then right: made once, kept in a folder.
+
+*Integers* are small enough that every partial sum is exact in float32: whatever the order of the
+summation, with FMA or without, in one thread or many, a direct kernel has to give the very bits of the
+reference. *Real* numbers are normal ones, and show how accurate a kernel is. *Non-finite* ones
+carry NaNs and infinities.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from cnnkernels.conformance import reference
+from cnnkernels.contract import Conv2D, MaxPool2D, Problem, tap_range
+
+EXACT_INTEGERS = 2**24
+"""Float32 holds every integer up to here."""
+
+
+class TooLargeError(ValueError):
+    """More products are summed than can be exact in float32."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Inputs of a problem, what is right, and by how much the rounding of a sum may miss it.
+
+    Arrays that the problem has not are `ABSENT`, and so are results of which a fill says nothing.
+    Bounds are of the same shapes as the results; they are absent where these are to be met exactly.
+    """
+
+    x: np.ndarray
+    w: np.ndarray
+    b: np.ndarray
+    dy: np.ndarray
+    y: np.ndarray
+    dx: np.ndarray
+    dw: np.ndarray
+    db: np.ndarray
+    y_bound: np.ndarray
+    dx_bound: np.ndarray
+    dw_bound: np.ndarray
+    db_bound: np.ndarray
+
+
+ABSENT = np.empty(0)
+"""Stands for an array that there is none of: a vector, which no array of images is."""
+
+
+def filled(problem: Problem, fill: str, folder: Path | None = None) -> Filled:
+    """Return the problem filled with 'integers', 'ties', 'nonfinite' or 'real'.
+
+    Parameters
+    ----------
+    problem : Conv2D or MaxPool2D
+        'ties' is for max-pools: few values, so that most windows have several maxima.
+    fill : str
+        As above.
+    folder : path, optional
+        Where a fill that is found is read, and one that is not is kept.
+
+    Raises
+    ------
+    TooLargeError
+        If sums of the problem are too long to be exact, with the count.
+    """
+    if folder is None:
+        return _fill(problem, fill)
+    name = hashlib.sha256(f"{problem} {fill}".encode()).hexdigest()[:16]
+    path = folder / f"{name}.npz"
+    if path.exists():
+        with np.load(path) as stored:
+            return Filled(**{field.name: stored[field.name] for field in fields(Filled)})
+    made = _fill(problem, fill)
+    partial = path.with_suffix(f".{os.getpid()}.npz")
+    np.savez(partial, **{field.name: getattr(made, field.name) for field in fields(Filled)})
+    partial.replace(path)
+    return made
+
+
+def fills_of(problem: Problem) -> tuple[str, ...]:
+    """Return the fills whose results have to be met exactly."""
+    if isinstance(problem, Conv2D):
+        return "integers", "nonfinite"
+    return "integers", "ties", "nonfinite"
+
+
+def products_summed(problem: Conv2D) -> tuple[int, int, int]:
+    """Return how many products an element of y, dx and dw sums at the most, bias included."""
+    taps = problem.kernel_size[0] * problem.kernel_size[1]
+    return (
+        problem.in_channels // problem.groups * taps + problem.bias,
+        problem.out_channels // problem.groups * taps,
+        max(1, problem.batch * problem.out_height * problem.out_width),
+    )
+
+
+def reached_elements(problem: Problem) -> dict[str, int]:
+    """Return, of each result, how many elements any input reaches; others are zero, rightly.
+
+    A stride may step over pixels, which then get no gradient, and a tap may never leave the
+    padding. Which pixels win a max-pool depends on the data: one at least does.
+    """
+    if not problem.batch:
+        return {}
+    y = math.prod(problem.shapes.y)
+    if isinstance(problem, MaxPool2D):
+        return {"y": y, "dx": 1}
+    pixels, taps = 1, 1
+    for axis, (size, out) in enumerate(
+        ((problem.height, problem.out_height), (problem.width, problem.out_width))
+    ):
+        stride, dilation = problem.stride[axis], problem.dilation[axis]
+        seen: set[int] = set()
+        meeting = 0
+        for tap in range(problem.kernel_size[axis]):
+            offset = tap * dilation - problem.padding[axis][0]
+            windows = range(*tap_range(out, size, stride, offset))
+            seen.update(window * stride + offset for window in windows)
+            meeting += bool(windows)
+        pixels *= len(seen)
+        taps *= meeting
+    dw = math.prod(problem.shapes.w[:2]) * taps
+    dx = problem.batch * problem.in_channels * pixels
+    return {"y": y, "dx": dx, "dw": dw, "db": problem.out_channels if problem.bias else 0}
+
+
+def rounding(dtype: str, terms: int) -> float:
+    """Return gamma_n, the relative error that summing n products may make in any order [1]_.
+
+    Doubled for float64, where the reference rounds as well.
+
+    References
+    ----------
+    .. [1] N. J. Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed., 2002, ch. 3.
+    """
+    unit = float(np.finfo(dtype).eps) / 2
+    return (2 if dtype == "float64" else 1) * terms * unit / (1 - terms * unit)
+
+
+def _fill(problem: Problem, fill: str) -> Filled:
+    random = np.random.default_rng(20)
+    if isinstance(problem, Conv2D):
+        return _fill_convolution(problem, fill, random)
+    return _fill_pooling(problem, fill, random)
+
+
+def _fill_convolution(problem: Conv2D, fill: str, random: np.random.Generator) -> Filled:
+    shapes, dtype = problem.shapes, problem.dtype
+    if fill == "real":
+        x, w, b, dy = (random.standard_normal(shape).astype(dtype) for shape in shapes)
+    else:
+        longest = max(products_summed(problem))
+        limit = min(4, math.isqrt(EXACT_INTEGERS // longest))
+        if limit < 1:
+            raise TooLargeError(
+                f"a sum of {longest} products cannot be checked exactly: "
+                f"float32 holds integers up to {EXACT_INTEGERS} only"
+            )
+        x, w, b, dy = (_integers(random, shape, limit).astype(dtype) for shape in shapes)
+    if not problem.bias:
+        b = ABSENT
+    if fill == "nonfinite":
+        return _nonfinite_convolution(problem, random, x, w, b, dy)
+    right = reference.convolution(problem, x, w, b, dy)
+    if fill == "integers":
+        return _filled(x, w, b, dy, *(result.astype(dtype) for result in right))
+    size = reference.convolution(problem, np.abs(x), np.abs(w), np.abs(b), np.abs(dy))
+    in_y, in_dx, in_dw = (rounding(dtype, n) for n in products_summed(problem))
+    bounds = (size.y * in_y, size.dx * in_dx, size.dw * in_dw, size.db * in_dw)
+    return _filled(x, w, b, dy, *right, *bounds)
+
+
+def _nonfinite_convolution(
+    problem: Conv2D,
+    random: np.random.Generator,
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray,
+    dy: np.ndarray,
+) -> Filled:
+    """Put a NaN and an infinity into some images: forward has to show them, there and only there.
+
+    What a non-finite weight or gradient gives where it meets padding is not in the contract:
+    nothing is asked of backward.
+    """
+    for image in x[::2]:
+        for value in (np.nan, np.inf):
+            image[*(random.integers(size) for size in image.shape)] = value
+    with np.errstate(invalid="ignore"):
+        right = reference.convolution(problem, x, w, b, dy)
+    return _filled(x, w, b, dy, right.y.astype(problem.dtype))
+
+
+def _fill_pooling(problem: MaxPool2D, fill: str, random: np.random.Generator) -> Filled:
+    shapes, dtype = problem.shapes, problem.dtype
+    x = np.empty(shapes.x)
+    if fill == "real":
+        x[...] = random.standard_normal(shapes.x)
+    elif fill == "integers":  # distinct within an image's plane, as far as float32 goes
+        values = np.arange(problem.height * problem.width) % EXACT_INTEGERS - 7
+        x.reshape(-1, values.size)[...] = values
+        random.permuted(x.reshape(-1, values.size), axis=1, out=x.reshape(-1, values.size))
+    elif fill == "ties":
+        x[...] = random.integers(-3, 0, shapes.x)
+    else:
+        x[...] = random.integers(-3, 4, shapes.x)
+        for value, share in ((np.nan, 0.15), (-np.inf, 0.3), (np.inf, 0.1)):
+            x[random.random(shapes.x) < share] = value
+        x[:, ::2] = np.where(np.isnan(x[:, ::2]), 0, x[:, ::2])
+        x[:, ::3] = -np.inf
+    x = x.astype(dtype)
+    if fill == "real":
+        dy = random.standard_normal(shapes.y).astype(dtype)
+    else:
+        dy = _integers(random, shapes.y, 4).astype(dtype)
+    right = reference.pooling(problem, x, dy)
+    if fill != "real":
+        return _filled(x, ABSENT, ABSENT, dy, right.y.astype(dtype), right.dx.astype(dtype))
+    size = reference.pooling(problem, x, np.abs(dy))
+    taps = problem.kernel_size[0] * problem.kernel_size[1]
+    return Filled(
+        x,
+        ABSENT,
+        ABSENT,
+        dy,
+        *right,
+        ABSENT,
+        ABSENT,
+        y_bound=np.zeros(shapes.y),
+        dx_bound=size.dx * rounding(dtype, taps),
+        dw_bound=ABSENT,
+        db_bound=ABSENT,
+    )
+
+
+def _integers(random: np.random.Generator, shape: tuple[int, ...], limit: int) -> np.ndarray:
+    """Return integers of either sign from 1 to `limit`: a zero would hide what it meets."""
+    signs = random.choice((-1, 1), shape)
+    return np.asarray(random.integers(1, limit + 1, shape) * signs)
+
+
+def _filled(*arrays: np.ndarray) -> Filled:
+    return Filled(*arrays, *[ABSENT] * (len(fields(Filled)) - len(arrays)))

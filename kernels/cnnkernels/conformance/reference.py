@@ -1,0 +1,105 @@
+"""What is right: float64, image by image, by matrix products and sorted-out windows.
+
+Shares no code with the kernels it judges, and is itself compared with `naive` by the tests.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from cnnkernels.contract import Conv2D, MaxPool2D, SlidingWindow
+
+
+class ConvolutionResult(NamedTuple):
+    """Output and gradients of a convolution, float64; db is empty without a bias."""
+
+    y: np.ndarray
+    dx: np.ndarray
+    dw: np.ndarray
+    db: np.ndarray
+
+
+class PoolingResult(NamedTuple):
+    """Output and gradient of a max-pooling, float64."""
+
+    y: np.ndarray
+    dx: np.ndarray
+
+
+def convolution(
+    problem: Conv2D, x: np.ndarray, w: np.ndarray, b: np.ndarray, dy: np.ndarray
+) -> ConvolutionResult:
+    """Return the output, and the gradients of ``sum(y * dy)``.
+
+    With absolute values as arguments it returns the magnitudes that error bounds are made of.
+    """
+    shapes = problem.shapes
+    groups = problem.groups
+    filters = np.asarray(w, np.float64).reshape(groups, problem.out_channels // groups, -1)
+    result = ConvolutionResult(
+        np.empty(shapes.y), np.empty(shapes.x), np.zeros(shapes.w), np.zeros(shapes.b)
+    )
+    (top, bottom), (left, right) = problem.padding
+    group_w = result.dw.reshape(filters.shape)
+    for n in range(problem.batch):
+        padded = np.pad(np.asarray(x[n], np.float64), ((0, 0), (top, bottom), (left, right)))
+        fields = _windows(problem, padded)  # (C, P, Q, R, S)
+        columns = fields.transpose(0, 3, 4, 1, 2).reshape(groups, filters.shape[2], -1)
+        gradient = np.asarray(dy[n], np.float64).reshape(groups, filters.shape[1], -1)
+        result.y[n] = (filters @ columns).reshape(shapes.y[1:])
+        group_w += gradient @ columns.swapaxes(1, 2)
+        back = (filters.swapaxes(1, 2) @ gradient).reshape(
+            problem.in_channels, *problem.kernel_size, *shapes.y[2:]
+        )
+        spread = np.zeros_like(padded)
+        for r, s in np.ndindex(*problem.kernel_size):
+            rows = slice(r * problem.dilation[0], None, problem.stride[0])
+            cols = slice(s * problem.dilation[1], None, problem.stride[1])
+            spread[:, rows, cols][:, : shapes.y[2], : shapes.y[3]] += back[:, r, s]
+        result.dx[n] = spread[:, top : top + problem.height, left : left + problem.width]
+    if problem.bias:
+        result.y[...] += np.asarray(b, np.float64)[:, None, None]
+        result.db[...] = np.asarray(dy, np.float64).sum(axis=(0, 2, 3))
+    return result
+
+
+def pooling(problem: MaxPool2D, x: np.ndarray, dy: np.ndarray) -> PoolingResult:
+    """Return the maxima, and the gradient of ``sum(y * dy)``, by the rules of the contract."""
+    shapes = problem.shapes
+    result = PoolingResult(np.empty(shapes.y), np.zeros(shapes.x))
+    (top, bottom), (left, right) = problem.padding
+    around = ((0, 0), (top, bottom), (left, right))
+    plane = np.arange(problem.height * problem.width).reshape(1, problem.height, problem.width)
+    pixels = _windows(problem, np.pad(plane, around, constant_values=-1))
+    pixels = pixels.reshape(*shapes.y[2:], -1)  # (P, Q, R*S): which pixel, or -1 for padding
+    channels = np.arange(problem.channels)[:, None, None]
+    for n in range(problem.batch):
+        padded = np.pad(np.asarray(x[n], np.float64), around, constant_values=-np.inf)
+        seen = _windows(problem, padded).reshape(*shapes.y[1:], -1)
+        # Rank by what wins: a NaN over a number, the last NaN, the first of equal numbers.
+        unequal = np.isnan(seen)
+        last_nan = seen.shape[-1] - 1 - np.argmax(unequal[..., ::-1], axis=-1)
+        numbers = np.where(unequal, -np.inf, seen)
+        greatest = numbers.max(axis=-1, keepdims=True)
+        first_greatest = np.argmax((numbers == greatest) & (pixels >= 0), axis=-1)
+        tap = np.where(unequal.any(axis=-1), last_nan, first_greatest)
+        result.y[n] = np.take_along_axis(seen, tap[..., None], axis=-1)[..., 0]
+        winner = np.take_along_axis(np.broadcast_to(pixels, seen.shape), tap[..., None], axis=-1)[
+            ..., 0
+        ]
+        flat = result.dx[n].reshape(problem.channels, -1)
+        np.add.at(flat, (channels, winner), np.asarray(dy[n], np.float64))
+    return result
+
+
+def _windows(problem: SlidingWindow, padded: np.ndarray) -> np.ndarray:
+    """View padded planes (C, H, W) as windows (C, P, Q, R, S)."""
+    rows, cols = (
+        d * (k - 1) + 1 for k, d in zip(problem.kernel_size, problem.dilation, strict=True)
+    )
+    view = sliding_window_view(padded, (rows, cols), axis=(1, 2))
+    view = view[:, :: problem.stride[0], :: problem.stride[1]]
+    return view[..., :: problem.dilation[0], :: problem.dilation[1]]
