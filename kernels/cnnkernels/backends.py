@@ -20,6 +20,7 @@ class NumpyArrays:
     """NumPy arrays, C-contiguous."""
 
     layout = "NCHW"
+    device = "cpu"
 
     def put(self, array: np.ndarray) -> np.ndarray:
         """Return the array itself, or a contiguous copy."""
@@ -47,26 +48,29 @@ class TorchArrays:
     def __init__(self, device: str, layout: str = "NCHW") -> None:
         import torch
 
-        self.layout = layout
+        self.layout, self.device = layout, device
         self._torch = torch
-        self._device = torch.device(device)
-        self._format = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}[layout]
 
     def put(self, array: np.ndarray) -> torch.Tensor:
         """Return a tensor on the device and in the layout."""
         if not array.flags.writeable:  # PyTorch has no read-only tensors, and warns
             array = array.copy()
-        tensor = self._torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
-        return tensor.contiguous(memory_format=self._format) if tensor.ndim == 4 else tensor
+        tensor = self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        if self.layout == "NCHW" or tensor.ndim != 4:
+            return tensor
+        # Not .contiguous(), which leaves a tensor as it is whose strides could mean either layout,
+        # such as images of one channel; kernels would then take it for NCHW.
+        placed = self._torch.empty_like(tensor, memory_format=self._torch.channels_last)
+        return placed.copy_(tensor)
 
     def get(self, array: Any) -> np.ndarray:
         """Return a C-contiguous NumPy array, on the host."""
-        return np.ascontiguousarray(array.detach().cpu().numpy())
+        return np.ascontiguousarray(array.detach().cpu().contiguous().numpy())
 
     def synchronize(self) -> None:
         """Wait for the device's queue; the CPU has none."""
-        if self._device.type == "cuda":
-            self._torch.cuda.synchronize(self._device)
+        if self.device == "cuda":
+            self._torch.cuda.synchronize()
 
 
 def naive() -> Backend:

@@ -752,6 +752,9 @@ class Arrays(Protocol):
     layout: str
     """'NCHW', or another order of the axes in memory; 4-D arrays are indexed NCHW all the same."""
 
+    device: str
+    """'cpu', or what else it computes on."""
+
     def put(self, array: np.ndarray) -> Array:
         """Return the backend's own array of the same contents; it may share memory."""
         ...

@@ -57,6 +57,22 @@ def names() -> tuple[str, ...]:
     return tuple(_entries())
 
 
+def require_known(name: str) -> None:
+    """Refuse a name that no backend has.
+
+    Raises
+    ------
+    UnknownBackendError
+        With the names that there are, and the one that was perhaps meant.
+    """
+    if name not in _entries():
+        close = difflib.get_close_matches(name, names(), n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise UnknownBackendError(
+            f"unknown backend {name!r}{hint}; known here: {', '.join(names())}"
+        )
+
+
 @functools.cache
 def load(name: str) -> Backend:
     """Return the backend of this name, made on the first call.
@@ -70,12 +86,7 @@ def load(name: str) -> Backend:
     BrokenBackendError
         If an installed package's backend fails to load, or is no `Backend` of that name.
     """
-    if name not in _entries():
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise UnknownBackendError(
-            f"unknown backend {name!r}{hint}; known here: {', '.join(names())}"
-        )
+    require_known(name)
     entry = _entries()[name]
     try:
         backend = entry.load()()

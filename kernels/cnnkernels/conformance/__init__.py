@@ -9,17 +9,21 @@ A stranger's backend is tested in four lines::
 """
 
 from cnnkernels.conformance.broken import BROKEN
+from cnnkernels.conformance.calls import Call
 from cnnkernels.conformance.checks import Check, Outcome, check
 from cnnkernels.conformance.corner import CORNER, CORNER_ONNX
+from cnnkernels.conformance.fills import filled
 from cnnkernels.conformance.gradients import adjoint_error, finite_difference_error
 
 __all__ = [
     "BROKEN",
     "CORNER",
     "CORNER_ONNX",
+    "Call",
     "Check",
     "Outcome",
     "adjoint_error",
     "check",
+    "filled",
     "finite_difference_error",
 ]

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from cnnkernels import contract
+from cnnkernels.conformance.calls import Call
 from cnnkernels.conformance.fences import Fences
 from cnnkernels.conformance.fills import (
     Filled,
@@ -28,7 +29,6 @@ from cnnkernels.contract import (
     Backend,
     Cache,
     Conv2D,
-    Direction,
     MaxPool2D,
     Needs,
     Problem,
@@ -107,72 +107,6 @@ def check(backend: Backend, problem: Problem, folder: Path | None = None) -> Che
     except Exception as error:
         return Check(name, descriptor, "failed", f"{type(error).__name__}: {error}")
     return Check(name, descriptor, "ok", "", errors, repeatable, digest)
-
-
-class Call:
-    """A backend's kernel with its arrays in place: what is checked is also what is timed.
-
-    Parameters
-    ----------
-    backend : Backend
-        Whose kernel and arrays.
-    problem : Conv2D or MaxPool2D
-        What is computed.
-    inputs : Filled
-        On what.
-    """
-
-    def __init__(self, backend: Backend, problem: Problem, inputs: Filled) -> None:
-        self.backend, self.problem = backend, problem
-        put = backend.arrays.put
-        self._x = put(inputs.x.copy())
-        self._dy = put(inputs.dy.copy())
-        if isinstance(problem, Conv2D):
-            self._w = put(inputs.w.copy())
-            self._b = put(inputs.b.copy()) if problem.bias else None
-
-    def forward(self) -> tuple[Any, Cache]:
-        """Return y and the cache."""
-        if isinstance(self.problem, Conv2D):
-            kernel = self.backend.convolution
-            return kernel.forward(self.problem, self._x, self._w, self._b)
-        return self.backend.pooling.forward(self.problem, self._x)
-
-    def backward(self, cache: Cache, needs: Needs = contract.ALL) -> dict[str, Any]:
-        """Return the gradients by name, None where they were not needed."""
-        if isinstance(self.problem, Conv2D):
-            gradients = self.backend.convolution.backward(
-                self.problem, self._dy, self._x, self._w, cache, needs
-            )
-            return dict(zip(("dx", "dw", "db"), gradients, strict=True))
-        return {"dx": self.backend.pooling.backward(self.problem, self._dy, cache)}
-
-    def run(self, direction: Direction, cache: Cache) -> object:
-        """Do one direction, and wait until it is done."""
-        done: object
-        if direction == contract.FORWARD:
-            done = self.forward()
-        else:
-            done = self.backward(cache, NEEDS[direction])
-        self.backend.arrays.synchronize()
-        return done
-
-    def inputs(self) -> dict[str, np.ndarray]:
-        """Return what the inputs hold now."""
-        arrays = {"x": self._x, "dy": self._dy}
-        if isinstance(self.problem, Conv2D):
-            arrays["w"] = self._w
-            if self._b is not None:
-                arrays["b"] = self._b
-        return {name: self.backend.arrays.get(array) for name, array in arrays.items()}
-
-
-NEEDS: dict[Direction, Needs] = {
-    contract.BACKWARD_DATA: Needs(True, False, False),
-    contract.BACKWARD_WEIGHTS: Needs(False, True, True),
-    contract.BACKWARD: contract.ALL,
-}
-"""The gradients that a direction stands for."""
 
 
 def _check_exact(backend: Backend, problem: Problem, fill: str, right: Filled) -> None:

@@ -1,8 +1,8 @@
 """Small problems with every awkward shape: what a kernel that passes the usual ones trips over.
 
 After the corner cases of oneDNN's benchdnn (inputs/conv/shapes_basic, inputs/pool/shapes_basic):
-plain, tail channels, strided tails, grouped, depthwise, padding as large as the kernel. The rest are
-shapes of our own.
+plain, tail channels, strided tails, grouped, depthwise, padding as large as the kernel. The rest
+are shapes of our own.
 """
 
 _CONVOLUTIONS = (

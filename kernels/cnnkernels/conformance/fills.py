@@ -1,8 +1,8 @@
 """What the arrays of a check are filled with, and what is then right: made once, kept in a folder.
 
 *Integers* are small enough that every partial sum is exact in float32: whatever the order of the
-summation, with FMA or without, in one thread or many, a direct kernel has to give the very bits of the
-reference. *Real* numbers are normal ones, and show how accurate a kernel is. *Non-finite* ones
+summation, with FMA or without, in one thread or many, a direct kernel has to give the very bits of
+the reference. *Real* numbers are normal ones, and show how accurate a kernel is. *Non-finite* ones
 carry NaNs and infinities.
 """
 

@@ -1,0 +1,144 @@
+"""Named problems, as data: the layers of real networks, a file a set, one descriptor a line.
+
+A line ``--mb=N`` gives the batch of the descriptors after it that have none; ``#`` starts a
+comment. The 2-D files ``inputs/conv/shapes_*`` of oneDNN's benchdnn can be read as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from cnnkernels.conformance import CORNER, CORNER_ONNX
+from cnnkernels.descriptor import Case, DescriptorError, parse_case
+
+_BUILT_IN_BATCH = 8
+_DESCRIPTOR = re.compile(r"[a-z_0-9]*ic\d")
+
+SETS = (
+    "digits",
+    "digits-deep",
+    "corner",
+    "corner-onnx",
+    "resnet18",
+    "resnet50",
+    "resnet50-v1.5",
+    "vgg16",
+    "alexnet",
+    "mobilenet-v1",
+    "pools",
+)
+"""The sets that come with the suite."""
+
+
+class CaseError(ValueError):
+    """Cases that were asked for and cannot be had; the message says what was expected."""
+
+
+@dataclass(frozen=True)
+class CaseSet:
+    """Cases that belong together: a network's layers, which are also summed.
+
+    Attributes
+    ----------
+    name : str
+        Of the set; empty for descriptors given one by one, which are not summed.
+    cases : tuple of Case
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+
+
+def load(text: str, batch: int | None = None, dtype: str | None = None) -> list[CaseSet]:
+    """Return the cases that a comma-separated list of sets, files and descriptors stands for.
+
+    Parameters
+    ----------
+    text : str
+        For instance ``digits``, ``resnet50,my_layers.txt`` or ``mb8ic3ih32oc16kh3ph1``.
+    batch : int, optional
+        The batch of descriptors that have none, in place of their file's.
+    dtype : str, optional
+        'float32' or 'float64', in place of the descriptors'.
+
+    Raises
+    ------
+    CaseError
+        If a name is neither, a file cannot be read, or a descriptor is malformed.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise CaseError(f"no cases given; expected a set ({', '.join(SETS)}), file or descriptor")
+    sets = [_load_one(word, batch) for word in words]
+    if dtype is None:
+        return sets
+    return [
+        CaseSet(
+            group.name,
+            tuple(
+                dataclasses.replace(case, problem=dataclasses.replace(case.problem, dtype=dtype))
+                for case in group.cases
+            ),
+        )
+        for group in sets
+    ]
+
+
+def _load_one(word: str, batch: int | None) -> CaseSet:
+    if word in SETS:
+        return _load_set(word, batch)
+    path = Path(word)
+    if path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CaseError(f"{word}: cannot be read: {error}") from None
+        return CaseSet(path.stem, _read(text, word, batch))
+    if _DESCRIPTOR.match(word):
+        try:
+            return CaseSet("", (parse_case(word, batch or _BUILT_IN_BATCH),))
+        except DescriptorError as error:
+            raise CaseError(str(error)) from None
+    close = difflib.get_close_matches(word, SETS, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise CaseError(
+        f"{word!r} is no set{hint}, file or descriptor; the sets are {', '.join(SETS)}, "
+        "and a descriptor looks like mb8ic3ih32oc16kh3ph1"
+    )
+
+
+def _load_set(name: str, batch: int | None) -> CaseSet:
+    corner = {"corner": CORNER, "corner-onnx": CORNER_ONNX}
+    if name in corner:
+        return CaseSet(name, tuple(parse_case(text) for text in corner[name]))
+    text = resources.files(__name__).joinpath(f"{name}.txt").read_text(encoding="utf-8")
+    return CaseSet(name, _read(text, name, batch))
+
+
+def _read(text: str, source: str, batch: int | None) -> tuple[Case, ...]:
+    cases = []
+    usual = _BUILT_IN_BATCH
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.split("#", 1)[0].strip()
+        if not line:
+            continue
+        option = re.fullmatch(r"--mb=(\d+)", line)
+        if option:
+            usual = int(option[1])
+            continue
+        if line.startswith("--"):
+            raise CaseError(
+                f"{source}, line {number}: the only option known here is --mb=N: {line}"
+            )
+        try:
+            cases.append(parse_case(line, usual if batch is None else batch))
+        except DescriptorError as error:
+            raise CaseError(f"{source}, line {number}: {error}") from None
+    if not cases:
+        raise CaseError(f"{source}: holds no descriptor")
+    return tuple(cases)

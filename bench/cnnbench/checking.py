@@ -1,0 +1,116 @@
+"""Checking every case on every backend, each in its own process: rows out."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cnnbench.cases import CaseSet
+from cnnbench.effort import Progress
+from cnnbench.results import Row, Run
+from cnnbench.team import Team, note_threading
+from cnnbench.worker import CALL_BUDGET_SECONDS, WorkerError, WorkerUnsupportedError
+from cnnkernels.contract import Conv2D, Problem, directions
+from cnnkernels.descriptor import Case
+
+
+def check(
+    run: Run,
+    sets: Sequence[CaseSet],
+    backends: Sequence[str],
+    threads: Sequence[int],
+    progress: Progress,
+    call_seconds: float | None = CALL_BUDGET_SECONDS,
+) -> None:
+    """Check every case on every backend at every thread count; rows go to the run.
+
+    A backend that promises the same bits at any number of threads is held to that here.
+    """
+    progress.begin(len(threads) * sum(len(group.cases) for group in sets) * len(backends))
+    digests: dict[tuple[str, str], tuple[int, str]] = {}
+    for count in threads:
+        with Team(backends, count) as team, fills_folder() as folder:
+            for case in (case for group in sets for case in group.cases):
+                for backend in backends:
+                    progress.step(f"checking {backend} on {case.label}")
+                    found = check_case(team, backend, case, folder, call_seconds)
+                    first, digest = digests.setdefault(
+                        (str(case), backend), (count, found["digest"])
+                    )
+                    if found["deterministic"] and found["digest"] != digest:
+                        found["outcome"] = "wrong"
+                        found["reason"] = f"gave other bits at {count} threads than at {first}"
+                    run.rows.extend(rows_of(case, backend, count, found))
+                clear(folder)
+                run.write()
+            note_threading(run, team)
+
+
+def check_case(
+    team: Team, backend: str, case: Case, folder: Path, call_seconds: float | None
+) -> dict[str, Any]:
+    """Return a check's findings as the worker tells them, or why there are none."""
+    blank: dict[str, Any] = {
+        "error_over_bound": {},
+        "repeatable": None,
+        "digest": "",
+        "deterministic": False,
+    }
+    if backend in team.absent:
+        outcome, reason = team.absent[backend]
+        return {**blank, "outcome": outcome, "reason": reason}
+    try:
+        found = team.ask(
+            backend,
+            "check",
+            descriptor=str(case.problem),
+            folder=str(folder),
+            budget=call_seconds,
+        )
+    except WorkerUnsupportedError as declined:
+        return {**blank, "outcome": "unsupported", "reason": str(declined)}
+    except WorkerError as failed:
+        return {**blank, "outcome": "failed", "reason": str(failed)}
+    return {**blank, **found, "deterministic": team.about(backend)["deterministic"]}
+
+
+def rows_of(case: Case, backend: str, threads: int, found: dict[str, Any]) -> list[Row]:
+    """Return a check's findings as rows, one a direction, without times."""
+    return [
+        Row(
+            case=case.label,
+            problem=str(case),
+            op=operation(case.problem),
+            direction=direction,
+            backend=backend,
+            threads=threads,
+            outcome=found["outcome"],
+            reason=found["reason"],
+            error_over_bound=found["error_over_bound"].get(direction),
+            layers=case.layers,
+            check=found["digest"],
+            repeatable=found["repeatable"],
+        )
+        for direction in directions(case.problem)
+    ]
+
+
+def operation(problem: Problem) -> str:
+    """Return 'conv2d' or 'max_pool2d'."""
+    return "conv2d" if isinstance(problem, Conv2D) else "max_pool2d"
+
+
+@contextlib.contextmanager
+def fills_folder() -> Iterator[Path]:
+    """Yield a folder that workers share what is right in, case by case."""
+    with tempfile.TemporaryDirectory(prefix="cnnbench-") as name:
+        yield Path(name)
+
+
+def clear(folder: Path) -> None:
+    """Empty the folder: large cases fill it fast."""
+    for path in folder.iterdir():
+        path.unlink()

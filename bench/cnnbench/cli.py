@@ -1,0 +1,480 @@
+"""The command line: `cnnbench info | check | time | train | compare | selftest | show`.
+
+What a command needs is imported when it runs, so that help and errors come at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnnbench.cases import CaseSet
+    from cnnbench.report.progress import ProgressBar
+    from cnnbench.results import Row, Run
+
+app = typer.Typer(
+    help="Conv2D and MaxPool kernels: checked exactly, timed side by side, used in training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_OWN_FOLDER = Path(".cnnbench")
+_RESULTS = Path("results")
+
+Backends = Annotated[
+    str, typer.Option(help="Comma-separated backends; all if not given.", metavar="A,B")
+]
+Cases = Annotated[
+    str, typer.Option(help="Comma-separated sets, files or descriptors.", metavar="CASES")
+]
+Threads = Annotated[
+    str, typer.Option(help="Comma-separated thread counts; all cores if not given.", metavar="N,M")
+]
+Baseline = Annotated[str, typer.Option(help="What ratios are against.", metavar="BACKEND")]
+Batch = Annotated[
+    int | None, typer.Option(help="Batch of cases that have none of their own.", min=0)
+]
+Dtype = Annotated[str | None, typer.Option(help="float32 or float64, for all cases.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the rows here, too.")]
+Save = Annotated[bool, typer.Option("--save", help="Keep the rows under results/, for good.")]
+Machine = Annotated[
+    str | None, typer.Option(help="The machine's name under results/; its processor if not given.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A few rounds only: a look, no verdict.")]
+
+
+@app.command()
+def info(json_file: Json = None) -> None:
+    """Show this machine, its measured ceilings, libraries, and which backends can run here."""
+    from rich.console import Console
+
+    from cnnbench import machine, speed
+    from cnnbench.report import numbers, tables
+    from cnnbench.team import Team
+    from cnnkernels import registry
+
+    console = Console()
+    run = _run()
+    about = run.environment
+    counts = list(dict.fromkeys((1, machine.cores())))
+    with _progress() as progress:
+        progress.begin(len(counts) + 1)
+        ceilings = {}
+        for count in counts:
+            progress.step(f"measuring ceilings, {count} threads")
+            ceilings[count] = speed.measure_ceilings(count)
+        progress.step("loading backends")
+        with Team(registry.names(), machine.cores()) as team:
+            backends = [
+                (name, "can run here", team.about(name)["description"])
+                if name in team.present
+                else (name, *team.absent[name])
+                for name in registry.names()
+            ]
+    console.print(f"{about['cpu']}, {about['cores']} cores, {about['system']}")
+    console.print(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
+    lines = []
+    for count, measured in ceilings.items():
+        if "reason" in measured:
+            console.print(f"ceilings with {count} threads: not measured: {measured['reason']}")
+            continue
+        for dtype, rate in measured["flops"].items():
+            lines.append((f"FMA {dtype}", str(count), f"{rate / 1e9:.0f} GFLOP/s"))
+        for size, rate in measured["bandwidth"].items():
+            if int(size) in (2**15, 2**19, 2**23, 2**28):
+                what = f"memory, {numbers.bytes_(int(size))} in use"
+                lines.append((what, str(count), f"{rate / 1e9:.0f} GB/s"))
+    tables.show(console, tables.Sheet("Ceilings", ("what", "threads", "rate"), tuple(lines)))
+    tables.show(
+        console, tables.Sheet("Backends", ("backend", "state", ""), tuple(backends), texts=3)
+    )
+    run.environment["ceilings"] = {str(count): found for count, found in ceilings.items()}
+    run.environment["backends"] = [list(line) for line in backends]
+    if json_file is not None:
+        _keep(run, "info", json_file, False, None, own=False)
+        run.write()
+
+
+@app.command()
+def check(
+    backends: Backends = "",
+    cases: Cases = "digits",
+    threads: Threads = "",
+    batch: Batch = None,
+    dtype: Dtype = None,
+    json_file: Json = None,
+    save: Save = False,
+    machine: Machine = None,
+) -> None:
+    """Check backends on cases, exactly and in every direction; exit 1 if one is wrong or failed."""
+    from rich.console import Console
+
+    from cnnbench import checking
+    from cnnbench.report import tables
+
+    sets, names, counts = _cases(cases, batch, dtype), _backends(backends), _threads(threads)
+    run = _run()
+    _keep(run, "check", json_file, save, machine)
+    with _recording(run), _progress() as progress:
+        checking.check(run, sets, names, counts, progress)
+    tables.show(Console(), tables.check_sheet(run.rows))
+    _finish(run)
+
+
+@app.command()
+def time(
+    backends: Backends = "",
+    cases: Cases = "digits",
+    baseline: Baseline = "torch-cpu",
+    threads: Threads = "",
+    batch: Batch = None,
+    dtype: Dtype = None,
+    quick: Quick = False,
+    json_file: Json = None,
+    save: Save = False,
+    machine: Machine = None,
+) -> None:
+    """Check backends on cases, then time them side by side, in every direction."""
+    from rich.console import Console
+
+    from cnnbench import speed
+    from cnnbench.effort import QUICK, Effort
+
+    sets, counts = _cases(cases, batch, dtype), _threads(threads)
+    names = _with_baseline(_backends(backends), baseline)
+    run = _run()
+    _keep(run, "time", json_file, save, machine)
+    effort = QUICK if quick else Effort()
+    with _recording(run), _progress() as progress:
+        speed.time(run, sets, names, counts, baseline, effort, progress)
+    _show_times(Console(), run)
+    _finish(run)
+
+
+@app.command()
+def train(
+    backends: Backends = "",
+    epochs: Annotated[int, typer.Option(help="Times through the data.", min=1)] = 10,
+    recipe: Annotated[
+        str, typer.Option(help="digits, notebook-numpy or notebook-torch.")
+    ] = "digits",
+    full: Annotated[
+        bool, typer.Option("--full", help="Train slow backends to the end as well.")
+    ] = False,
+    baseline: Baseline = "torch-cpu",
+    threads: Threads = "",
+    quick: Quick = False,
+    json_file: Json = None,
+    save: Save = False,
+    machine: Machine = None,
+) -> None:
+    """Train the digits CNN on backends, in turns: what it took, and what came of it."""
+    import dataclasses
+
+    from rich.console import Console
+
+    from cnnbench import trainings
+    from cnnbench.digits.recipes import RECIPES
+    from cnnbench.effort import QUICK, Effort
+    from cnnbench.report import tables
+
+    if recipe not in RECIPES:
+        raise typer.BadParameter(f"expected one of {', '.join(RECIPES)}, got {recipe!r}")
+    chosen = RECIPES[recipe]
+    chosen = dataclasses.replace(chosen, options=dataclasses.replace(chosen.options, epochs=epochs))
+    counts = _threads(threads)
+    console = Console()
+    run = _run()
+    if chosen.backend:
+        if backends and backends != chosen.backend:
+            raise typer.BadParameter(f"recipe {recipe} is for {chosen.backend} alone")
+        _keep(run, "train", json_file, save, machine)
+        with _recording(run), _progress() as progress:
+            trainings.train_alone(run, recipe, chosen, counts[0], progress)
+        for row in run.rows:
+            if row.outcome == "ok":
+                title = f"{chosen.description}, {row.seconds:.2f} s"
+                tables.show(console, tables.epochs_sheet(title, row.details["epochs"]))
+        _finish(run)
+        return
+    names = _with_baseline(_backends(backends), baseline)
+    _keep(run, "train", json_file, save, machine)
+    effort = QUICK if quick else Effort()
+    with _recording(run), _progress() as progress:
+        trainings.train(run, names, counts, baseline, chosen, full, effort, progress)
+    for count in counts:
+        tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
+    _finish(run)
+
+
+@app.command()
+def compare(
+    backends: Backends = "",
+    baseline: Baseline = "torch-cpu",
+    threads: Annotated[
+        int | None, typer.Option(help="Thread count; all cores if not given.", min=1)
+    ] = None,
+    quick: Quick = False,
+    json_file: Json = None,
+    save: Save = False,
+    machine: Machine = None,
+) -> None:
+    """Check, time the digits layers, train on every backend, and say which to train with here."""
+    from rich.console import Console
+
+    from cnnbench import speed, trainings
+    from cnnbench.digits.recipes import RECIPES
+    from cnnbench.effort import QUICK, Effort
+    from cnnbench.report import tables
+    from cnnbench.report.answer import answer, evidence
+
+    names = _with_baseline(_backends(backends), baseline)
+    (count,) = _threads("" if threads is None else str(threads))
+    console = Console()
+    run = _run()
+    _keep(run, "compare", json_file, save, machine)
+    effort = QUICK if quick else Effort(seconds=2.0)
+    with _recording(run), _progress() as progress:
+        speed.time(run, _cases("digits", None, None), names, [count], baseline, effort, progress)
+        trainings.train(run, names, [count], baseline, RECIPES["digits"], False, effort, progress)
+    tables.show(console, tables.check_sheet(_layers(run.rows)))
+    _show_times(console, run)
+    tables.show(console, tables.train_sheet(run.rows))
+    floor = run.environment["aa_floor"][str(count)] or 0.0
+    console.print(answer(run.rows, floor), style="bold", highlight=False)
+    for line in evidence(run.rows, floor):
+        console.print(f"  {line}", highlight=False)
+    _finish(run)
+
+
+@app.command()
+def selftest(threads: Threads = "", baseline: Baseline = "torch-cpu") -> None:
+    """Let the suite judge itself: broken kernels that it must catch, and the A/A floor."""
+    from rich.console import Console
+
+    from cnnbench import speed
+    from cnnbench.effort import Effort
+    from cnnbench.report import tables
+    from cnnbench.team import Team, baseline_for
+    from cnnkernels import conformance
+    from cnnkernels.descriptor import parse
+
+    console = Console()
+    _backends(baseline)
+    (count, *_) = _threads(threads)
+    problems = [parse(text) for text in conformance.CORNER]
+    lines, missed = [], []
+    with _progress() as progress:
+        progress.begin(len(conformance.BROKEN) + 1)
+        for name, broken in conformance.BROKEN.items():
+            progress.step(f"checking {name}")
+            found = [conformance.check(broken, problem) for problem in problems]
+            caught = [result for result in found if result.outcome != "ok"]
+            if caught:
+                lines.append((broken.description, f"{len(caught)} of {len(found)}", "caught"))
+            else:
+                missed.append(name)
+                lines.append((broken.description, f"0 of {len(found)}", "MISSED"))
+        progress.step("A/A floor")
+        with Team([baseline, "numpy"], count) as team:
+            base = baseline_for(team, baseline)
+        probes = _cases("digits", None, None)
+        floor = speed.measure_floor(base, count, probes[0].cases, Effort())
+    tables.show(
+        console,
+        tables.Sheet("Broken kernels", ("what it does", "cases", ""), tuple(lines)),
+    )
+    console.print(f"{len(lines) - len(missed)} of {len(lines)} broken kernels caught")
+    console.print(
+        f"A/A floor: two processes of {base} differ by up to {100 * floor:.1f} % here, "
+        f"{count} threads"
+    )
+    if missed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(file: Annotated[Path, typer.Argument(help="A file that a command has written.")]) -> None:
+    """Show the tables of a saved run."""
+    from rich.console import Console
+
+    from cnnbench import results
+    from cnnbench.report import tables
+
+    run = results.read(file)
+    console = Console()
+    where = run.environment
+    console.print(f"{' '.join(where['command'])}: {where['cpu']}, {where['started']}")
+    if any(row.seconds is None or row.op != "train" for row in run.rows):
+        tables.show(console, tables.check_sheet(_layers(run.rows)))
+    _show_times(console, run)
+    for count in dict.fromkeys(row.threads for row in run.rows if row.op == "train"):
+        tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
+
+
+# --------------------------------------------------------------------------------------------
+
+
+def _layers(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row.op != "train" and row.problem]
+
+
+def _show_times(console: Console, run: Run) -> None:
+    from cnnbench.report import numbers, tables
+
+    timed = [row for row in run.rows if row.op != "train"]
+    if not any(row.seconds is not None for row in timed):
+        return
+    for sheet in tables.time_sheets(timed):
+        tables.show(console, sheet)
+    tables.show(console, tables.first_call_sheet(timed))
+    for count, floor in run.environment.get("aa_floor", {}).items():
+        ceilings = run.environment.get("ceilings", {}).get(count, {})
+        peak = ceilings.get("flops", {}).get("float32")
+        fma = f"FMA peak {numbers.significant(peak / 1e9)} GFLOP/s, " if peak else ""
+        console.print(f"{count} threads: {fma}A/A floor {100 * floor:.1f} %", highlight=False)
+    console.print()
+
+
+def _cases(text: str, batch: int | None, dtype: str | None) -> list[CaseSet]:
+    from cnnbench import cases
+    from cnnkernels.contract import dtype_name
+
+    if dtype is not None:
+        try:
+            dtype = dtype_name(dtype)
+        except TypeError as error:
+            raise typer.BadParameter(str(error)) from None
+    return cases.load(text, batch, dtype)
+
+
+def _backends(text: str) -> list[str]:
+    from cnnkernels import registry
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        registry.require_known(name)
+    return list(dict.fromkeys(names)) or list(registry.names())
+
+
+def _with_baseline(names: list[str], baseline: str) -> list[str]:
+    """Return the backends with the baseline among them: a ratio is measured side by side."""
+    from cnnkernels import registry
+
+    registry.require_known(baseline)
+    return names if baseline in names else [*names, baseline]
+
+
+def _threads(text: str) -> list[int]:
+    from cnnbench import machine
+
+    try:
+        counts = [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        counts = [0]
+    if any(not 1 <= count <= 1024 for count in counts):
+        raise typer.BadParameter(f"threads: expected numbers from 1, such as 1,2; got {text!r}")
+    return list(dict.fromkeys(counts)) or [machine.cores()]
+
+
+def _run() -> Run:
+    from cnnbench import machine
+    from cnnbench.results import Run
+
+    return Run(machine.environment(["cnnbench", *sys.argv[1:]]))
+
+
+def _keep(
+    run: Run,
+    command: str,
+    json_file: Path | None,
+    save: bool,
+    machine: str | None,
+    own: bool = True,
+) -> None:
+    """Decide where a run's rows are kept, before anything is measured."""
+    from cnnbench import results
+
+    if own:
+        run.paths.append(results.claim(results.fresh_path(_OWN_FOLDER, command)))
+    if json_file is not None:
+        run.paths.append(results.claim(json_file))
+    if save:
+        if machine is not None:
+            run.environment["machine"] = results.slug(machine)
+        folder = _RESULTS / run.environment["machine"]
+        run.paths.append(results.claim(results.fresh_path(folder, command)))
+
+
+@contextlib.contextmanager
+def _recording(run: Run) -> Iterator[None]:
+    """Write what was measured, whatever ends it."""
+    import datetime
+
+    from cnnbench import machine
+
+    def finished() -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        run.environment["finished"] = now.isoformat(timespec="seconds")
+        run.environment["load_after"] = machine.load_average()
+        run.write()
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.environment["interrupted"] = True
+        finished()
+        typer.echo(
+            f"interrupted: the {len(run.rows)} rows measured so far are in "
+            f"{', '.join(map(str, run.paths))}",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    except BaseException:
+        with contextlib.suppress(OSError):
+            finished()
+        raise
+    finished()
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[ProgressBar]:
+    from cnnbench.report.progress import ProgressBar
+
+    with ProgressBar() as bar:
+        yield bar
+
+
+def _finish(run: Run) -> None:
+    """Say where the rows are; exit 1 if a backend was wrong or failed."""
+    typer.echo(f"rows: {', '.join(map(str, run.paths))}")
+    if any(row.outcome in ("wrong", "failed") for row in run.rows):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; an error that a person can mend is one sentence, and exit 2."""
+    from cnnbench.cases import CaseError
+    from cnnbench.results import ResultsError
+    from cnnkernels.registry import UnknownBackendError
+
+    expected: tuple[type[BaseException], ...] = (CaseError, ResultsError, UnknownBackendError)
+    try:
+        app()
+    except expected as error:
+        typer.echo(f"cnnbench: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

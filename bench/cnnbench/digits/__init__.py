@@ -1,0 +1,1 @@
+"""The digits CNN: its data, its layers over any backend's arrays, and its training."""

@@ -1,0 +1,43 @@
+"""Trainings by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cnnbench.digits.training import Options
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training and where it runs.
+
+    Attributes
+    ----------
+    description : str
+    options : Options
+    backend : str
+        The only backend it is for; empty if any.
+    command : str
+        What a worker is asked to do.
+    """
+
+    description: str
+    options: Options
+    backend: str = ""
+    command: str = "train"
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe("the digits CNN by SGD with momentum, float32, on any backend", Options()),
+    "notebook-numpy": Recipe(
+        "the same in float64 on numpy, in the order of a notebook that draws 36 samples first",
+        Options(dtype="float64", skipped_draws=36),
+        backend="numpy",
+    ),
+    "notebook-torch": Recipe(
+        "PyTorch's own: BatchNorm, Adam, autograd and DataLoader",
+        Options(learning_rate=1e-3),
+        backend="torch-cpu",
+        command="train_in_pytorch",
+    ),
+}

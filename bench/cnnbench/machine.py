@@ -1,0 +1,124 @@
+"""What this machine is, as far as it matters to a time, without its name."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cnnbench.results import slug
+
+_LIBRARIES = (
+    "cnnbench",
+    "numpy",
+    "numba",
+    "llvmlite",
+    "torch",
+    "scikit-learn",
+    "scipy",
+    "array-api-compat",
+)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """Return the processor's name as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("model name", "Processor", "cpu model")):
+                return line.split(":", 1)[1].strip()
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            told = subprocess.run(
+                ["sysctl", "-n", "machdep.cpu.brand_string"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            return told.stdout.strip()
+    return platform.processor() or platform.machine() or "unknown processor"
+
+
+def memory_bytes() -> int | None:
+    """Return the installed memory, or None where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+def name() -> str:
+    """Return a name for the results folder: processor and cores, never the host's name."""
+    return slug(f"{cpu_model()} {cores()} cores")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that matter to speed, those that are installed."""
+    found = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library)
+    return found
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout this package is run from, '+' if it was changed since."""
+    folder = Path(__file__).resolve().parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--match="],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+        tracked = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", Path(__file__).name],
+            cwd=folder,
+            capture_output=True,
+            check=False,
+            timeout=10,
+        )
+        return told.stdout.strip() if tracked.returncode == 0 else None
+    return None
+
+
+def load_average() -> list[float] | None:
+    """Return how many processes were running, over 1, 5 and 15 minutes; None where unknown."""
+    with contextlib.suppress(OSError, AttributeError):
+        return [round(value, 2) for value in os.getloadavg()]
+    return None
+
+
+def environment(command: list[str]) -> dict[str, Any]:
+    """Return what a run's file says of where it was measured.
+
+    Parameters
+    ----------
+    command : list of str
+        The words of the command line.
+    """
+    return {
+        "machine": name(),
+        "cpu": cpu_model(),
+        "cores": cores(),
+        "memory_bytes": memory_bytes(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": versions(),
+        "commit": commit(),
+        "command": command,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "load_before": load_average(),
+    }

@@ -1,0 +1,66 @@
+"""The one sentence a comparison ends in, and the evidence for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cnnbench import timing
+from cnnbench.report import numbers
+from cnnbench.results import Row
+
+
+def answer(rows: Sequence[Row], floor: float) -> str:
+    """Return which backend to train the digits CNN with, and by how much.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Of one thread count; trainings among them.
+    floor : float
+        The A/A floor: differences below it are none.
+    """
+    trained = sorted(
+        (row for row in rows if row.op == "train" and row.outcome == "ok" and row.samples),
+        key=lambda row: row.seconds or 0.0,
+    )
+    if not trained:
+        return "No backend trained the digits CNN to the end here, so none can be recommended."
+    best, *others = trained
+    threads = "1 thread" if best.threads == 1 else f"{best.threads} threads"
+    run = f"{numbers.seconds(best.seconds)} for {len(best.details['epochs'])} epochs on {threads}"
+    accuracy = f"{100 * best.details['test_accuracy']:.1f} % right on the test images"
+    if not others:
+        return (
+            f"Train with {best.backend} here: {run}, {accuracy}; "
+            "no other backend trained to the end."
+        )
+    following = others[0]
+    found = timing.ratio(best.samples, following.samples)
+    apart = numbers.interval(found.value, _number(found.low), _number(found.high))
+    if timing.verdict(found, floor) == "FASTER":
+        return (
+            f"Train with {best.backend} here: {run}, {apart} as fast as {following.backend}, "
+            f"the next; {accuracy}."
+        )
+    return (
+        f"Train with {best.backend} or {following.backend} here: {run} with the first, and "
+        f"{apart} as fast as the second, which this machine cannot tell apart; {accuracy}."
+    )
+
+
+def evidence(rows: Sequence[Row], floor: float) -> list[str]:
+    """Return what the answer stands on: checks passed, and how finely this machine can tell."""
+    checked = [row for row in rows if row.op != "train" and row.problem]
+    passed = sum(row.outcome == "ok" for row in checked)
+    refused = sum(row.outcome == "unsupported" for row in checked)
+    bad = len(checked) - passed - refused
+    worst = max((row.error_over_bound or 0.0 for row in checked), default=0.0)
+    return [
+        f"{passed} checks passed, {bad} wrong or failed, {refused} not supported here; "
+        f"the largest error is {numbers.of_bound(worst)} of what rounding can make",
+        f"two identical sides differ by up to {100 * floor:.1f} % on this machine (A/A floor)",
+    ]
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value

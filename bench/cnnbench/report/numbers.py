@@ -1,0 +1,67 @@
+"""Numbers as a person reads them: three significant digits, with a unit."""
+
+from __future__ import annotations
+
+import math
+
+
+def seconds(value: float | None) -> str:
+    """Return a time with its unit: '81.3 us', '4.05 ms', '1.20 s'."""
+    if value is None or math.isnan(value):
+        return "-"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if value >= 0.9995 * scale:
+            return f"{significant(value / scale)} {unit}"
+    return f"{significant(value / 1e-9)} ns"
+
+
+def significant(value: float) -> str:
+    """Return a number with three significant digits and no exponent."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value)) + 1e-9))
+    return f"{value:.{digits}f}"
+
+
+def quantity(value: float | None) -> str:
+    """Return a number with three significant digits, or '-'."""
+    return "-" if value is None else significant(value)
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in percent, or '-'."""
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+def of_bound(value: float | None) -> str:
+    """Return an error in units of its bound, or '-'."""
+    if value is None:
+        return "-"
+    return "0" if value == 0 else f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
+
+
+def interval(value: float | None, low: float | None, high: float | None) -> str:
+    """Return a ratio and its interval: '1.84x [1.79, 1.90]', or '1/234 [1/248, 1/217]'."""
+    if value is None:
+        return "-"
+    if low is None or high is None:
+        return f"{_times(value)} [?]"
+    return f"{_times(value)} [{_times(low).rstrip('x')}, {_times(high).rstrip('x')}]"
+
+
+def _times(value: float) -> str:
+    if value < 0.1:
+        return f"1/{1 / value:.0f}"
+    return f"{value:.2f}x" if value < 1 else f"{significant(value)}x"
+
+
+def bytes_(value: float | None) -> str:
+    """Return a size with its unit: '0', '12.5 KiB', '96.0 MiB'."""
+    if value is None:
+        return "-"
+    if value < 1024:
+        return f"{value:.0f}"
+    for unit, scale in (("KiB", 2**10), ("MiB", 2**20), ("GiB", 2**30)):
+        if value < 1024 * scale or unit == "GiB":
+            return f"{significant(value / scale)} {unit}"
+    raise AssertionError("the last unit takes all")

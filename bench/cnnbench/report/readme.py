@@ -1,0 +1,72 @@
+"""Writes the tables of README.md from committed results, so that no figure is typed by hand.
+
+A table stands between two comments, of which the first names its file and kind::
+
+    <!-- table: results/some-machine/compare-2026-01-31.json train -->
+    ...
+    <!-- end of table -->
+
+``python -m cnnbench.report.readme README.md`` writes what is between them anew.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from cnnbench import results
+from cnnbench.report import tables
+from cnnbench.report.answer import answer, evidence
+
+_TABLE = re.compile(
+    r"(<!-- table: (?P<path>\S+) (?P<kind>\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL
+)
+
+
+def rendered(text: str, root: Path) -> str:
+    """Return a document with its tables written anew.
+
+    Parameters
+    ----------
+    text : str
+        The document.
+    root : path
+        What the tables' files are relative to.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        run = results.read(root / found["path"])
+        return f"{found[1]}\n{_table(run, found['kind'])}\n{found[4]}"
+
+    return _TABLE.sub(table, text)
+
+
+def _table(run: results.Run, kind: str) -> str:
+    where = run.environment
+    machine = f"{where['cpu']}, {where['cores']} cores, {where['started'][:10]}"
+    if kind == "train":
+        sheet = tables.train_sheet(run.rows)
+    elif kind == "check":
+        sheet = tables.check_sheet([row for row in run.rows if row.op != "train" and row.problem])
+    elif kind == "answer":
+        threads = str(run.rows[-1].threads)
+        floor = where["aa_floor"][threads]
+        lines = [f"> {answer(run.rows, floor)}", ">"]
+        lines += [f"> - {line}" for line in evidence(run.rows, floor)]
+        return "\n".join([*lines, ">", f"> ({machine})"]) + "\n"
+    else:
+        raise ValueError(f"table: expected 'train', 'check' or 'answer', got {kind!r}")
+    return tables.markdown(sheet)
+
+
+def main() -> None:
+    """Write the tables of the documents on the command line."""
+    for name in sys.argv[1:]:
+        path = Path(name)
+        text = path.read_text(encoding="utf-8")
+        path.write_text(rendered(text, path.parent), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

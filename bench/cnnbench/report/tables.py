@@ -1,0 +1,309 @@
+"""Rows as tables: in the terminal at 80 columns, and in Markdown for the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cnnbench.report import numbers
+from cnnbench.results import Row
+
+_STYLES = {
+    "ok": "green",
+    "wrong": "bold red",
+    "failed": "bold red",
+    "unsupported": "dim",
+    "FASTER": "green",
+    "SLOWER": "red",
+    "SAME": "",
+    "UNCLEAR": "yellow",
+}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table without a look.
+
+    Attributes
+    ----------
+    title : str
+    columns : tuple of str
+        Headings.
+    rows : tuple of tuple of str
+        Cells; an empty tuple is a line between sections.
+    notes : tuple of str
+        Below the table: what did not run, and why.
+    texts : int
+        How many columns, from the first, are text; those after them are aligned right.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    texts: int = 1
+
+
+def show(console: Console, sheet: Sheet) -> None:
+    """Print a sheet as a table."""
+    lines = [sheet.columns, *filter(None, sheet.rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    gap = 2 if sum(widths) + 2 * len(widths) <= console.width else 1
+    table = Table(
+        title=sheet.title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, gap - 1, 0, 0),
+        pad_edge=False,
+    )
+    for index, heading in enumerate(sheet.columns):
+        left = index < sheet.texts
+        table.add_column(
+            heading,
+            justify="left" if left else "right",
+            no_wrap=index == 0 or not left,
+            min_width=widths[index] if index == 0 or not left else None,
+        )
+    for cells in sheet.rows:
+        if cells:
+            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
+        else:
+            table.add_section()
+    console.print(table)
+    for note in sheet.notes:
+        console.print(Text(f"- {note}", style="dim"))
+    console.print()
+
+
+def markdown(sheet: Sheet) -> str:
+    """Return a sheet as a Markdown table, its notes as a list below."""
+    lines = [
+        f"**{sheet.title}**",
+        "",
+        "| " + " | ".join(sheet.columns) + " |",
+        "|"
+        + "|".join(" --- " if i < sheet.texts else " ---: " for i in range(len(sheet.columns)))
+        + "|",
+    ]
+    lines += ["| " + " | ".join(cells) + " |" for cells in sheet.rows if cells]
+    if sheet.notes:
+        lines += ["", *(f"- {note}" for note in sheet.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def check_sheet(rows: Sequence[Row]) -> Sheet:
+    """Return cases by backends: ok or what else, and the largest error in units of its bound."""
+    backends = list(dict.fromkeys(row.backend for row in rows))
+    by_case: dict[tuple[str, int], dict[str, list[Row]]] = {}
+    for row in rows:
+        by_case.setdefault((row.case, row.threads), {}).setdefault(row.backend, []).append(row)
+    everywhere = {b: _absence(row for row in rows if row.backend == b) for b in backends}
+    shown = [b for b in backends if everywhere[b] is None]
+    several = len({row.threads for row in rows}) > 1
+    lines = []
+    for (case, threads), of_backends in by_case.items():
+        name = f"{case} ({threads} threads)" if several else case
+        cells = [name]
+        for backend in shown:
+            worst = _worst(of_backends.get(backend, []))
+            cells.append(worst)
+        lines.append(tuple(cells))
+    notes = [f"{b}: {reason}" for b, reason in everywhere.items() if reason is not None]
+    notes += list(
+        dict.fromkeys(
+            f"{row.backend}: {row.outcome} on {row.case}: {row.reason}"
+            for row in rows
+            if row.outcome != "ok" and everywhere[row.backend] is None
+        )
+    )
+    unsteady = [
+        b for b in shown if any(row.repeatable is False for row in rows if row.backend == b)
+    ]
+    notes += [f"{b}: gives other bits from run to run" for b in unsteady]
+    return Sheet(
+        "Correctness: exact on integers; on real data the largest error over its bound",
+        ("case", *shown),
+        tuple(lines),
+        tuple(notes),
+    )
+
+
+def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
+    """Yield a sheet a case and thread count: every direction, every backend."""
+    keys = dict.fromkeys((row.case, row.problem, row.op, row.threads) for row in rows)
+    for case, problem, op, threads in keys:
+        mine = [row for row in rows if (row.case, row.op, row.threads) == (case, op, threads)]
+        pooling = op == "max_pool2d"
+        lines: list[tuple[str, ...]] = []
+        rates = 2 if pooling else 3
+        for direction in dict.fromkeys(row.direction for row in mine):
+            timed = [row for row in mine if row.direction == direction and row.seconds is not None]
+            if timed:
+                lines.append(())
+                lines.append((direction, *[""] * (rates + 3)))
+                lines += [_time_cells(row, pooling) for row in timed]
+        baseline = next((row.baseline for row in mine if row.baseline), "the baseline")
+        notes = [
+            f"{row.backend}: {row.outcome}: {row.reason}" for row in mine if row.outcome != "ok"
+        ]
+        for backend in dict.fromkeys(row.backend for row in mine if row.nchw_seconds is not None):
+            converted = ", ".join(
+                f"{row.direction} {numbers.seconds(row.nchw_seconds)}"
+                for row in mine
+                if row.backend == backend and row.nchw_seconds is not None
+            )
+            notes.append(f"{backend} with conversion from and to NCHW: {converted}")
+        descriptor = problem.split('n"')[0] or op
+        yield Sheet(
+            f"{case}  {descriptor}  {_threads(threads)}",
+            (
+                "",
+                "time",
+                *(("memory",) if pooling else ("GFLOP/s", "peak")),
+                "error",
+                f"vs {baseline}",
+                "verdict",
+            ),
+            tuple(lines[1:]),
+            tuple(dict.fromkeys(notes)),
+        )
+
+
+def first_call_sheet(rows: Sequence[Row]) -> Sheet:
+    """Return first call, cached first call and steady state, once a backend, op and direction."""
+    lines = []
+    seen = set()
+    for row in rows:
+        key = (row.backend, row.op, row.direction)
+        if row.first_call_seconds is None or key in seen or row.seconds is None:
+            continue
+        seen.add(key)
+        lines.append(
+            (
+                f"{row.backend}, {row.op} {row.direction}",
+                numbers.seconds(row.first_call_seconds),
+                numbers.seconds(row.cached_first_call_seconds),
+                numbers.seconds(row.seconds),
+            )
+        )
+    return Sheet(
+        "First call in a new process, the same with compiled code cached, steady state",
+        ("backend, operation", "first", "cached", "steady"),
+        tuple(lines),
+    )
+
+
+def train_sheet(rows: Sequence[Row]) -> Sheet:
+    """Return a row a backend: what it learned, how long it took, how far its losses are off."""
+    trained = [row for row in rows if row.op == "train"]
+    baseline = next((row.baseline for row in trained if row.baseline), "the baseline")
+    several = len({row.threads for row in trained}) > 1
+    lines = []
+    for row in trained:
+        if row.seconds is None:
+            continue
+        details = row.details
+        whole = details["steps"] == details["all_steps"]
+        lines.append(
+            (
+                row.backend + (f" ({row.threads})" if several else ""),
+                f"{details['loss']:.4f}",
+                _accuracy(details["train_accuracy"]),
+                _accuracy(details["test_accuracy"]),
+                numbers.seconds(row.seconds) + ("" if whole else "*"),
+                numbers.seconds(details["seconds_per_step"]),
+                numbers.interval(row.ratio, row.ratio_low, row.ratio_high),
+                row.verdict or "",
+            )
+        )
+    notes = [f"* {row.backend}: {row.reason}" for row in trained if row.seconds and row.reason]
+    notes += [f"{r.backend}: {r.outcome}: {r.reason}" for r in trained if r.outcome != "ok"]
+    apart = [
+        row.details["first_epoch_loss_difference"] for row in trained if row.seconds is not None
+    ]
+    if apart:
+        later = max(row.details["loss_difference"] for row in trained if row.seconds is not None)
+        notes.append(
+            f"losses differ from float64's by at most {max(apart):.0e} of themselves in the first "
+            f"epoch, {later:.0e} later"
+        )
+    compile_times = [
+        f"{row.backend} {numbers.seconds(row.first_call_seconds)} / "
+        f"{numbers.seconds(row.cached_first_call_seconds)}"
+        for row in trained
+        if row.first_call_seconds is not None
+    ]
+    if compile_times:
+        notes.append("first step, and with compiled code cached: " + ", ".join(compile_times))
+    problem = trained[0].problem if trained else "digits CNN"
+    threads = f", {_threads(trained[0].threads)}" if trained and not several else ""
+    return Sheet(
+        f"Training: {problem}{threads}",
+        ("backend", "loss", "train", "test", "run", "step", f"vs {baseline}", "verdict"),
+        tuple(lines),
+        tuple(notes),
+    )
+
+
+def epochs_sheet(title: str, epochs: Sequence[dict[str, Any]]) -> Sheet:
+    """Return a training's epochs: mean loss of the batches, and the accuracies after each."""
+    return Sheet(
+        title,
+        ("epoch", "loss", "train_acc", "test_acc"),
+        tuple(
+            (
+                f"{number:02d}/{len(epochs)}",
+                f"{epoch['loss']:.4f}",
+                f"{epoch['train_accuracy']:.3f}",
+                f"{epoch['test_accuracy']:.3f}",
+            )
+            for number, epoch in enumerate(epochs, start=1)
+        ),
+    )
+
+
+def _time_cells(row: Row, pooling: bool) -> tuple[str, ...]:
+    rate = () if pooling else (numbers.quantity(row.gflops),)
+    return (
+        row.backend,
+        numbers.seconds(row.seconds),
+        *rate,
+        numbers.percent(row.ceiling_fraction),
+        numbers.of_bound(row.error_over_bound),
+        numbers.interval(row.ratio, row.ratio_low, row.ratio_high),
+        row.verdict or "",
+    )
+
+
+def _worst(rows: Iterable[Row]) -> str:
+    rows = list(rows)
+    for outcome in ("failed", "wrong", "unsupported"):
+        if any(row.outcome == outcome for row in rows):
+            return outcome
+    errors = [row.error_over_bound for row in rows if row.error_over_bound is not None]
+    return f"ok {numbers.of_bound(max(errors))}" if errors else "ok"
+
+
+def _absence(rows: Iterable[Row]) -> str | None:
+    """Return the one reason why a backend has run nothing, or None if it has run something."""
+    found = {(row.outcome, row.reason) for row in rows}
+    if len(found) == 1:
+        outcome, reason = next(iter(found))
+        if outcome != "ok":
+            return f"{outcome}: {reason}"
+    return None
+
+
+def _accuracy(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"

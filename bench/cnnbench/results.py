@@ -1,0 +1,226 @@
+"""Rows, and the file they are kept in: nothing measured is ever lost.
+
+A run is one JSON object: ``schema``, ``environment`` and ``rows``. It is written anew after every
+case, whole or not at all, so that an interrupted run leaves what it had.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cnnkernels.conformance import Outcome
+
+SCHEMA = "cnnbench/1"
+
+
+class ResultsError(OSError):
+    """Results that cannot be written or read; the message says where and what to do."""
+
+
+@dataclass
+class Row:
+    """One case on one backend in one direction: what came of it, and how fast it was.
+
+    Attributes
+    ----------
+    case, problem : str
+        Short name, and the whole descriptor with name and layers; a set's sum has no problem.
+    op : str
+        'conv2d', 'max_pool2d' or 'train'.
+    direction : str
+        'forward', 'backward_data', 'backward_weights', 'backward' or 'train'; of a check that has
+        not come to a direction, 'check'.
+    backend : str
+    threads : int
+    outcome, reason : str
+        'ok', 'wrong', 'failed' or 'unsupported', and why not ok. Only an 'ok' row has a time.
+    error_over_bound : float or None
+        Largest error on real data, in units of what rounding can make in any order of summation.
+    seconds : float or None
+        Median of `samples`, of one call.
+    samples : list of float
+        Seconds of a call, two a round, in the order of the rounds.
+    gflops : float or None
+        10^9 floating-point operations a second; taps on padding are not counted.
+    ceiling_fraction : float or None
+        Of the measured FMA peak (convolution), or memory bandwidth at this working set (pooling).
+    extra_bytes : int or None
+        Memory in use beyond inputs and outputs, at its highest during a call.
+    first_call_seconds, cached_first_call_seconds : float or None
+        The first call in a new process, with nothing compiled before, and compiled before.
+    baseline : str or None
+    ratio, ratio_low, ratio_high : float or None
+        Times as fast as the baseline, and the interval; above 1 is faster.
+    verdict : str or None
+        'FASTER', 'SLOWER', 'SAME' or 'UNCLEAR'.
+    layers : int
+        How many layers of the network are this case.
+    check : str
+        Digest of the results that the passed check saw: the check this row stands on.
+    repeatable : bool or None
+        Whether a second run gave the same bits.
+    nchw_seconds : float or None
+        Where the backend's layout is another: the same with conversion from and to NCHW.
+    details : dict
+        What only some rows have, such as a training's loss; written beside the other fields.
+    """
+
+    case: str
+    problem: str
+    op: str
+    direction: str
+    backend: str
+    threads: int
+    outcome: Outcome
+    reason: str = ""
+    error_over_bound: float | None = None
+    seconds: float | None = None
+    samples: list[float] = field(default_factory=list)
+    gflops: float | None = None
+    ceiling_fraction: float | None = None
+    extra_bytes: int | None = None
+    first_call_seconds: float | None = None
+    cached_first_call_seconds: float | None = None
+    baseline: str | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    verdict: str | None = None
+    layers: int = 1
+    check: str = ""
+    repeatable: bool | None = None
+    nchw_seconds: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as it is written: the details beside the other fields."""
+        plain = asdict(self)
+        return {**plain.pop("details"), **plain}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Row:
+        """Return the row that was written so."""
+        known = {f.name for f in fields(cls)} - {"details"}
+        return cls(
+            **{key: value for key, value in plain.items() if key in known},
+            details={key: value for key, value in plain.items() if key not in known},
+        )
+
+
+@dataclass
+class Run:
+    """The rows of one run, where and how they were measured, and the files they are kept in."""
+
+    environment: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append rows, and write the files."""
+        self.rows.extend(rows)
+        self.write()
+
+    def write(self) -> None:
+        """Write every file, whole or not at all."""
+        text = json.dumps(_strict(self.as_json()), indent=1, allow_nan=False) + "\n"
+        for path in self.paths:
+            _write(path, text)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that is written."""
+        return {
+            "schema": SCHEMA,
+            "environment": self.environment,
+            "rows": [row.as_json() for row in self.rows],
+        }
+
+
+def read(path: Path) -> Run:
+    """Return a run from its file.
+
+    Raises
+    ------
+    ResultsError
+        If the file cannot be read, or is none of ours.
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ResultsError(f"{path}: expected JSON written by cnnbench: {error}") from None
+    if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
+        raise ResultsError(f"{path}: expected an object with schema {SCHEMA!r}")
+    return Run(plain["environment"], [Row.from_json(row) for row in plain["rows"]], [path])
+
+
+def claim(path: Path) -> Path:
+    """Make sure, before anything is measured, that a file can be written there.
+
+    Raises
+    ------
+    ResultsError
+        If it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, probe = tempfile.mkstemp(dir=path.parent, prefix=".cnnbench-")
+        os.close(handle)
+        os.unlink(probe)
+    except OSError as error:
+        raise ResultsError(
+            f"{path}: cannot be written: {error.strerror or error}; "
+            "name a folder that can be written, or make this one writable"
+        ) from None
+    if path.is_dir():
+        raise ResultsError(f"{path}: expected a file to write to, and it is a folder")
+    return path
+
+
+def fresh_path(folder: Path, command: str) -> Path:
+    """Return a path by command and date that does not exist yet: results are never overwritten."""
+    date = datetime.date.today().isoformat()
+    for number in range(1, 10_000):
+        path = folder / (
+            f"{command}-{date}.json" if number == 1 else f"{command}-{date}-{number}.json"
+        )
+        if not path.exists():
+            return path
+    raise ResultsError(f"{folder}: holds too many results of {command} for {date}")
+
+
+def slug(text: str) -> str:
+    """Return a text as a folder's name: lower case, words joined by hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "machine"
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _strict(value: Any) -> Any:
+    """Return the value with None for what JSON has no number for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return value

@@ -1,0 +1,377 @@
+"""Timing every case on every backend that passed its check, side by side: rows out.
+
+A case is checked on every backend before any of them is timed on it, with the same arrays in the
+same process, and only who passed is timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnbench import timing
+from cnnbench.cases import CaseSet
+from cnnbench.checking import check_case, clear, fills_folder, operation, rows_of
+from cnnbench.effort import Effort, Progress
+from cnnbench.results import Row, Run
+from cnnbench.team import Team, baseline_for, failing, note, note_threading
+from cnnbench.timing import Contestant, Ratio
+from cnnbench.worker import (
+    REST_SECONDS,
+    SIDE_SECONDS,
+    WARM_SECONDS,
+    Worker,
+    WorkerError,
+    WorkerUnsupportedError,
+    rest,
+)
+from cnnkernels.contract import FORWARD, Conv2D, Direction, Problem, directions
+from cnnkernels.descriptor import Case
+
+IMPOSSIBLE = 1.05
+"""Times the measured FMA peak: beyond it a time cannot be true. The margin is for noise."""
+
+_NCHW = " from nchw"
+
+
+def time(
+    run: Run,
+    sets: Sequence[CaseSet],
+    backends: Sequence[str],
+    threads: Sequence[int],
+    baseline: str,
+    effort: Effort,
+    progress: Progress,
+) -> None:
+    """Check, then time side by side, every case on every backend; rows go to the run."""
+    total = sum(len(group.cases) for group in sets)
+    progress.begin(len(threads) * (total * (len(backends) + 1) + 2) + len(backends))
+    random = np.random.default_rng()
+    first_calls: dict[tuple[str, str, str], tuple[float, float]] = {}
+    for count in threads:
+        progress.step(f"measuring this machine's ceilings, {count} threads")
+        ceilings = measure_ceilings(count)
+        if count == threads[0]:
+            for backend in backends:
+                progress.step(f"first calls of {backend}")
+                first_calls |= _first_calls(backend, count, sets)
+        with Team(backends, count) as team, fills_folder() as folder:
+            base = baseline_for(team, baseline)
+            progress.step(f"A/A floor of {base}, {count} threads")
+            floor = measure_floor(base, count, probes(sets), effort) if team.present else 0.0
+            note(run, "baseline", count, base)
+            note(run, "aa_floor", count, floor)
+            note(run, "ceilings", count, ceilings)
+            for group in sets:
+                of_group: list[Row] = []
+                for case in group.cases:
+                    checks = {}
+                    for backend in backends:
+                        progress.step(f"checking {backend} on {case.label}")
+                        checks[backend] = check_case(
+                            team, backend, case, folder, effort.call_seconds
+                        )
+                    progress.step(f"timing {case.label}, {count} threads")
+                    rows = _time_case(team, case, checks, base, floor, effort, random, folder)
+                    clear(folder)
+                    for row in rows:
+                        _judge(row, case, ceilings, team)
+                        row.first_call_seconds, row.cached_first_call_seconds = first_calls.get(
+                            (row.backend, row.op, row.direction), (None, None)
+                        )
+                    of_group.extend(rows)
+                    run.add(rows)
+                run.add(_sums(group, of_group, base, floor, count))
+            note_threading(run, team)
+            run.write()
+
+
+def measure_ceilings(threads: int) -> dict[str, Any]:
+    """Return this machine's ceilings for a number of threads; {'reason': ...} where they fail."""
+    environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
+    told = subprocess.run(
+        [sys.executable, "-m", "cnnbench.ceilings", str(threads)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if told.returncode != 0:
+        lines = told.stderr.strip().splitlines() or [f"exit code {told.returncode}"]
+        return {"reason": lines[-1]}
+    measured: dict[str, Any] = json.loads(told.stdout)
+    return measured
+
+
+def measure_floor(backend: str, threads: int, probes: Sequence[Case], effort: Effort) -> float:
+    """Return the A/A floor: by which fraction two processes of one backend differ.
+
+    Parameters
+    ----------
+    backend : str
+        The baseline, as a rule.
+    threads : int
+    probes : sequence of Case
+        On which it is measured, forward and backward.
+    effort : Effort
+    """
+    random = np.random.default_rng()
+    ratios: list[Ratio] = []
+    with (
+        Worker(backend, threads) as one,
+        Worker(backend, threads) as other,
+        fills_folder() as folder,
+    ):
+        for case in probes:
+            try:
+                for worker in (one, other):
+                    worker.ask("prepare", descriptor=str(case.problem), folder=str(folder))
+                for direction in directions(case.problem)[:: len(directions(case.problem)) - 1]:
+                    pair = [
+                        _contestant(name, worker, direction, False, effort)
+                        for name, worker in (("one", one), ("other", other))
+                    ]
+                    timing.run_rounds(pair, random, 0, max(c.rounds for c in pair))
+                    ratios.append(timing.ratio(pair[0].samples, pair[1].samples))
+            except WorkerUnsupportedError:
+                continue
+            for worker in (one, other):
+                worker.ask("release")
+            clear(folder)
+    return timing.floor_of(ratios)
+
+
+def _time_case(
+    team: Team,
+    case: Case,
+    checks: dict[str, dict[str, Any]],
+    baseline: str,
+    floor: float,
+    effort: Effort,
+    random: np.random.Generator,
+    folder: Path,
+) -> list[Row]:
+    """Time a case in every direction on the backends that passed its check."""
+    rows = {
+        (row.backend, row.direction): row
+        for backend, found in checks.items()
+        for row in rows_of(case, backend, team.threads, found)
+    }
+    timed = []
+    for backend in [name for name, found in checks.items() if found["outcome"] == "ok"]:
+        with failing([row for row in rows.values() if row.backend == backend]):
+            team.ask(backend, "prepare", descriptor=str(case.problem), folder=str(folder))
+            timed.append(backend)
+    for direction in directions(case.problem):
+        contestants = []
+        for backend in timed:
+            row = rows[backend, direction]
+            if row.outcome != "ok":
+                continue
+            with failing([row]):
+                row.extra_bytes = team.ask(backend, "extra_bytes", direction=direction)
+                asked = _Asked(team, backend, row)
+                contestants.append(_contestant(backend, asked, direction, False, effort))
+                if team.about(backend)["layout"] != "NCHW":
+                    contestants.append(_contestant(backend + _NCHW, asked, direction, True, effort))
+        timing.compete(contestants, baseline, floor, random)
+        by_name = {contestant.name: contestant for contestant in contestants}
+        for backend in timed:
+            row = rows[backend, direction]
+            if row.outcome != "ok" or backend not in by_name:
+                continue
+            row.samples, row.seconds = by_name[backend].samples, by_name[backend].seconds
+            if backend + _NCHW in by_name:
+                row.nchw_seconds = by_name[backend + _NCHW].seconds
+        compare([rows[backend, direction] for backend in checks], baseline, floor)
+    for backend in timed:
+        with contextlib.suppress(WorkerError, KeyError):
+            team.ask(backend, "release")
+    return list(rows.values())
+
+
+class _Asked:
+    """Asks a team's worker on behalf of a row: if it dies, the row has failed, the others go on."""
+
+    def __init__(self, team: Team, backend: str, row: Row) -> None:
+        self._team, self._backend, self._row = team, backend, row
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """Return the answer; once the row has failed, nan without asking."""
+        answer: Any = math.nan
+        if self._row.outcome == "ok":
+            with failing([self._row]):
+                answer = self._team.ask(self._backend, command, **arguments)
+        return answer
+
+
+def _contestant(
+    name: str, worker: Worker | _Asked, direction: Direction, nchw: bool, effort: Effort
+) -> Contestant:
+    call_seconds = worker.ask("calibrate", direction=direction, nchw=nchw)
+    if math.isnan(call_seconds):
+        return Contestant(name, lambda: math.nan, 0)
+    calls = max(1, math.ceil(SIDE_SECONDS / call_seconds))
+    warm = call_seconds < WARM_SECONDS
+
+    def side() -> float:
+        rest()
+        return float(worker.ask("side", direction=direction, nchw=nchw, calls=calls, warm=warm))
+
+    rounds = effort.rounds_for(calls * call_seconds + REST_SECONDS, effort.seconds)
+    return Contestant(name, side, rounds)
+
+
+def compare(rows: Sequence[Row], baseline: str, floor: float) -> None:
+    """Set ratio and verdict of each timed row against the baseline's."""
+    base = next((row for row in rows if row.backend == baseline and row.seconds), None)
+    for row in rows:
+        if row.outcome != "ok" or row.seconds is None:
+            continue
+        row.baseline = baseline
+        if base is None or not base.samples or not row.samples:
+            row.verdict = "UNCLEAR"
+            continue
+        found = timing.ratio(row.samples, base.samples)
+        row.ratio = found.value
+        row.ratio_low, row.ratio_high = _number(found.low), _number(found.high)
+        row.verdict = "SAME" if row is base else timing.verdict(found, floor)
+
+
+def _judge(row: Row, case: Case, ceilings: dict[str, Any], team: Team) -> None:
+    """Hold a time against the machine's ceilings: what is above the FMA peak cannot be true."""
+    if row.outcome != "ok" or row.seconds is None:
+        return
+    problem = case.problem
+    direction: Direction = row.direction  # type: ignore[assignment]
+    on_cpu = team.about(row.backend)["device"] == "cpu" and "reason" not in ceilings
+    if isinstance(problem, Conv2D):
+        rate = problem.flops(direction) / row.seconds
+        row.gflops = rate / 1e9
+        if not on_cpu:
+            return
+        peak = ceilings["flops"][problem.dtype]
+        row.ceiling_fraction = rate / peak
+        if rate > IMPOSSIBLE * peak:
+            row.outcome = "failed"
+            row.reason = (
+                f"{rate / 1e9:.0f} GFLOP/s cannot be true: the FMA peak of {row.threads} threads "
+                f"here is {peak / 1e9:.0f}"
+            )
+    elif on_cpu:
+        moved = problem.bytes_moved(direction)
+        row.ceiling_fraction = moved / row.seconds / _bandwidth(ceilings, moved)
+
+
+def _bandwidth(ceilings: dict[str, Any], working_set: int) -> float:
+    """Return the bandwidth at the measured working set that is nearest."""
+    rates = {int(size): rate for size, rate in ceilings["bandwidth"].items()}
+    nearest = min(rates, key=lambda size: abs(math.log(size / max(1, working_set))))
+    return float(rates[nearest])
+
+
+def _sums(
+    group: CaseSet, rows: Sequence[Row], baseline: str, floor: float, threads: int
+) -> list[Row]:
+    """Sum a set's cases, weighted by layers: one row for each op, direction and backend."""
+    sums: list[Row] = []
+    for op in dict.fromkeys(row.op for row in rows):
+        cases = [row.case for row in rows if row.op == op]
+        if not group.name or len(set(cases)) < 2:
+            continue
+        for direction in dict.fromkeys(row.direction for row in rows if row.op == op):
+            of_direction = []
+            for backend in dict.fromkeys(row.backend for row in rows):
+                parts = [
+                    row
+                    for row in rows
+                    if (row.op, row.direction, row.backend) == (op, direction, backend)
+                ]
+                of_direction.append(_sum(group.name, parts, threads))
+            compare(of_direction, baseline, floor)
+            sums.extend(of_direction)
+    return sums
+
+
+def _sum(name: str, parts: Sequence[Row], threads: int) -> Row:
+    first = parts[0]
+    total = Row(f"{name} (sum)", "", first.op, first.direction, first.backend, threads, "ok")
+    total.layers = sum(row.layers for row in parts)
+    bad = next((row for row in parts if row.outcome != "ok"), None)
+    if bad is not None:
+        total.outcome, total.reason = bad.outcome, f"{bad.case}: {bad.reason}"
+        return total
+    sides = min(len(row.samples) for row in parts)
+    total.samples = [sum(row.layers * row.samples[side] for row in parts) for side in range(sides)]
+    total.seconds = sum(row.layers * (row.seconds or 0.0) for row in parts)
+    errors = [row.error_over_bound for row in parts if row.error_over_bound is not None]
+    total.error_over_bound = max(errors, default=None)
+    for rate in ("gflops", "ceiling_fraction"):
+        of_parts = [(getattr(row, rate), row.layers * (row.seconds or 0.0)) for row in parts]
+        if all(value is not None for value, _ in of_parts):
+            setattr(total, rate, sum(v * seconds for v, seconds in of_parts) / total.seconds)
+    return total
+
+
+def _first_calls(
+    backend: str, threads: int, sets: Sequence[CaseSet]
+) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """Return by (backend, op, direction) the seconds of first calls, cold and with a warm cache.
+
+    Each is the first of its direction in a new process, on the smallest case. Forward and backward
+    are called as a training would; the two parts of backward have processes of their own.
+    """
+    smallest: dict[str, Case] = {}
+    for case in sorted(
+        (case for group in sets for case in group.cases), key=lambda c: -_size(c.problem)
+    ):
+        smallest[operation(case.problem)] = case
+    found: dict[tuple[str, str, str], tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="cnnbench-") as empty:
+        times: dict[tuple[str, str, str], list[float]] = {}
+        for part in (0, 1):
+            for _ in ("cold", "cached"):
+                cache = os.path.join(empty, str(part))
+                with (
+                    contextlib.suppress(WorkerError),
+                    Worker(backend, threads, {"NUMBA_CACHE_DIR": cache}) as worker,
+                ):
+                    for op, case in smallest.items():
+                        for direction in directions(case.problem):
+                            if (direction in (FORWARD, "backward")) != (part == 0):
+                                continue
+                            seconds = worker.ask(
+                                "first_call", descriptor=str(case.problem), direction=direction
+                            )
+                            times.setdefault((backend, op, direction), []).append(seconds)
+        for key, (cold, *cached) in times.items():
+            if cached:
+                found[key] = (cold, cached[0])
+    return found
+
+
+def _size(problem: Problem) -> int:
+    return problem.bytes_moved(FORWARD)
+
+
+def probes(sets: Sequence[CaseSet]) -> list[Case]:
+    """Return the smallest and the median case: what the floor is measured on."""
+    cases = sorted(
+        (case for group in sets for case in group.cases if case.problem.batch),
+        key=lambda case: _size(case.problem),
+    )
+    return list(dict.fromkeys([cases[0], cases[len(cases) // 2]])) if cases else []
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

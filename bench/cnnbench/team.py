@@ -1,0 +1,103 @@
+"""The workers of several backends, and what becomes of rows when one declines or dies."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cnnbench.results import Row, Run
+from cnnbench.worker import Worker, WorkerError, WorkerUnsupportedError
+from cnnkernels.conformance import Outcome
+
+
+class Team:
+    """The workers of some backends at one thread count, and why the others have none."""
+
+    def __init__(self, backends: Sequence[str], threads: int) -> None:
+        self.backends, self.threads = tuple(backends), threads
+        self.absent: dict[str, tuple[Outcome, str]] = {}
+        self._workers: dict[str, Worker] = {}
+        try:
+            for backend in backends:
+                self._open(backend)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def present(self) -> list[str]:
+        """The backends that can be asked."""
+        return [name for name in self.backends if name in self._workers]
+
+    def ask(self, backend: str, command: str, **arguments: Any) -> Any:
+        """Ask a backend's worker; if it dies over it, it is replaced for the next command."""
+        worker = self._workers[backend]
+        try:
+            return worker.ask(command, **arguments)
+        except WorkerError:
+            if not worker.alive:
+                worker.close()
+                del self._workers[backend]
+                self._open(backend)
+            raise
+
+    def about(self, backend: str) -> dict[str, Any]:
+        """Return what the backend's worker said of it when it was loaded."""
+        return self._workers[backend].about
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+
+    def _open(self, backend: str) -> None:
+        try:
+            self._workers[backend] = Worker(backend, self.threads)
+        except WorkerUnsupportedError as declined:
+            self.absent[backend] = ("unsupported", str(declined))
+        except WorkerError as failed:
+            self.absent[backend] = ("failed", str(failed))
+
+
+def baseline_for(team: Team, wanted: str) -> str:
+    """Return the baseline: the one wanted, or the first that can run where it cannot."""
+    if wanted in team.present or not team.present:
+        return wanted
+    faster = [name for name in team.present if name != "naive"]
+    return (faster or team.present)[0]
+
+
+@contextlib.contextmanager
+def failing(rows: Sequence[Row]) -> Iterator[None]:
+    """Turn a worker's failure into the rows' outcome."""
+    try:
+        yield
+    except WorkerError as failed:
+        declined = isinstance(failed, WorkerUnsupportedError)
+        for row in rows:
+            row.outcome = "unsupported" if declined else "failed"
+            row.reason = str(failed)
+            row.seconds, row.samples = None, []
+
+
+def note(run: Run, what: str, threads: int, value: Any) -> None:
+    """Keep in the run's environment what was measured at a thread count."""
+    run.environment.setdefault(what, {})[str(threads)] = value
+
+
+def note_threading(run: Run, team: Team) -> None:
+    """Keep in the run's environment which thread pools the workers used."""
+    for backend in team.present:
+        with contextlib.suppress(WorkerError):
+            pools = team.ask(backend, "threading")
+            run.environment.setdefault("threading", {}).setdefault(str(team.threads), {})[
+                backend
+            ] = pools

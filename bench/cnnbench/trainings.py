@@ -1,0 +1,227 @@
+"""Training the digits CNN on every backend, in turns: rows out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnbench import cases, timing
+from cnnbench.cases import CaseSet
+from cnnbench.checking import check_case, fills_folder
+from cnnbench.digits.recipes import Recipe
+from cnnbench.effort import Effort, Progress
+from cnnbench.results import Row, Run
+from cnnbench.speed import compare, measure_floor, probes
+from cnnbench.team import Team, baseline_for, failing, note, note_threading
+from cnnbench.timing import Contestant
+from cnnbench.worker import Worker, WorkerError, rest
+from cnnkernels.conformance import Outcome
+
+LOSS_TOLERANCE = 1e-5
+"""Relative difference of a batch's loss from float64's, in the first epoch, that rounding explains.
+
+A float32 loss is rounded to 6e-8 of itself, and 22 steps make some 3e-7 of it; a wrong gradient
+makes more than this within a step or two.
+"""
+
+TRAINING_BUDGET_SECONDS = 10.0
+"""A training that takes longer than this is stopped, unless asked for in full."""
+
+
+def train(
+    run: Run,
+    backends: Sequence[str],
+    threads: Sequence[int],
+    baseline: str,
+    recipe: Recipe,
+    full: bool,
+    effort: Effort,
+    progress: Progress,
+) -> None:
+    """Train the digits CNN on every backend, interleaved; rows go to the run.
+
+    Every backend is first checked on the network's layers, unless the run has passed rows of them,
+    and its losses are compared with float64's.
+    """
+    (digits,) = cases.load("digits", recipe.options.batch_size)
+    progress.begin(len(threads) * 3 * len(backends) + len(threads) * (effort.rounds + 1))
+    options = dataclasses.asdict(recipe.options)
+    random = np.random.default_rng()
+    for count in threads:
+        progress.step("the same training in float64")
+        exact = _float64_losses(options)
+        with Team(backends, count) as team, fills_folder() as folder:
+            base = baseline_for(team, baseline)
+            floor = run.environment.get("aa_floor", {}).get(str(count))
+            if floor is None and team.present:
+                floor = measure_floor(base, count, probes([digits]), effort)
+            note(run, "baseline", count, base)
+            note(run, "aa_floor", count, floor)
+            rows: dict[str, Row] = {}
+            contestants = []
+            for backend in backends:
+                progress.step(f"checking the layers on {backend}")
+                row = Row("digits", _describe(recipe), "train", "train", backend, count, "ok")
+                rows[backend] = row
+                row.outcome, row.reason = _passed(run, team, backend, count, digits, folder)
+                if row.outcome != "ok":
+                    continue
+                progress.step(f"first step of {backend}")
+                try:
+                    row.first_call_seconds, row.cached_first_call_seconds = _first_steps(
+                        backend, count, options
+                    )
+                    progress.step(f"training on {backend}")
+                    budget = None if full else TRAINING_BUDGET_SECONDS
+                    done = team.ask(backend, "train", **options | {"budget_seconds": budget})
+                    _note_training(row, done, exact, recipe.options.epochs)
+                    if row.outcome == "ok" and done["steps"] == done["all_steps"]:
+                        contestants.append(_trainer(team, backend, options, done, effort))
+                except WorkerError as failed:
+                    row.outcome, row.reason = "failed", str(failed)
+            _train_in_rounds(contestants, random, progress, rows)
+            for contestant in contestants:
+                row = rows[contestant.name]
+                if row.outcome != "ok":
+                    continue
+                row.samples, row.seconds = contestant.samples, contestant.seconds
+            compare(list(rows.values()), base, floor or 0.0)
+            run.add(rows.values())
+            note_threading(run, team)
+            run.write()
+
+
+def train_alone(run: Run, name: str, recipe: Recipe, threads: int, progress: Progress) -> None:
+    """Train a recipe that is for one backend, once; its row goes to the run."""
+    progress.begin(2)
+    progress.step(f"loading {recipe.backend}")
+    row = Row(name, _describe(recipe), "train", "train", recipe.backend, threads, "ok")
+    with failing([row]), Worker(recipe.backend, threads) as worker:
+        progress.step(f"training {name}")
+        done = worker.ask(recipe.command, **dataclasses.asdict(recipe.options))
+        row.details = _details(done)
+        row.seconds, row.samples = done["seconds"], [done["seconds"]]
+    run.add([row])
+
+
+def _first_steps(backend: str, threads: int, options: dict[str, Any]) -> tuple[float, float]:
+    """Return the seconds of a training's first step, cold and with a warm cache."""
+    with tempfile.TemporaryDirectory(prefix="cnnbench-") as empty:
+        seconds = []
+        for _ in ("cold", "cached"):
+            with Worker(backend, threads, {"NUMBA_CACHE_DIR": empty}) as worker:
+                done = worker.ask("train", **options | {"most_steps": 1})
+                seconds.append(float(done["seconds"]))
+    return seconds[0], seconds[1]
+
+
+def _float64_losses(options: dict[str, Any]) -> list[float]:
+    with Worker("numpy", 1) as worker:
+        done = worker.ask("train", **options | {"dtype": "float64"})
+    losses: list[float] = done["step_losses"]
+    return losses
+
+
+def _passed(
+    run: Run, team: Team, backend: str, threads: int, digits: CaseSet, folder: Path
+) -> tuple[Outcome, str]:
+    """Return whether a backend passes the checks of the network's layers, from the run or anew."""
+    for case in digits.cases:
+        known = [
+            row
+            for row in run.rows
+            if (row.problem, row.backend, row.threads) == (str(case), backend, threads)
+        ]
+        if known and all(row.outcome == "ok" for row in known):
+            continue
+        found = check_case(team, backend, case, folder, None)
+        if found["outcome"] != "ok":
+            outcome: Outcome = found["outcome"]
+            return outcome, (
+                found["reason"] if backend in team.absent else f"{case.label}: {found['reason']}"
+            )
+    return "ok", ""
+
+
+def _note_training(row: Row, done: dict[str, Any], exact: Sequence[float], epochs: int) -> None:
+    """Set what a training came to, and compare its losses with float64's."""
+    losses = np.asarray(done["step_losses"])
+    right = np.asarray(exact[: len(losses)])
+    apart = np.abs(losses - right) / np.abs(right)
+    an_epoch = done["all_steps"] // epochs
+    first_epoch = float(np.max(apart[:an_epoch], initial=0.0))
+    row.error_over_bound = first_epoch / LOSS_TOLERANCE
+    row.details = {
+        **_details(done),
+        "first_epoch_loss_difference": first_epoch,
+        "loss_difference": float(np.max(apart, initial=0.0)),
+    }
+    row.seconds = done["seconds"]
+    if not first_epoch <= LOSS_TOLERANCE:
+        step = int(np.argmax(~(apart[:an_epoch] <= LOSS_TOLERANCE)))
+        row.outcome, row.seconds = "wrong", None
+        row.reason = (
+            f"the loss of step {step + 1} is {losses[step]:.9g}, not {right[step]:.9g}: "
+            "more than rounding explains"
+        )
+    elif done["steps"] < done["all_steps"]:
+        row.reason = (
+            f"trained {done['steps']} of {done['all_steps']} steps in {done['seconds']:.1f} s, "
+            "then stopped; --full trains to the end"
+        )
+
+
+def _details(done: dict[str, Any]) -> dict[str, Any]:
+    last = done["epochs"][-1] if done["epochs"] else {}
+    return {
+        "loss": last.get("loss", done["step_losses"][-1]),
+        "train_accuracy": last.get("train_accuracy"),
+        "test_accuracy": last.get("test_accuracy"),
+        "seconds_per_step": done["step_seconds"] / max(1, done["steps"]),
+        **{key: done[key] for key in ("steps", "all_steps", "epochs", "step_losses")},
+    }
+
+
+def _trainer(
+    team: Team, backend: str, options: dict[str, Any], done: dict[str, Any], effort: Effort
+) -> Contestant:
+    def side() -> float:
+        rest()
+        try:
+            return float(team.ask(backend, "train", **options)["seconds"])
+        except WorkerError:
+            return math.nan
+
+    rounds = effort.rounds_for(done["seconds"], effort.training_seconds)
+    return Contestant(backend, side, rounds)
+
+
+def _train_in_rounds(
+    contestants: Sequence[Contestant],
+    random: np.random.Generator,
+    progress: Progress,
+    rows: dict[str, Row],
+) -> None:
+    """Interleave whole trainings, a progress step a round."""
+    for number in range(max((c.rounds for c in contestants), default=0)):
+        progress.step(f"training in turns, round {number + 1}")
+        timing.run_rounds(contestants, random, number, number + 1)
+    for contestant in contestants:
+        if any(math.isnan(sample) for sample in contestant.samples):
+            row = rows[contestant.name]
+            row.outcome, row.reason = "failed", "the worker died in the middle of a training"
+            row.seconds, row.samples = None, []
+
+
+def _describe(recipe: Recipe) -> str:
+    options = recipe.options
+    return (
+        f"digits CNN, {options.epochs} epochs, batch {options.batch_size}, "
+        f"{options.dtype}, seed {options.seed}"
+    )

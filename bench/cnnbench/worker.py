@@ -1,0 +1,421 @@
+"""One process per backend and thread count: it checks, times and trains on command.
+
+Nothing that is timed shares a process with another thread pool, and a crash is one row's `failed`.
+The parent holds a `Worker`; the child runs `main`, and the two talk in lines of JSON over the
+child's standard input and output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cnnkernels import registry
+from cnnkernels.conformance import Call, Check, check, filled
+from cnnkernels.contract import Conv2D, Direction, MaxPool2D, Problem, Unsupported
+from cnnkernels.descriptor import parse
+
+SIDE_SECONDS = 0.005
+"""A timed side lasts at least this long."""
+
+WARM_SECONDS = 0.05
+"""Calls shorter than this are called once, outside the clock, before a side."""
+
+REST_SECONDS = 0.02
+"""Idle time before a side: thread pools of other processes spin for a while, then sleep."""
+
+CALL_BUDGET_SECONDS = 20.0
+"""A problem of which one call would take longer is not run."""
+
+
+class WorkerError(RuntimeError):
+    """The worker answered with an error, or died; the message is the reason."""
+
+
+class WorkerUnsupportedError(WorkerError):
+    """The backend declined: it cannot run here, or cannot run this."""
+
+
+class Worker:
+    """The parent's end: a backend in a process of its own.
+
+    Parameters
+    ----------
+    backend : str
+        Which backend it loads.
+    threads : int
+        How many threads every library in it may use.
+    environment : dict, optional
+        More environment variables, such as where compiled code is cached.
+    timeout : float
+        Seconds after which a command without an answer counts as failed.
+
+    Raises
+    ------
+    WorkerUnsupportedError
+        If the backend cannot run here.
+    WorkerError
+        If it cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        threads: int,
+        environment: dict[str, str] | None = None,
+        timeout: float = 600.0,
+    ) -> None:
+        self.backend, self.threads = backend, threads
+        self._timeout = timeout
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
+        count = str(threads)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cnnbench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": count,
+                "MKL_NUM_THREADS": count,
+                "OPENBLAS_NUM_THREADS": count,
+                "NUMBA_NUM_THREADS": count,
+                **(environment or {}),
+            },
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
+        )
+        try:
+            self.about: dict[str, Any] = self.ask("load", backend=backend, threads=threads)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can still be asked."""
+        return self._process.poll() is None
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """Return the child's answer to a command.
+
+        Raises
+        ------
+        WorkerUnsupportedError
+            If the backend declined.
+        WorkerError
+            If the command raised, the process died, or no answer came in time.
+        """
+        pipe_in, pipe_out = self._process.stdin, self._process.stdout
+        assert pipe_in is not None
+        assert pipe_out is not None
+        try:
+            pipe_in.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            pipe_in.flush()
+        except OSError:
+            raise WorkerError(self._cause_of_death()) from None
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe_out, selectors.EVENT_READ)
+            if not selector.select(self._timeout):
+                self.close()
+                raise WorkerError(f"no answer within {self._timeout:.0f} s; stopped")
+        line = pipe_out.readline()
+        if not line:
+            raise WorkerError(self._cause_of_death())
+        answer = json.loads(line)
+        if "unsupported" in answer:
+            raise WorkerUnsupportedError(answer["unsupported"])
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer["result"]
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._errors.close()
+
+    def _cause_of_death(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        code = self._process.poll()
+        if code is None:
+            return "the worker closed its output without an answer"
+        if code < 0:
+            named = signal.Signals(-code).name
+            hint = "; out of memory?" if -code == signal.SIGKILL else ""
+            cause = f"the worker was killed by {named}{hint}"
+        else:
+            cause = f"the worker ended with exit code {code}"
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"{cause}: {said[-1]}" if said else cause
+
+
+# --------------------------------------------------------------------------------------------
+# the child
+
+
+class _Session:
+    """What the child holds between commands; each public method is one command."""
+
+    def __init__(self) -> None:
+        self._pace: dict[type, float] = {}
+        self._call: Call | None = None
+        self._cache: Any = None
+
+    def load(self, backend: str, threads: int) -> dict[str, Any]:
+        """Load the backend, and hold every library in this process to the thread count."""
+        self._backend = registry.load(backend)
+        return {
+            "backend": backend,
+            "description": self._backend.description,
+            "layout": self._backend.arrays.layout,
+            "device": self._backend.arrays.device,
+            "deterministic": self._backend.deterministic,
+            "threads": _set_threads(threads),
+        }
+
+    def threading(self) -> dict[str, Any]:
+        """Return the thread pools in this process, once it has computed something."""
+        import threadpoolctl
+
+        pools = [
+            {key: pool.get(key) for key in ("user_api", "internal_api", "version", "num_threads")}
+            for pool in threadpoolctl.threadpool_info()
+        ]
+        layer = None
+        if "numba" in sys.modules:
+            with contextlib.suppress(ValueError):  # nothing parallel was run
+                layer = sys.modules["numba"].threading_layer()
+        return {"pools": pools, "numba_threading_layer": layer}
+
+    def check(self, descriptor: str, folder: str | None, budget: float | None) -> dict[str, Any]:
+        """Check a problem, unless one call of it would take longer than the budget."""
+        problem = parse(descriptor)
+        reason = self._backend.unsupported(problem)
+        if reason is None and budget is not None:
+            reason = self._too_slow(problem, budget)
+        if reason is not None:
+            return asdict(Check(self._backend.name, str(problem), "unsupported", reason))
+        return asdict(check(self._backend, problem, Path(folder) if folder else None))
+
+    def prepare(self, descriptor: str, folder: str | None) -> None:
+        """Put a problem's arrays in place, and call forward once."""
+        problem = parse(descriptor)
+        inputs = filled(problem, "real", Path(folder) if folder else None)
+        self._call = Call(self._backend, problem, inputs)
+        _, self._cache = self._call.forward()
+
+    def release(self) -> None:
+        """Drop the arrays."""
+        self._call = self._cache = None
+        gc.collect()
+
+    def calibrate(self, direction: Direction, nchw: bool) -> float:
+        """Return the seconds of one call, roughly; where it is short, of a warm one."""
+        run = self._runner(direction, nchw)
+        first = _seconds(run, 1)
+        return first if first > WARM_SECONDS else min(_seconds(run, 1), _seconds(run, 1))
+
+    def side(self, direction: Direction, nchw: bool, calls: int, warm: bool) -> float:
+        """Return the seconds of a call, over `calls` of them in a row."""
+        run = self._runner(direction, nchw)
+        if warm:
+            run()
+        return _seconds(run, calls)
+
+    def extra_bytes(self, direction: Direction) -> int | None:
+        """Return the memory in use beyond inputs and outputs, at its highest during a call."""
+        growth = _growth_beyond_outputs(self._runner(direction, False))
+        if growth is None or direction == "forward":
+            return growth
+        return growth + _bytes_of(self._cache)
+
+    def first_call(self, descriptor: str, direction: Direction) -> float:
+        """Return the seconds of the first call of a direction, arrays in place."""
+        if self._call is None or self._call.problem != parse(descriptor):
+            self._call = Call(self._backend, parse(descriptor), filled(parse(descriptor), "real"))
+            self._cache = None
+        if direction != "forward" and self._cache is None:
+            _, self._cache = self._call.forward()
+        return _seconds(self._runner(direction, False), 1)
+
+    def train(self, **options: Any) -> dict[str, Any]:
+        """Train the digits CNN, and return what came of it."""
+        from cnnbench.digits.training import Options, train
+
+        return asdict(train(self._backend, Options(**options)))
+
+    def train_in_pytorch(self, **options: Any) -> dict[str, Any]:
+        """Train PyTorch's own TinyCNN, and return what came of it."""
+        from cnnbench.digits.torch_notebook import train
+        from cnnbench.digits.training import Options
+
+        return asdict(train(Options(**options)))
+
+    def _runner(self, direction: Direction, nchw: bool) -> Callable[[], object]:
+        call, cache = self._call, self._cache
+        assert call is not None
+        if nchw:
+            return call.timed_from_nchw(direction, cache)
+        return call.timed(direction, cache)
+
+    def _too_slow(self, problem: Problem, budget: float) -> str | None:
+        work = _work(problem)
+        seconds = work * self._seconds_a_tap(type(problem))
+        if seconds <= budget:
+            return None
+        return (
+            f"one call would take about {_words(seconds)} "
+            f"({work:.2g} multiply-adds), above the budget of {_words(budget)}"
+        )
+
+    def _seconds_a_tap(self, kind: type[Problem]) -> float:
+        """Return the time of one multiply-add or comparison, measured on growing problems."""
+        if kind not in self._pace:
+            for size in (4, 4, 8, 16, 32, 64, 128):
+                problem: Problem
+                if kind is Conv2D:
+                    problem = Conv2D(1, 4, size, size, 4, 3, padding=1)
+                else:
+                    problem = MaxPool2D(1, 16, size, size, 3, stride=1, padding=1)
+                call = Call(self._backend, problem, filled(problem, "real"))
+                seconds = _seconds(call.forward, 1)
+                self._pace[kind] = seconds / _work(problem)
+                if seconds > 0.002 and size > 4:
+                    break
+        return self._pace[kind]
+
+
+def rest() -> None:
+    """Wait until the thread pools of whatever ran before are asleep; outside any clock."""
+    time.sleep(REST_SECONDS)
+
+
+def _work(problem: Problem) -> int:
+    return problem.multiply_adds if isinstance(problem, Conv2D) else problem.comparisons
+
+
+def _words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _seconds(function: Callable[[], object], calls: int) -> float:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        return (time.perf_counter() - start) / calls
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _set_threads(threads: int) -> dict[str, int]:
+    """Hold the libraries in this process to a thread count, and return what each then says.
+
+    The environment was set before the process began. Numba's pool has to be launched before PyTorch
+    is told, or launching it later would undo that; OpenBLAS reads the environment alone.
+    """
+    said = {}
+    if "numba" in sys.modules:
+        numba = sys.modules["numba"]
+        numba.set_num_threads(threads)
+        said["numba"] = int(numba.get_num_threads())
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        torch.set_num_threads(threads)
+        said["torch"] = int(torch.get_num_threads())
+    wrong = {library: count for library, count in said.items() if count != threads}
+    if wrong:
+        raise RuntimeError(f"asked for {threads} threads, and {wrong} were set")
+    return said
+
+
+def _bytes_of(result: Any) -> int:
+    """Return the bytes of the arrays in what a kernel returned."""
+    if isinstance(result, tuple):
+        return sum(_bytes_of(part) for part in result)
+    return 0 if result is None else int(result.nbytes)
+
+
+def _growth_beyond_outputs(function: Callable[[], object]) -> int | None:
+    """Return by how much resident memory grew during a call, at the most; Linux alone tells.
+
+    What the call returned is not counted. Freed memory is given back first, so that it has to be
+    taken anew and is seen; what is smaller than some pages may still hide.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _resident("VmRSS")
+        kept = function()
+        after = _resident("VmHWM")
+    except (OSError, AttributeError, ValueError):
+        return None
+    outputs = kept[0] if isinstance(kept, tuple) and isinstance(kept[-1], tuple) else kept
+    return max(0, after - before - _bytes_of(outputs))
+
+
+def _resident(key: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(key)
+
+
+@contextlib.contextmanager
+def _own_output() -> Iterator[Any]:
+    """Keep standard output for answers: what libraries print goes to standard error."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        yield answers
+
+
+def main() -> None:
+    """Answer commands until standard input ends."""
+    session = _Session()
+    with _own_output() as answers:
+        for line in sys.stdin:
+            request = json.loads(line)
+            command = getattr(session, request.pop("command"))
+            try:
+                answer = {"result": command(**request)}
+            except Unsupported as declined:
+                answer = {"unsupported": str(declined)}
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    main()
