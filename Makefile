@@ -49,7 +49,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 readme: $(STAMP)
-	$(BIN)/cnnbench readme
+	$(BIN)/python -m cnnbench.report.readme README.md
 
 clean:
 	rm -rf .venv .cnnbench .mypy_cache .pytest_cache .ruff_cache build dist

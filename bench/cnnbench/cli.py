@@ -250,7 +250,7 @@ def compare(
     tables.show(console, tables.check_sheet(_layers(run.rows)))
     _show_times(console, run)
     tables.show(console, tables.train_sheet(run.rows))
-    floor = run.environment["aa_floor"][str(count)] or 0.0
+    floor = run.environment["aa_floor"][str(count)]
     console.print(answer(run.rows, floor), style="bold", highlight=False)
     for line in evidence(run.rows, floor):
         console.print(f"  {line}", highlight=False)
@@ -264,7 +264,7 @@ def selftest(threads: Threads = "", baseline: Baseline = "torch-cpu") -> None:
 
     from cnnbench import speed
     from cnnbench.effort import Effort
-    from cnnbench.report import tables
+    from cnnbench.report import numbers, tables
     from cnnbench.team import Team, baseline_for
     from cnnkernels import conformance
     from cnnkernels.descriptor import parse
@@ -296,7 +296,7 @@ def selftest(threads: Threads = "", baseline: Baseline = "torch-cpu") -> None:
     )
     console.print(f"{len(lines) - len(missed)} of {len(lines)} broken kernels caught")
     console.print(
-        f"A/A floor: two processes of {base} differ by up to {100 * floor:.1f} % here, "
+        f"A/A floor: two processes of {base} differ by up to {numbers.floor(floor)} here, "
         f"{count} threads"
     )
     if missed:
@@ -342,7 +342,7 @@ def _show_times(console: Console, run: Run) -> None:
         ceilings = run.environment.get("ceilings", {}).get(count, {})
         peak = ceilings.get("flops", {}).get("float32")
         fma = f"FMA peak {numbers.significant(peak / 1e9)} GFLOP/s, " if peak else ""
-        console.print(f"{count} threads: {fma}A/A floor {100 * floor:.1f} %", highlight=False)
+        console.print(f"{count} threads: {fma}A/A floor {numbers.floor(floor)}", highlight=False)
     console.print()
 
 

@@ -32,14 +32,15 @@ class Effort:
     seconds : float
         For one backend in one direction of one case; a slow one gets fewer rounds.
     training_seconds : float
-        For one backend's trainings, in turns with the others'.
+        For one backend's trainings, in turns with the others'; one training that takes longer is
+        stopped, unless it is asked for in full.
     call_seconds : float or None
         What takes longer a call is not run; None runs everything.
     """
 
     rounds: int = timing.ROUNDS
     seconds: float = 6.0
-    training_seconds: float = 16.0
+    training_seconds: float = 14.0
     call_seconds: float | None = CALL_BUDGET_SECONDS
 
     def rounds_for(self, side_seconds: float, budget_seconds: float) -> int:

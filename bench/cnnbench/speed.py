@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from cnnbench.worker import (
     WARM_SECONDS,
     Worker,
     WorkerError,
-    WorkerUnsupportedError,
     rest,
 )
 from cnnkernels.contract import FORWARD, Conv2D, Direction, Problem, directions
@@ -42,6 +42,17 @@ IMPOSSIBLE = 1.05
 """Times the measured FMA peak: beyond it a time cannot be true. The margin is for noise."""
 
 _NCHW = " from nchw"
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """What holds for everything that is timed at one thread count."""
+
+    baseline: str
+    floor: float
+    ceilings: dict[str, Any]
+    effort: Effort
+    random: np.random.Generator
 
 
 def time(
@@ -56,7 +67,6 @@ def time(
     """Check, then time side by side, every case on every backend; rows go to the run."""
     total = sum(len(group.cases) for group in sets)
     progress.begin(len(threads) * (total * (len(backends) + 1) + 2) + len(backends))
-    random = np.random.default_rng()
     first_calls: dict[tuple[str, str, str], tuple[float, float]] = {}
     for count in threads:
         progress.step(f"measuring this machine's ceilings, {count} threads")
@@ -68,10 +78,11 @@ def time(
         with Team(backends, count) as team, fills_folder() as folder:
             base = baseline_for(team, baseline)
             progress.step(f"A/A floor of {base}, {count} threads")
-            floor = measure_floor(base, count, probes(sets), effort) if team.present else 0.0
+            floor = measure_floor(base, count, probes(sets), effort) if team.present else math.nan
             note(run, "baseline", count, base)
             note(run, "aa_floor", count, floor)
             note(run, "ceilings", count, ceilings)
+            conditions = _Conditions(base, floor, ceilings, effort, np.random.default_rng())
             for group in sets:
                 of_group: list[Row] = []
                 for case in group.cases:
@@ -81,16 +92,22 @@ def time(
                         checks[backend] = check_case(
                             team, backend, case, folder, effort.call_seconds
                         )
-                    progress.step(f"timing {case.label}, {count} threads")
-                    rows = _time_case(team, case, checks, base, floor, effort, random, folder)
-                    clear(folder)
+                    rows = [
+                        row
+                        for backend, found in checks.items()
+                        for row in rows_of(case, backend, count, found)
+                    ]
                     for row in rows:
-                        _judge(row, case, ceilings, team)
                         row.first_call_seconds, row.cached_first_call_seconds = first_calls.get(
                             (row.backend, row.op, row.direction), (None, None)
                         )
+                    progress.step(f"timing {case.label}, {count} threads")
+                    try:
+                        _time_case(team, case, rows, conditions, folder)
+                    finally:
+                        run.add(rows)
                     of_group.extend(rows)
-                    run.add(rows)
+                    clear(folder)
                 run.add(_sums(group, of_group, base, floor, count))
             note_threading(run, team)
             run.write()
@@ -124,6 +141,11 @@ def measure_floor(backend: str, threads: int, probes: Sequence[Case], effort: Ef
     probes : sequence of Case
         On which it is measured, forward and backward.
     effort : Effort
+
+    Returns
+    -------
+    float
+        nan if the backend could do none of the probes.
     """
     random = np.random.default_rng()
     ratios: list[Ratio] = []
@@ -143,75 +165,75 @@ def measure_floor(backend: str, threads: int, probes: Sequence[Case], effort: Ef
                     ]
                     timing.run_rounds(pair, random, 0, max(c.rounds for c in pair))
                     ratios.append(timing.ratio(pair[0].samples, pair[1].samples))
-            except WorkerUnsupportedError:
+                for worker in (one, other):
+                    worker.ask("release")
+            except WorkerError:
                 continue
-            for worker in (one, other):
-                worker.ask("release")
             clear(folder)
     return timing.floor_of(ratios)
 
 
 def _time_case(
-    team: Team,
-    case: Case,
-    checks: dict[str, dict[str, Any]],
-    baseline: str,
-    floor: float,
-    effort: Effort,
-    random: np.random.Generator,
-    folder: Path,
-) -> list[Row]:
-    """Time a case in every direction on the backends that passed its check."""
-    rows = {
-        (row.backend, row.direction): row
-        for backend, found in checks.items()
-        for row in rows_of(case, backend, team.threads, found)
-    }
-    timed = []
-    for backend in [name for name, found in checks.items() if found["outcome"] == "ok"]:
-        with failing([row for row in rows.values() if row.backend == backend]):
+    team: Team, case: Case, rows: Sequence[Row], conditions: _Conditions, folder: Path
+) -> None:
+    """Set the times of a case's rows that passed its check, direction by direction."""
+    timed = list(dict.fromkeys(row.backend for row in rows if row.outcome == "ok"))
+    for backend in timed:
+        with failing([row for row in rows if row.backend == backend]):
             team.ask(backend, "prepare", descriptor=str(case.problem), folder=str(folder))
-            timed.append(backend)
     for direction in directions(case.problem):
-        contestants = []
-        for backend in timed:
-            row = rows[backend, direction]
+        of_direction = [row for row in rows if row.direction == direction]
+        contestants: dict[str, Contestant] = {}
+        for row in of_direction:
             if row.outcome != "ok":
                 continue
+            asked = _Asked(team, row)
             with failing([row]):
-                row.extra_bytes = team.ask(backend, "extra_bytes", direction=direction)
-                asked = _Asked(team, backend, row)
-                contestants.append(_contestant(backend, asked, direction, False, effort))
-                if team.about(backend)["layout"] != "NCHW":
-                    contestants.append(_contestant(backend + _NCHW, asked, direction, True, effort))
-        timing.compete(contestants, baseline, floor, random)
-        by_name = {contestant.name: contestant for contestant in contestants}
-        for backend in timed:
-            row = rows[backend, direction]
-            if row.outcome != "ok" or backend not in by_name:
-                continue
-            row.samples, row.seconds = by_name[backend].samples, by_name[backend].seconds
-            if backend + _NCHW in by_name:
-                row.nchw_seconds = by_name[backend + _NCHW].seconds
-        compare([rows[backend, direction] for backend in checks], baseline, floor)
+                row.extra_bytes = asked.ask("extra_bytes", direction=direction)
+                nchw = {row.backend: False}
+                if team.about(row.backend)["layout"] != "NCHW":
+                    nchw[row.backend + _NCHW] = True
+                for name, converted in nchw.items():
+                    contestants[name] = _contestant(
+                        name, asked, direction, converted, conditions.effort
+                    )
+        try:
+            timing.compete(
+                list(contestants.values()),
+                conditions.baseline,
+                conditions.floor,
+                conditions.random,
+            )
+        finally:
+            for row in of_direction:
+                if row.outcome == "ok" and row.backend in contestants:
+                    row.samples = contestants[row.backend].samples
+                    row.seconds = _number(contestants[row.backend].seconds)
+                if row.seconds is not None and row.backend + _NCHW in contestants:
+                    row.nchw_seconds = _number(contestants[row.backend + _NCHW].seconds)
+                _judge(row, case, conditions.ceilings, team)
+            compare(of_direction, conditions.baseline, conditions.floor)
+        for lost in [row for row in of_direction if row.outcome == "failed"]:
+            for row in rows:
+                if row.backend == lost.backend and row.outcome == "ok" and row.seconds is None:
+                    row.outcome, row.reason = "failed", f"not timed: {direction} {lost.reason}"
     for backend in timed:
-        with contextlib.suppress(WorkerError, KeyError):
+        with contextlib.suppress(WorkerError):
             team.ask(backend, "release")
-    return list(rows.values())
 
 
 class _Asked:
     """Asks a team's worker on behalf of a row: if it dies, the row has failed, the others go on."""
 
-    def __init__(self, team: Team, backend: str, row: Row) -> None:
-        self._team, self._backend, self._row = team, backend, row
+    def __init__(self, team: Team, row: Row) -> None:
+        self._team, self._row = team, row
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """Return the answer; once the row has failed, nan without asking."""
         answer: Any = math.nan
         if self._row.outcome == "ok":
             with failing([self._row]):
-                answer = self._team.ask(self._backend, command, **arguments)
+                answer = self._team.ask(self._row.backend, command, **arguments)
         return answer
 
 
@@ -263,7 +285,7 @@ def _judge(row: Row, case: Case, ceilings: dict[str, Any], team: Team) -> None:
         peak = ceilings["flops"][problem.dtype]
         row.ceiling_fraction = rate / peak
         if rate > IMPOSSIBLE * peak:
-            row.outcome = "failed"
+            row.outcome, row.seconds = "failed", None
             row.reason = (
                 f"{rate / 1e9:.0f} GFLOP/s cannot be true: the FMA peak of {row.threads} threads "
                 f"here is {peak / 1e9:.0f}"

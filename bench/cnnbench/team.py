@@ -17,6 +17,7 @@ class Team:
     def __init__(self, backends: Sequence[str], threads: int) -> None:
         self.backends, self.threads = tuple(backends), threads
         self.absent: dict[str, tuple[Outcome, str]] = {}
+        self._about: dict[str, dict[str, Any]] = {}
         self._workers: dict[str, Worker] = {}
         try:
             for backend in backends:
@@ -38,6 +39,8 @@ class Team:
 
     def ask(self, backend: str, command: str, **arguments: Any) -> Any:
         """Ask a backend's worker; if it dies over it, it is replaced for the next command."""
+        if backend not in self._workers:
+            raise WorkerError(self.absent[backend][1])
         worker = self._workers[backend]
         try:
             return worker.ask(command, **arguments)
@@ -50,7 +53,7 @@ class Team:
 
     def about(self, backend: str) -> dict[str, Any]:
         """Return what the backend's worker said of it when it was loaded."""
-        return self._workers[backend].about
+        return self._about[backend]
 
     def close(self) -> None:
         """End all workers."""
@@ -60,7 +63,8 @@ class Team:
 
     def _open(self, backend: str) -> None:
         try:
-            self._workers[backend] = Worker(backend, self.threads)
+            self._workers[backend] = worker = Worker(backend, self.threads)
+            self._about[backend] = worker.about
         except WorkerUnsupportedError as declined:
             self.absent[backend] = ("unsupported", str(declined))
         except WorkerError as failed:

@@ -164,5 +164,8 @@ def verdict(found: Ratio, floor: float) -> Verdict:
 
 
 def floor_of(ratios: Sequence[Ratio]) -> float:
-    """Return the A/A floor: the largest fraction by which identical sides differed."""
-    return max((math.exp(abs(math.log(r.value))) - 1 for r in ratios), default=0.0)
+    """Return the A/A floor: the largest fraction by which identical sides differed.
+
+    Without any ratio it is nan, and nothing is then called faster or slower.
+    """
+    return max((math.exp(abs(math.log(r.value))) - 1 for r in ratios), default=math.nan)

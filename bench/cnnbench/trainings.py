@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from cnnbench.results import Row, Run
 from cnnbench.speed import compare, measure_floor, probes
 from cnnbench.team import Team, baseline_for, failing, note, note_threading
 from cnnbench.timing import Contestant
-from cnnbench.worker import Worker, WorkerError, rest
+from cnnbench.worker import Worker, rest
 from cnnkernels.conformance import Outcome
 
 LOSS_TOLERANCE = 1e-5
@@ -29,9 +30,6 @@ LOSS_TOLERANCE = 1e-5
 A float32 loss is rounded to 6e-8 of itself, and 22 steps make some 3e-7 of it; a wrong gradient
 makes more than this within a step or two.
 """
-
-TRAINING_BUDGET_SECONDS = 10.0
-"""A training that takes longer than this is stopped, unless asked for in full."""
 
 
 def train(
@@ -58,41 +56,43 @@ def train(
         exact = _float64_losses(options)
         with Team(backends, count) as team, fills_folder() as folder:
             base = baseline_for(team, baseline)
-            floor = run.environment.get("aa_floor", {}).get(str(count))
-            if floor is None and team.present:
+            floor = run.environment.get("aa_floor", {}).get(str(count), math.nan)
+            if math.isnan(floor) and team.present:
                 floor = measure_floor(base, count, probes([digits]), effort)
             note(run, "baseline", count, base)
             note(run, "aa_floor", count, floor)
-            rows: dict[str, Row] = {}
-            contestants = []
-            for backend in backends:
-                progress.step(f"checking the layers on {backend}")
-                row = Row("digits", _describe(recipe), "train", "train", backend, count, "ok")
-                rows[backend] = row
-                row.outcome, row.reason = _passed(run, team, backend, count, digits, folder)
-                if row.outcome != "ok":
-                    continue
-                progress.step(f"first step of {backend}")
-                try:
-                    row.first_call_seconds, row.cached_first_call_seconds = _first_steps(
-                        backend, count, options
-                    )
-                    progress.step(f"training on {backend}")
-                    budget = None if full else TRAINING_BUDGET_SECONDS
-                    done = team.ask(backend, "train", **options | {"budget_seconds": budget})
-                    _note_training(row, done, exact, recipe.options.epochs)
-                    if row.outcome == "ok" and done["steps"] == done["all_steps"]:
-                        contestants.append(_trainer(team, backend, options, done, effort))
-                except WorkerError as failed:
-                    row.outcome, row.reason = "failed", str(failed)
-            _train_in_rounds(contestants, random, progress, rows)
-            for contestant in contestants:
-                row = rows[contestant.name]
-                if row.outcome != "ok":
-                    continue
-                row.samples, row.seconds = contestant.samples, contestant.seconds
-            compare(list(rows.values()), base, floor or 0.0)
-            run.add(rows.values())
+            rows = [
+                Row("digits", _describe(recipe), "train", "train", backend, count, "ok")
+                for backend in backends
+            ]
+            trainees = []
+            try:
+                for row in rows:
+                    progress.step(f"checking the layers on {row.backend}")
+                    row.outcome, row.reason = _passed(run, team, row, digits, folder)
+                    if row.outcome != "ok":
+                        continue
+                    progress.step(f"first step of {row.backend}")
+                    with failing([row]):
+                        first_steps = _first_steps(row.backend, count, options)
+                        row.first_call_seconds, row.cached_first_call_seconds = first_steps
+                        progress.step(f"training on {row.backend}")
+                        budget = None if full else effort.training_seconds
+                        done = team.ask(
+                            row.backend, "train", **options | {"budget_seconds": budget}
+                        )
+                        _note_training(row, done, exact, recipe.options.epochs)
+                        if row.outcome == "ok" and done["steps"] == done["all_steps"]:
+                            trainees.append(_Trainee(team, row, options, effort))
+                contestants = [trainee.contestant for trainee in trainees]
+                for number in range(max((c.rounds for c in contestants), default=0)):
+                    progress.step(f"training in turns, round {number + 1}")
+                    timing.run_rounds(contestants, random, number, number + 1)
+            finally:
+                for trainee in trainees:
+                    trainee.settle()
+                compare(rows, base, floor)
+                run.add(rows)
             note_threading(run, team)
             run.write()
 
@@ -128,24 +128,22 @@ def _float64_losses(options: dict[str, Any]) -> list[float]:
     return losses
 
 
-def _passed(
-    run: Run, team: Team, backend: str, threads: int, digits: CaseSet, folder: Path
-) -> tuple[Outcome, str]:
+def _passed(run: Run, team: Team, row: Row, digits: CaseSet, folder: Path) -> tuple[Outcome, str]:
     """Return whether a backend passes the checks of the network's layers, from the run or anew."""
+    if row.backend in team.absent:
+        return team.absent[row.backend]
     for case in digits.cases:
         known = [
-            row
-            for row in run.rows
-            if (row.problem, row.backend, row.threads) == (str(case), backend, threads)
+            other.outcome
+            for other in run.rows
+            if (other.problem, other.backend, other.threads)
+            == (str(case), row.backend, row.threads)
         ]
-        if known and all(row.outcome == "ok" for row in known):
+        if known and set(known) == {"ok"}:
             continue
-        found = check_case(team, backend, case, folder, None)
+        found = check_case(team, row.backend, case, folder, None)
         if found["outcome"] != "ok":
-            outcome: Outcome = found["outcome"]
-            return outcome, (
-                found["reason"] if backend in team.absent else f"{case.label}: {found['reason']}"
-            )
+            return found["outcome"], f"{case.label}: {found['reason']}"
     return "ok", ""
 
 
@@ -188,35 +186,31 @@ def _details(done: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _trainer(
-    team: Team, backend: str, options: dict[str, Any], done: dict[str, Any], effort: Effort
-) -> Contestant:
-    def side() -> float:
+class _Trainee:
+    """A backend that trains in turns with the others, and the row that is about it."""
+
+    def __init__(self, team: Team, row: Row, options: dict[str, Any], effort: Effort) -> None:
+        self._team, self._row, self._options = team, row, options
+        self._step_seconds: list[float] = []
+        rounds = effort.rounds_for(row.seconds or 0.0, effort.training_seconds)
+        self.contestant = Contestant(row.backend, self._side, rounds)
+
+    def _side(self) -> float:
         rest()
-        try:
-            return float(team.ask(backend, "train", **options)["seconds"])
-        except WorkerError:
-            return math.nan
+        seconds = math.nan
+        if self._row.outcome == "ok":
+            with failing([self._row]):
+                done = self._team.ask(self._row.backend, "train", **self._options)
+                self._step_seconds.append(done["step_seconds"] / done["steps"])
+                seconds = float(done["seconds"])
+        return seconds
 
-    rounds = effort.rounds_for(done["seconds"], effort.training_seconds)
-    return Contestant(backend, side, rounds)
-
-
-def _train_in_rounds(
-    contestants: Sequence[Contestant],
-    random: np.random.Generator,
-    progress: Progress,
-    rows: dict[str, Row],
-) -> None:
-    """Interleave whole trainings, a progress step a round."""
-    for number in range(max((c.rounds for c in contestants), default=0)):
-        progress.step(f"training in turns, round {number + 1}")
-        timing.run_rounds(contestants, random, number, number + 1)
-    for contestant in contestants:
-        if any(math.isnan(sample) for sample in contestant.samples):
-            row = rows[contestant.name]
-            row.outcome, row.reason = "failed", "the worker died in the middle of a training"
-            row.seconds, row.samples = None, []
+    def settle(self) -> None:
+        """Set the row's times, as far as trainings in turns have come."""
+        if self._row.outcome == "ok" and self.contestant.samples:
+            self._row.samples = self.contestant.samples
+            self._row.seconds = self.contestant.seconds
+            self._row.details["seconds_per_step"] = statistics.median(self._step_seconds)
 
 
 def _describe(recipe: Recipe) -> str:

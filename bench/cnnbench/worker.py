@@ -226,6 +226,9 @@ class _Session:
     def prepare(self, descriptor: str, folder: str | None) -> None:
         """Put a problem's arrays in place, and call forward once."""
         problem = parse(descriptor)
+        reason = self._backend.unsupported(problem)
+        if reason is not None:
+            raise Unsupported(reason)
         inputs = filled(problem, "real", Path(folder) if folder else None)
         self._call = Call(self._backend, problem, inputs)
         _, self._cache = self._call.forward()
@@ -250,7 +253,10 @@ class _Session:
 
     def extra_bytes(self, direction: Direction) -> int | None:
         """Return the memory in use beyond inputs and outputs, at its highest during a call."""
-        growth = _growth_beyond_outputs(self._runner(direction, False))
+        growing = _growth_beyond_outputs
+        if self._backend.arrays.device == "cuda":
+            growing = _growth_beyond_outputs_on_cuda
+        growth = growing(self._runner(direction, False))
         if growth is None or direction == "forward":
             return growth
         return growth + _bytes_of(self._cache)
@@ -381,8 +387,23 @@ def _growth_beyond_outputs(function: Callable[[], object]) -> int | None:
         after = _resident("VmHWM")
     except (OSError, AttributeError, ValueError):
         return None
-    outputs = kept[0] if isinstance(kept, tuple) and isinstance(kept[-1], tuple) else kept
-    return max(0, after - before - _bytes_of(outputs))
+    return max(0, after - before - _bytes_of(_outputs(kept)))
+
+
+def _growth_beyond_outputs_on_cuda(function: Callable[[], object]) -> int | None:
+    """Return the same of the memory that PyTorch holds on the GPU."""
+    cuda = sys.modules["torch"].cuda
+    cuda.reset_peak_memory_stats()
+    before = cuda.memory_allocated()
+    kept = function()
+    return max(0, int(cuda.max_memory_allocated() - before) - _bytes_of(_outputs(kept)))
+
+
+def _outputs(result: Any) -> Any:
+    """Return what a kernel returned, without the cache that forward leaves."""
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple):
+        return result[0]
+    return result
 
 
 def _resident(key: str) -> int:

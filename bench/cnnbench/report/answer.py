@@ -58,7 +58,7 @@ def evidence(rows: Sequence[Row], floor: float) -> list[str]:
     return [
         f"{passed} checks passed, {bad} wrong or failed, {refused} not supported here; "
         f"the largest error is {numbers.of_bound(worst)} of what rounding can make",
-        f"two identical sides differ by up to {100 * floor:.1f} % on this machine (A/A floor)",
+        f"two identical sides differ by up to {numbers.floor(floor)} on this machine (A/A floor)",
     ]
 
 

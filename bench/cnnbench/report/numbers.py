@@ -33,6 +33,11 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f}%"
 
 
+def floor(value: float | None) -> str:
+    """Return an A/A floor in percent, or that there is none."""
+    return "(not measured)" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+
+
 def of_bound(value: float | None) -> str:
     """Return an error in units of its bound, or '-'."""
     if value is None:

@@ -52,6 +52,7 @@ def _table(run: results.Run, kind: str) -> str:
     elif kind == "answer":
         threads = str(run.rows[-1].threads)
         floor = where["aa_floor"][threads]
+        floor = float("nan") if floor is None else floor
         lines = [f"> {answer(run.rows, floor)}", ">"]
         lines += [f"> - {line}" for line in evidence(run.rows, floor)]
         return "\n".join([*lines, ">", f"> ({machine})"]) + "\n"
