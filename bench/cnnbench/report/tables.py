@@ -51,31 +51,28 @@ class Sheet:
 
 
 def show(console: Console, sheet: Sheet) -> None:
-    """Print a sheet as a table."""
+    """Print a sheet as a table, in the console's width: a long first column is folded."""
     lines = [sheet.columns, *filter(None, sheet.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     gap = 2 if sum(widths) + 2 * len(widths) <= console.width else 1
-    table = Table(
-        title=sheet.title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, gap - 1, 0, 0),
-        pad_edge=False,
-    )
-    for index, heading in enumerate(sheet.columns):
+    room = console.width - gap * len(widths) - 1 - sum(widths[1:])
+    widths[0] = min(widths[0], max(room, 8))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False)
+    for index, (heading, width) in enumerate(zip(sheet.columns, widths, strict=True)):
         left = index < sheet.texts
         table.add_column(
             heading,
             justify="left" if left else "right",
-            no_wrap=index == 0 or not left,
-            min_width=widths[index] if index == 0 or not left else None,
+            overflow="fold",
+            no_wrap=not left,
+            min_width=width if index == 0 or not left else None,
         )
     for cells in sheet.rows:
         if cells:
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
         else:
             table.add_section()
+    console.print(Text(sheet.title, style="bold"))
     console.print(table)
     for note in sheet.notes:
         console.print(Text(f"- {note}", style="dim"))
@@ -109,7 +106,7 @@ def check_sheet(rows: Sequence[Row]) -> Sheet:
     several = len({row.threads for row in rows}) > 1
     lines = []
     for (case, threads), of_backends in by_case.items():
-        name = f"{case} ({threads} threads)" if several else case
+        name = f"{case} ({_threads(threads)})" if several else case
         cells = [name]
         for backend in shown:
             worst = _worst(of_backends.get(backend, []))
