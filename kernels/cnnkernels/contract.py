@@ -125,7 +125,7 @@ def _integer(name: str, value: object, least: int) -> int:
 
 
 def _pair(name: str, value: object, least: int) -> Pair:
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if len(value) != 2:
             raise ValueError(
                 f"{name}: expected an integer or a pair (height, width), got {value!r}"
@@ -163,6 +163,8 @@ def dtype_name(dtype: object) -> str:
         If `dtype` is anything else: the kernels compute in these two only.
     """
     try:
+        if dtype is None:  # which NumPy takes for float64
+            raise TypeError
         found = np.dtype(dtype)  # type: ignore[call-overload]
     except TypeError:
         raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
@@ -477,6 +479,8 @@ class MaxPool2D(SlidingWindow):
         dtype: object = "float32",
     ) -> None:
         stride = kernel_size if stride is None else stride
+        if not isinstance(ceil_mode, bool | np.bool_):
+            raise TypeError(f"ceil_mode: expected True or False, got {ceil_mode!r}")
         if ceil_mode:
             padding = _ceil_padding(height, width, kernel_size, stride, padding, dilation)
         self._set_geometry(batch, height, width, kernel_size, stride, padding, dilation, dtype)
@@ -568,7 +572,7 @@ def _ceil_padding(
         if (out - 1) * s >= size + before:  # PyTorch drops a window that begins beyond the image
             out -= 1
         reached = (out - 1) * s + d * (k - 1) + 1 - size - before
-        ceiled.append((before, max(0, reached)))
+        ceiled.append((before, max(0, reached) if out > 0 else after))
     return ceiled[0], ceiled[1]
 
 

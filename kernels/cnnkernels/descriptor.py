@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from cnnkernels.contract import Conv2D, MaxPool2D, Pair, Problem, out_size
 
 _TOKEN = re.compile(r'_|n"(?P<name>[^"]*)"|(?P<key>[a-z]+)(?P<value>\d+)')
-_NAME = re.compile(r"(?P<name>.*?)(?:\*(?P<layers>\d+))?")
+_NAME = re.compile(r"(?P<name>.*?)(?:\*(?P<layers>\d+))?", re.DOTALL)
 _AXIS_KEYS = frozenset(kind + axis for kind in "ioksdp" for axis in "hw")
 _KEYS = _AXIS_KEYS | {"g", "mb", "ic", "oc", "f", "bias"}
 _DEPTH = frozenset(("id", "od", "kd", "sd", "pd", "dd"))
@@ -55,7 +55,8 @@ class Case:
 
     def __str__(self) -> str:
         """Return the canonical descriptor with name and layers, which `parse_case` reads back."""
-        return str(self.problem) + (f'n"{self.name}*{self.layers}"' if self.name else "")
+        named = self.name or self.layers != 1
+        return str(self.problem) + (f'n"{self.name}*{self.layers}"' if named else "")
 
     @property
     def label(self) -> str:
@@ -174,15 +175,16 @@ def _tokens(text: str) -> tuple[dict[str, str], dict[str, int]]:
             raise DescriptorError(
                 text, place, 'expected a key and an integer, such as ic16, or n"name*layers"'
             )
-        key = "n" if token["name"] is not None else token["key"]
+        named = token["name"] is not None
+        key = "n" if named else token["key"]
         if key is not None:
             if key in _DEPTH:
                 raise DescriptorError(text, place, f"'{key}': only 2-D problems are known here")
-            if key != "n" and key not in _KEYS:
+            if not named and key not in _KEYS:
                 raise DescriptorError(text, place, f"unknown key '{key}'")
             if key in values:
                 raise DescriptorError(text, place, f"'{key}' is given twice")
-            values[key] = token["name"] if key == "n" else token["value"]
+            values[key] = token["name"] if named else token["value"]
             places[key] = place
         place = token.end()
     return values, places

@@ -117,6 +117,7 @@ def conv2d_backward(
         As `conv2d`.
     """
     found = _backend(backend)
+    needs = Needs(*needs)
     x, w = _images("x", x), _images("w", w, "(K, C/groups, R, S)")
     problem = _conv2d(x, w, bias, stride, padding, dilation, groups)
     _refuse(found, problem)

@@ -19,6 +19,11 @@ import numpy as np
 from cnnkernels.conformance import reference
 from cnnkernels.contract import Conv2D, MaxPool2D, Problem, tap_range
 
+_SEED = 20
+
+TRUSTED_SHARE = 0.3
+"""Least share of non-zeros among the results that inputs reach: fewer prove too little."""
+
 EXACT_INTEGERS = 2**24
 """Float32 holds every integer up to here."""
 
@@ -109,26 +114,30 @@ def reached_elements(problem: Problem) -> dict[str, int]:
     """
     if not problem.batch:
         return {}
-    y = math.prod(problem.shapes.y)
     if isinstance(problem, MaxPool2D):
-        return {"y": y, "dx": 1}
-    pixels, taps = 1, 1
+        return {"y": math.prod(problem.shapes.y), "dx": 1}
+    pixels, taps, windows_on_pixels = 1, 1, 1
     for axis, (size, out) in enumerate(
         ((problem.height, problem.out_height), (problem.width, problem.out_width))
     ):
         stride, dilation = problem.stride[axis], problem.dilation[axis]
         seen: set[int] = set()
+        seeing: set[int] = set()
         meeting = 0
         for tap in range(problem.kernel_size[axis]):
             offset = tap * dilation - problem.padding[axis][0]
             windows = range(*tap_range(out, size, stride, offset))
             seen.update(window * stride + offset for window in windows)
+            seeing.update(windows)
             meeting += bool(windows)
         pixels *= len(seen)
         taps *= meeting
+        windows_on_pixels *= len(seeing)
     dw = math.prod(problem.shapes.w[:2]) * taps
     dx = problem.batch * problem.in_channels * pixels
-    return {"y": y, "dx": dx, "dw": dw, "db": problem.out_channels if problem.bias else 0}
+    if problem.bias:
+        return {"y": math.prod(problem.shapes.y), "dx": dx, "dw": dw, "db": problem.out_channels}
+    return {"y": problem.batch * problem.out_channels * windows_on_pixels, "dx": dx, "dw": dw}
 
 
 def rounding(dtype: str, terms: int) -> float:
@@ -144,11 +153,27 @@ def rounding(dtype: str, terms: int) -> float:
     return (2 if dtype == "float64" else 1) * terms * unit / (1 - terms * unit)
 
 
+def untrusted(problem: Problem, right: Filled) -> str | None:
+    """Return why data would let a kernel pass that hardly computes anything, or None."""
+    for name, reached in reached_elements(problem).items():
+        expected = getattr(right, name)
+        nonzero = np.count_nonzero(expected)
+        if expected.size and nonzero < TRUSTED_SHARE * reached:
+            return f"{nonzero} non-zeros among {expected.size} of {name}"
+    return None
+
+
 def _fill(problem: Problem, fill: str) -> Filled:
-    random = np.random.default_rng(20)
-    if isinstance(problem, Conv2D):
-        return _fill_convolution(problem, fill, random)
-    return _fill_pooling(problem, fill, random)
+    """Fill a problem; results that cancelled to too many zeros are drawn anew, a few times."""
+    for seed in range(_SEED, _SEED + 16):
+        random = np.random.default_rng(seed)
+        if isinstance(problem, Conv2D):
+            made = _fill_convolution(problem, fill, random)
+        else:
+            made = _fill_pooling(problem, fill, random)
+        if untrusted(problem, made) is None:
+            break
+    return made
 
 
 def _fill_convolution(problem: Conv2D, fill: str, random: np.random.Generator) -> Filled:
@@ -169,11 +194,14 @@ def _fill_convolution(problem: Conv2D, fill: str, random: np.random.Generator) -
     if fill == "nonfinite":
         return _nonfinite_convolution(problem, random, x, w, b, dy)
     right = reference.convolution(problem, x, w, b, dy)
+    if not problem.bias:
+        right = right._replace(db=ABSENT)
     if fill == "integers":
         return _filled(x, w, b, dy, *(result.astype(dtype) for result in right))
     size = reference.convolution(problem, np.abs(x), np.abs(w), np.abs(b), np.abs(dy))
     in_y, in_dx, in_dw = (rounding(dtype, n) for n in products_summed(problem))
-    bounds = (size.y * in_y, size.dx * in_dx, size.dw * in_dw, size.db * in_dw)
+    db_bound = size.db * in_dw if problem.bias else ABSENT
+    bounds = (size.y * in_y, size.dx * in_dx, size.dw * in_dw, db_bound)
     return _filled(x, w, b, dy, *right, *bounds)
 
 

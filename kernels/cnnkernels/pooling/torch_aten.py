@@ -50,18 +50,21 @@ def _padding(problem: MaxPool2D) -> tuple[Pair | None, bool]:
     if problem.symmetric_padding is not None:
         return problem.symmetric_padding, False
     high, wide = problem.padding[0][0], problem.padding[1][0]
-    ceiled = MaxPool2D(
-        problem.batch,
-        problem.channels,
-        problem.height,
-        problem.width,
-        problem.kernel_size,
-        problem.stride,
-        (high, wide),
-        problem.dilation,
-        ceil_mode=True,
-        dtype=problem.dtype,
-    )
+    try:
+        ceiled = MaxPool2D(
+            problem.batch,
+            problem.channels,
+            problem.height,
+            problem.width,
+            problem.kernel_size,
+            problem.stride,
+            (high, wide),
+            problem.dilation,
+            ceil_mode=True,
+            dtype=problem.dtype,
+        )
+    except ValueError:  # the kernel fits, or sees a pixel, by uneven padding alone
+        return None, False
     return ((high, wide), True) if ceiled == problem else (None, False)
 
 
