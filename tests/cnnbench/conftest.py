@@ -1,0 +1,82 @@
+"""Fixtures of this room: backends of strangers, who may do anything, and a run to measure into."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cnnbench.results import Run
+from cnnkernels.registry import GROUP
+
+STRANGERS = (
+    "wrong",
+    "raises",
+    "killed",
+    "exits",
+    "prints",
+    "sleeps",
+    "declines",
+    "refuses",
+    "unloadable",
+    "killed-once",
+    "killed-when-timed",
+    "unsteady",
+    "one-thread",
+    "two-threads",
+    "subtly-wrong",
+    "killed-in-turn",
+)
+
+
+class Steps:
+    """Progress that counts."""
+
+    def __init__(self):
+        self.total = self.done = 0
+
+    def begin(self, total):
+        self.total, self.done = total, 0
+
+    def step(self, text):
+        assert text
+        self.done += 1
+        assert self.done <= self.total
+
+
+@pytest.fixture(scope="session")
+def strangers_folder(tmp_path_factory):
+    """A folder that holds the installed distribution of `strangers.py`."""
+    folder = tmp_path_factory.mktemp("strangers")
+    shutil.copy(Path(__file__).with_name("strangers.py"), folder)
+    metadata = folder / "strangers-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Name: strangers\nVersion: 1.0\n")
+    entries = [f"{name} = strangers:{name.replace('-', '_')}" for name in STRANGERS]
+    (metadata / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *entries]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def strangers(strangers_folder, tmp_path_factory):
+    """Install the strangers for every process that is started from here on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(strangers_folder), prepend=os.pathsep)
+        patch.setenv("STRANGERS_MARK", str(tmp_path_factory.mktemp("marks") / "mark"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def fresh_run():
+    """Return a function that makes a run, kept in a file if a path is given."""
+
+    def fresh_run(*paths):
+        return Run({}, paths=list(paths))
+
+    return fresh_run
+
+
+@pytest.fixture(scope="session")
+def steps():
+    """Return a function that makes a progress that counts."""
+    return Steps

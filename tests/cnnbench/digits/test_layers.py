@@ -1,0 +1,137 @@
+"""Gradients are those of the loss: finite differences of the whole network say so, in float64."""
+
+import numpy as np
+import pytest
+
+from cnnbench.digits.layers import Convolution, Flatten, MaxPool, ReLU, softmax_cross_entropy
+from cnnbench.digits.network import digits_cnn
+from cnnkernels import Unsupported, registry
+
+EPSILON = 1e-6
+
+
+@pytest.fixture(
+    params=[
+        "numpy",
+        pytest.param("naive", marks=pytest.mark.slow),
+        pytest.param("numba", marks=pytest.mark.slow),
+        pytest.param("torch-cpu", marks=pytest.mark.slow),
+    ]
+)
+def backend(request):
+    try:
+        return registry.load(request.param)
+    except Unsupported as reason:
+        pytest.skip(str(reason))
+
+
+def batch_of(backend, images, dtype="float64"):
+    """Return random images and the one-hot labels wanted, where the backend computes."""
+    random = np.random.default_rng(7)
+    wanted = np.eye(10, dtype=dtype)[random.integers(10, size=images)]
+    put = backend.arrays.put
+    return put(random.random((images, 1, 8, 8)).astype(dtype)), put(wanted)
+
+
+def test_every_parameter_has_the_gradient_that_finite_differences_have(backend):
+    network = digits_cnn(backend, "float64", np.random.default_rng(1))
+    images, wanted = batch_of(backend, 2)
+    put, get = backend.arrays.put, backend.arrays.get
+    biases = np.random.default_rng(2)
+    for parameter in network.parameters:  # away from where ReLU has a corner
+        shift = 0.1 * biases.standard_normal(tuple(parameter.value.shape))
+        parameter.value = parameter.value + put(shift)
+
+    def loss():
+        return float(softmax_cross_entropy(network.forward(images), wanted)[0])
+
+    network.backward(softmax_cross_entropy(network.forward(images), wanted)[1])
+    gradients = [get(parameter.gradient).copy() for parameter in network.parameters]
+    assert [gradient.shape for gradient in gradients] == [
+        (8, 1, 3, 3),
+        (8,),
+        (16, 8, 3, 3),
+        (16,),
+        (64, 10),
+        (10,),
+    ]
+    random = np.random.default_rng(3)
+    for parameter, gradient in zip(network.parameters, gradients, strict=True):
+        start = get(parameter.value).copy()
+        for _ in range(4):
+            at = tuple(random.integers(size) for size in start.shape)
+            either = []
+            for step in (EPSILON, -EPSILON):
+                moved = start.copy()
+                moved[at] += step
+                parameter.value = put(moved)
+                either.append(loss())
+            parameter.value = put(start)
+            slope = (either[0] - either[1]) / (2 * EPSILON)
+            assert gradient[at] == pytest.approx(slope, rel=1e-5, abs=1e-8)
+        assert np.abs(gradient).max() > 1e-4
+
+
+def test_initial_weights_are_he_normals_and_the_same_everywhere(backend):
+    random = np.random.default_rng(42)
+    network = digits_cnn(backend, "float32", np.random.default_rng(42))
+    shapes = ((8, 1, 3, 3), (8,), (16, 8, 3, 3), (16,), (64, 10), (10,))
+    fans = (9, None, 72, None, 64, None)
+    for parameter, shape, fan_in in zip(network.parameters, shapes, fans, strict=True):
+        value = backend.arrays.get(parameter.value)
+        assert value.dtype == "float32"
+        assert parameter.decays == (fan_in is not None)
+        if fan_in is None:
+            np.testing.assert_array_equal(value, np.zeros(shape))
+        else:
+            expected = random.standard_normal(shape) * (2 / fan_in) ** 0.5
+            np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_the_same_weights_are_drawn_for_both_dtypes():
+    single, double = (
+        digits_cnn(registry.load("numpy"), dtype, np.random.default_rng(5)).parameters
+        for dtype in ("float32", "float64")
+    )
+    for one, other in zip(single, double, strict=True):
+        assert other.value.dtype == "float64"
+        np.testing.assert_allclose(one.value, other.value, rtol=1e-7)
+
+
+def test_the_first_layer_does_not_compute_what_nobody_needs():
+    numpy = registry.load("numpy")
+    weights = np.ones((2, 1, 3, 3))
+    images, _ = batch_of(numpy, 2)
+    for first in (True, False):
+        layer = Convolution(numpy, weights, padding=1, first=first)
+        y = layer.forward(images)
+        assert y.shape == (2, 2, 8, 8)
+        assert (layer.backward(np.ones_like(y)) is None) == first
+        assert all(parameter.gradient is not None for parameter in layer.parameters)
+
+
+def test_relu_flatten_and_max_pool_pass_gradients_to_where_they_came_from():
+    numpy = registry.load("numpy")
+    x = np.array([[[[-1.0, 2.0], [0.0, 4.0]]]])
+    relu, pool, flatten = ReLU(), MaxPool(numpy, 2, "float64"), Flatten()
+    assert relu.forward(x).tolist() == [[[[0, 2], [0, 4]]]]
+    assert relu.backward(np.full_like(x, 3)).tolist() == [[[[0, 3], [0, 3]]]]
+    assert pool.forward(x).tolist() == [[[[4]]]]
+    assert pool.backward(np.full((1, 1, 1, 1), 5.0)).tolist() == [[[[0, 0], [0, 5]]]]
+    assert flatten.forward(x).tolist() == [[-1, 2, 0, 4]]
+    assert flatten.backward(np.arange(4.0)[None]).tolist() == [[[[0, 1], [2, 3]]]]
+
+
+def test_cross_entropy_is_worked_out_by_hand():
+    logits = np.log(np.array([[1.0, 3.0], [4.0, 1.0]]))
+    loss, gradient = softmax_cross_entropy(logits, np.eye(2))
+    assert float(loss) == pytest.approx(-(np.log(1 / 4) + np.log(1 / 5)) / 2)
+    np.testing.assert_allclose(gradient, [[-3 / 8, 3 / 8], [4 / 10, -4 / 10]])
+
+
+def test_cross_entropy_stays_finite_where_exponentials_do_not():
+    logits = np.array([[1e4, -1e4], [-1e4, 1e4]], np.float32)
+    loss, gradient = softmax_cross_entropy(logits, np.eye(2, dtype=np.float32)[::-1])
+    assert np.isfinite(loss)
+    assert loss > 20
+    np.testing.assert_array_equal(gradient, [[0.5, -0.5], [-0.5, 0.5]])

@@ -1,0 +1,82 @@
+"""A comparison ends in one sentence: whom to train with, and by how much, if that can be told."""
+
+import pytest
+
+from cnnbench.report.answer import answer, evidence
+from cnnbench.results import Row
+
+
+def trained(backend, seconds, rounds=12, spread=1.0, threads=2):
+    samples = [seconds * (spread if side // 2 % 2 else 1 / spread) for side in range(2 * rounds)]
+    row = Row("digits", "digits CNN", "train", "train", backend, threads, "ok")
+    row.seconds, row.samples = seconds, samples
+    row.details = {"epochs": [{}] * 10, "test_accuracy": 0.9711}
+    return row
+
+
+def checked(backend, outcome, error=None, problem="mb1ic1"):
+    row = Row("a", problem, "conv2d", "forward", backend, 2, outcome)
+    row.error_over_bound = error
+    return row
+
+
+def test_a_clear_winner_is_named_with_its_lead_over_the_next():
+    rows = [trained("slow", 8.0), trained("quick", 2.0), trained("middle", 4.0)]
+    assert answer(rows, 0.05) == (
+        "Train with quick here: 2.00 s for 10 epochs on 2 threads, 2.00x [2.00, 2.00] as fast as "
+        "middle, the next; 97.1 % right on the test images."
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "floor"),
+    [
+        ([trained("a", 2.0), trained("b", 2.04)], 0.05),
+        ([trained("a", 2.0), trained("b", 3.0)], 0.6),
+        ([trained("a", 2.0, spread=2.0), trained("b", 3.0)], 0.05),
+        ([trained("a", 2.0, rounds=2), trained("b", 3.0)], 0.05),
+    ],
+    ids=["same", "noisy machine", "unclear", "too few rounds"],
+)
+def test_what_this_machine_cannot_tell_apart_is_a_tie_of_two(rows, floor):
+    sentence = answer([*rows, trained("slow", 20.0)], floor)
+    assert sentence.startswith("Train with a or b here: 2.00 s for 10 epochs on 2 threads with ")
+    assert "which this machine cannot tell apart" in sentence
+    assert "slow" not in sentence
+
+
+def test_a_lone_backend_is_named_as_such():
+    assert answer([trained("numpy", 2.0, threads=1)], 0.05) == (
+        "Train with numpy here: 2.00 s for 10 epochs on 1 thread, 97.1 % right on the test images; "
+        "no other backend trained to the end."
+    )
+
+
+def test_only_who_is_right_and_trained_to_the_end_is_recommended():
+    wrong, stopped = trained("wrong", 0.1), trained("stopped", 0.2)
+    wrong.outcome, wrong.seconds = "wrong", None
+    stopped.samples = []
+    layer = checked("layer", "ok")
+    layer.seconds, layer.samples = 0.1, [0.1] * 24
+    rows = [wrong, stopped, layer, trained("numpy", 2.0)]
+    assert answer(rows, 0.05).startswith("Train with numpy here")
+    none = "No backend trained the digits CNN to the end here, so none can be recommended."
+    assert answer(rows[:3], 0.05) == answer([], 0.05) == none
+
+
+def test_the_evidence_counts_checks_by_outcome_and_names_the_largest_error_and_the_floor():
+    rows = [
+        checked("numpy", "ok", 0.25),
+        checked("numpy", "ok", 0.5),
+        checked("a", "wrong"),
+        checked("b", "failed"),
+        checked("c", "unsupported"),
+        checked("numpy", "ok", 0.9, problem=""),  # a sum is no check
+        trained("numpy", 2.0),
+    ]
+    checks, floor = evidence(rows, 0.0312)
+    assert checks == (
+        "2 checks passed, 2 wrong or failed, 1 not supported here; "
+        "the largest error is 0.500 of what rounding can make"
+    )
+    assert floor == "two identical sides differ by up to 3.1 % on this machine (A/A floor)"

@@ -1,0 +1,100 @@
+"""Three significant digits and a unit; a dash where there is no number."""
+
+import math
+
+import pytest
+
+from cnnbench.report import numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "-"),
+        (math.nan, "-"),
+        (2e-10, "0.200 ns"),
+        (7.5e-9, "7.50 ns"),
+        (81.3e-6, "81.3 us"),
+        (999.4e-6, "999 us"),
+        (999.6e-6, "1.00 ms"),
+        (4.05e-3, "4.05 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.00 s"),
+        (1.2, "1.20 s"),
+        (3600.0, "3600 s"),
+    ],
+)
+def test_a_time_has_the_unit_that_leaves_it_three_digits(value, expected):
+    assert numbers.seconds(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.0, "0"),
+        (1.0, "1.00"),
+        (-2.345, "-2.35"),
+        (10.0, "10.0"),
+        (12.34, "12.3"),
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (0.9996, "1.00"),
+        (1000.0, "1000"),
+        (123456.0, "123456"),
+        (0.00123456, "0.00123"),
+    ],
+)
+def test_a_quantity_has_three_significant_digits(value, expected):
+    assert numbers.significant(value) == expected
+    assert numbers.quantity(value) == expected
+    assert numbers.quantity(None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, "-"), (0.0, "0%"), (0.126, "13%"), (1.0, "100%"), (12.0, "1200%")],
+)
+def test_a_fraction_is_in_percent(value, expected):
+    assert numbers.percent(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, "-"), (0.0, "0"), (0.123456, "0.123"), (0.0005, "0.001"), (0.0004, "4e-04")],
+)
+def test_an_error_is_in_units_of_its_bound_and_zero_only_if_it_is(value, expected):
+    assert numbers.of_bound(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [
+        ((None, None, None), "-"),
+        ((1.84, 1.79, 1.9), "1.84x [1.79, 1.90]"),
+        ((0.5, 0.123, 1.5), "0.50x [0.12, 1.50]"),
+        ((1 / 234, 1 / 248, 1 / 217), "1/234 [1/248, 1/217]"),
+        ((0.1, 0.09, 12.34), "0.10x [1/11, 12.3]"),
+        ((2.0, None, None), "2.00x [?]"),
+        ((2.0, 1.0, None), "2.00x [?]"),
+        ((1234.0, 1200.0, 1300.0), "1234x [1200, 1300]"),
+    ],
+)
+def test_a_ratio_stands_with_its_interval_or_a_question_mark(ratio, expected):
+    assert numbers.interval(*ratio) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "-"),
+        (0, "0"),
+        (1023, "1023"),
+        (1024, "1.00 KiB"),
+        (12.5 * 1024, "12.5 KiB"),
+        (96 * 2**20, "96.0 MiB"),
+        (2**30, "1.00 GiB"),
+        (5000 * 2**30, "5000 GiB"),
+    ],
+)
+def test_a_size_is_in_binary_units(value, expected):
+    assert numbers.bytes_(value) == expected

@@ -1,0 +1,107 @@
+"""The README's tables are made from committed rows, and nothing else of it is touched."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnnbench import results
+from cnnbench.report import readme
+from cnnbench.results import Row, Run
+
+ROOT = Path(__file__).parents[3]
+
+DOCUMENT = """\
+# Title
+
+<!-- table: results/here/run.json {kind} -->
+what stood here before
+<!-- end of table -->
+
+Text with a | and a <!-- comment -->.
+
+<!-- table: results/here/run.json check -->
+<!-- end of table -->
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with a small saved run."""
+    check = Row("net.a", "mb1ic1", "conv2d", "forward", "numpy", 2, "ok", "", 0.25)
+    train = Row("digits", "digits CNN", "train", "train", "numpy", 2, "ok")
+    train.seconds, train.samples = 2.0, [2.0] * 24
+    train.details = {
+        "loss": 0.0274,
+        "train_accuracy": 0.998,
+        "test_accuracy": 0.971,
+        "steps": 220,
+        "all_steps": 220,
+        "seconds_per_step": 0.01,
+        "epochs": [{}] * 10,
+        "first_epoch_loss_difference": 1e-7,
+        "loss_difference": 1e-2,
+    }
+    environment = {
+        "cpu": "Some CPU",
+        "cores": 2,
+        "started": "2026-01-31T12:00:00+00:00",
+        "aa_floor": {"2": 0.03},
+    }
+    path = tmp_path / "results" / "here" / "run.json"
+    path.parent.mkdir(parents=True)
+    Run(environment, [check, train], [path]).write()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("check", "| net.a | ok 0.250 |"),
+        ("train", "| numpy | 0.0274 | 0.998 | 0.971 | 2.00 s | 10.0 ms |"),
+        ("answer", "> Train with numpy here: 2.00 s for 10 epochs on 2 threads"),
+    ],
+)
+def test_a_table_is_written_between_its_comments_and_nowhere_else(root, kind, expected):
+    document = DOCUMENT.format(kind=kind)
+    made = readme.rendered(document, root)
+    assert expected in made
+    assert "what stood here before" not in made
+    between = re.compile(r"(<!-- table: .*? -->\n).*?(<!-- end of table -->)", re.DOTALL)
+    assert between.sub(r"\1\2", made) == between.sub(r"\1\2", document)
+    assert readme.rendered(made, root) == made
+
+
+def test_the_answer_names_the_machine_and_the_day(root):
+    made = readme.rendered(DOCUMENT.format(kind="answer"), root)
+    assert "(Some CPU, 2 cores, 2026-01-31)" in made
+    assert "1 checks passed" in made
+
+
+def test_a_document_without_tables_is_left_as_it_is(root):
+    assert readme.rendered("# Title\n\nText.\n", root) == "# Title\n\nText.\n"
+
+
+def test_a_kind_that_is_not_known_and_a_file_that_is_not_there_are_refused(root):
+    with pytest.raises(ValueError, match=r"expected 'train', .*, got 'nonsense'"):
+        readme.rendered(DOCUMENT.format(kind="nonsense"), root)
+    with pytest.raises(results.ResultsError, match="cannot be read"):
+        readme.rendered(DOCUMENT.format(kind="check"), root / "elsewhere")
+
+
+def test_the_command_writes_documents_in_place(root, monkeypatch):
+    path = root / "README.md"
+    path.write_text(DOCUMENT.format(kind="train"), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["readme", str(path)])
+    readme.main()
+    assert path.read_text(encoding="utf-8") == readme.rendered(DOCUMENT.format(kind="train"), root)
+
+
+@pytest.mark.parametrize("name", ["README.md"])
+def test_the_tables_of_this_repository_are_those_of_its_committed_rows(name):
+    path = ROOT / name
+    text = path.read_text(encoding="utf-8")
+    if "<!-- table: " not in text:
+        pytest.skip(f"{name} has no tables yet")
+    assert readme.rendered(text, ROOT) == text

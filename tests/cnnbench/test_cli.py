@@ -1,0 +1,444 @@
+"""The commands: clear errors before anything is measured, whole files, and honest exit codes."""
+
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cnnbench import cli, results, speed
+from cnnkernels import conformance
+
+COMMANDS = ("info", "check", "time", "train", "compare", "selftest", "show")
+TINY = "mb2ic3ih6oc4oh6kh3ph1"
+
+PROMISED = """
+    case problem op direction backend threads outcome reason error_over_bound seconds samples
+    gflops ceiling_fraction extra_bytes first_call_seconds cached_first_call_seconds baseline
+    ratio ratio_low ratio_high verdict
+"""
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Return a function that runs a command line in this process: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["cnnbench", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+@pytest.fixture
+def nothing_measured(monkeypatch):
+    """See to it that nothing is measured."""
+
+    def measuring(*_, **__):
+        raise AssertionError("something is being measured")
+
+    monkeypatch.setattr("cnnbench.worker.Worker.__init__", measuring)
+    monkeypatch.setattr(speed, "measure_ceilings", measuring)
+
+
+def process(*words, folder, **options):
+    """Start a command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "cnnbench.cli", *map(str, words)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Else a shell that started us in the background would have it ignore the signal.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+        **options,
+    )
+
+
+def ended(*words, folder):
+    """Run a command line in a process of its own: exit code, output, errors."""
+    running = process(*words, folder=folder)
+    out, err = running.communicate(timeout=250)
+    return running.returncode, out, err
+
+
+# --------------------------------------------------------------------------------------------
+# help, and what it costs
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(command, name):
+    code, out, err = command(name, "--help")
+    assert (code, err) == (0, "")
+    assert re.match(rf"Usage: .* {name} ", out)
+
+
+def test_help_names_every_command_and_so_does_no_word_at_all(command):
+    for words in ((), ("--help",)):
+        _, out, err = command(*words)
+        assert all(re.search(rf"^ +{name} ", out + err, re.MULTILINE) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["info", "check", "time", "train", "compare", "selftest"])
+def test_every_command_that_measures_can_write_json(command, name):
+    assert "--json" in command(name, "--help")[1]
+
+
+def test_the_command_line_imports_no_heavy_library():
+    code = (
+        "import sys, cnnbench, cnnkernels, cnnbench.cli\n"
+        "heavy = {'torch', 'numba', 'sklearn', 'scipy', 'rich.progress'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
+
+
+# --------------------------------------------------------------------------------------------
+# bad input
+
+BAD = {
+    "an unknown backend": ("--backends", "numpy,nunba", "unknown backend 'nunba' (did you mean"),
+    "an unknown set": ("--cases", "resnet5", "'resnet5' is no set (did you mean 'resnet50'?)"),
+    "a malformed descriptor": ("--cases", "mb2ic3ih6oc4kh3zz1", "unknown key 'zz'"),
+    "a kernel that does not fit": ("--cases", "mb2ic3ih6oc4kh9", "does not fit the padded image"),
+    "groups that do not divide": ("--cases", "g2mb2ic3ih6oc4kh3", "a multiple of groups=2, got 3"),
+    "a window without a pixel": ("--cases", "mb1ic1ih1oh3kh1ph1", "would see no pixel"),
+    "a size of zero": ("--cases", "mb2ic0ih6oc4kh3", "expected at least 1, got 0"),
+    "no cases": ("--cases", ",", "no cases given"),
+    "no threads": ("--threads", "0", "expected numbers from 1, such as 1,2; got '0'"),
+    "threads in words": ("--threads", "two", "expected numbers from 1, such as 1,2; got 'two'"),
+    "too many threads": ("--threads", "1,99999", "expected numbers from 1"),
+    "a negative batch": ("--batch", "-1", "Invalid value for '--batch'"),
+    "a dtype that is none": ("--dtype", "float31", "expected float32 or float64, got 'float31'"),
+    "another dtype": ("--dtype", "float16", "expected float32 or float64, got float16"),
+    "a dtype in no language": ("--dtype", ",", "expected float32 or float64, got ','"),
+    "an unwritable folder": ("--json", "file/out.json", "file/out.json: cannot be written"),
+    "a folder for a file": ("--json", ".", "expected a file to write to, and it is a folder"),
+    "an unknown option": ("--nonsense", "1", "No such option: --nonsense"),
+}
+
+
+@pytest.mark.usefixtures("nothing_measured")
+@pytest.mark.parametrize(("option", "value", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_clear_message_before_anything_is_measured(
+    command, tmp_path, option, value, message
+):
+    (tmp_path / "file").write_text("")
+    code, out, err = command("check", option, value)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.usefixtures("nothing_measured")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("time", "--baseline", "nunba"), "unknown backend 'nunba'"),
+        (("time", "--threads", "x"), "expected numbers from 1"),
+        (("train", "--recipe", "cake"), "expected one of digits, notebook-numpy, notebook-torch"),
+        (("train", "--epochs", "0"), "Invalid value for '--epochs'"),
+        (
+            ("train", "--recipe", "notebook-numpy", "--backends", "numba"),
+            "recipe notebook-numpy is for numpy alone",
+        ),
+        (("train", "--backends", "nunba"), "unknown backend 'nunba'"),
+        (("compare", "--threads", "0"), "Invalid value for '--threads'"),
+        (("compare", "--baseline", ""), "unknown backend ''"),
+        (("selftest", "--baseline", "nunba"), "unknown backend 'nunba'"),
+        (("info", "--json", "file/out.json"), "file/out.json: cannot be written"),
+        (("show", "nothing.json"), "nothing.json: cannot be read: No such file"),
+        (("show", "file"), "file: expected JSON written by cnnbench"),
+        (("nonsense",), "No such command 'nonsense'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_of_other_commands_as_well(command, tmp_path, words, message):
+    (tmp_path / "file").write_text("")
+    code, out, err = command(*words)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("nothing_measured")
+def test_the_place_of_a_malformed_descriptor_is_marked(command):
+    text = "mb2ic3ih6oc4kh3zz1"
+    _, _, err = command("check", "--cases", text)
+    _, shown, caret = err.rstrip("\n").split("\n")
+    assert shown.strip() == text
+    assert caret.index("^") == shown.index("zz1")
+
+
+@pytest.mark.usefixtures("nothing_measured")
+def test_an_unwritable_results_folder_is_refused_wherever_it_is(command, tmp_path):
+    (tmp_path / "results").write_text("a file where a folder is needed")
+    code, _, err = command("check", "--save", "--machine", "here")
+    assert code == 2
+    assert re.search(r"results/here/check-.*\.json: cannot be written", " ".join(err.split()))
+
+
+# --------------------------------------------------------------------------------------------
+# check
+
+
+def test_check_prints_a_table_and_keeps_the_rows_twice(command, tmp_path):
+    code, out, _ = command(
+        "check", "--backends", "numpy,naive", "--cases", f'{TINY}n"tiny*2"', "--threads", "1",
+        "--json", "deep/out.json",
+    )  # fmt: skip
+    assert code == 0
+    assert re.search(r"^ *tiny +ok [\d.]+ +ok [\d.]+ *$", out, re.MULTILINE)
+    plain = json.loads((tmp_path / "deep" / "out.json").read_text())
+    assert list(plain) == ["schema", "environment", "rows"]
+    assert plain["environment"]["command"][:2] == ["cnnbench", "check"]
+    assert {"versions", "cpu", "cores", "started", "finished"} <= set(plain["environment"])
+    assert len(plain["rows"]) == 2 * 4
+    for row in plain["rows"]:
+        assert set(row) >= set(PROMISED.split())
+        assert row["outcome"] == "ok"
+        assert row["problem"] == f'g1{TINY}n"tiny*2"'
+    (own,) = (tmp_path / ".cnnbench").iterdir()
+    assert json.loads(own.read_text()) == plain
+    assert f"rows: .cnnbench/{own.name}, deep/out.json" in out
+
+
+@pytest.mark.slow
+def test_saved_rows_are_under_the_machines_name(command, tmp_path):
+    words = ("check", "--backends", "numpy", "--cases", TINY, "--save", "--machine", "My Box!")
+    for count in (1, 2):
+        assert command(*words)[0] == 0
+        assert len(list((tmp_path / "results" / "my-box").glob("check-*.json"))) == count
+    assert results.read(next((tmp_path / "results").rglob("*.json"))).environment["machine"] == (
+        "my-box"
+    )
+
+
+def test_dtype_and_batch_are_those_given(command, tmp_path):
+    cases = "ic3ih6oc4oh6kh3ph1"
+    code, _, _ = command(
+        "check", "--backends", "numpy", "--cases", cases, "--dtype", "float64", "--batch", "0",
+        "--json", "out.json",
+    )  # fmt: skip
+    assert code == 0
+    assert {row.problem for row in results.read(tmp_path / "out.json").rows} == {
+        "g1mb0ic3ih6oc4oh6kh3ph1f64"
+    }
+
+
+@pytest.mark.usefixtures("strangers")
+@pytest.mark.parametrize(
+    ("backend", "code", "reason"),
+    [
+        ("wrong", 1, "wrong: y[0, 0, 0, 0] is"),
+        pytest.param(
+            "killed", 1, "failed: the worker was killed by SIGKILL", marks=pytest.mark.slow
+        ),
+        pytest.param("unloadable", 1, "failed to load: KeyError: 'secret'", marks=pytest.mark.slow),
+        pytest.param("declines", 0, "unsupported: no such chip here", marks=pytest.mark.slow),
+        pytest.param("prints", 0, "ok", marks=pytest.mark.slow),
+    ],
+)
+def test_check_exits_1_on_what_is_wrong_or_failed(tmp_path, backend, code, reason):
+    found, out, err = ended(
+        "check", "--backends", f"{backend},numpy", "--cases", TINY, "--threads", "1",
+        folder=tmp_path,
+    )  # fmt: skip
+    assert found == code, err
+    assert reason in " ".join(out.split())
+    assert "Traceback" not in err
+    (kept,) = (tmp_path / ".cnnbench").iterdir()
+    assert [row.outcome for row in results.read(kept).rows if row.backend == "numpy"] == ["ok"] * 4
+
+
+@pytest.mark.slow
+def test_everyone_here_is_right_about_the_digits_or_says_why_not(command):
+    code, out, _ = command("check", "--cases", "digits", "--batch", "3")
+    assert code == 0, out
+    assert re.search(r"digits\.conv2( +ok [\d.]+){3}", out)
+
+
+# --------------------------------------------------------------------------------------------
+# the other commands
+
+
+@pytest.mark.slow
+def test_time_writes_rows_with_all_promised_names_and_show_shows_them(command, tmp_path):
+    path = tmp_path / "out.json"
+    code, out, err = command(
+        "time", "--quick", "--backends", "naive", "--baseline", "numpy", "--cases", TINY,
+        "--threads", "1", "--json", path,
+    )  # fmt: skip
+    assert code == 0, err
+    plain = json.loads(path.read_text())
+    assert {"schema", "environment", "rows"} == set(plain)
+    assert [(row["backend"], row["direction"]) for row in plain["rows"]] == [
+        (backend, direction)
+        for backend in ("naive", "numpy")
+        for direction in ("forward", "backward_data", "backward_weights", "backward")
+    ]
+    for row in plain["rows"]:
+        assert set(row) >= set(PROMISED.split())
+        assert (row["outcome"], row["op"], row["baseline"]) == ("ok", "conv2d", "numpy")
+        for name in ("seconds", "gflops", "ceiling_fraction", "ratio", "first_call_seconds"):
+            assert row[name] > 0
+        assert row["samples"]
+    assert "A/A floor" in out
+    code, shown, _ = command("show", path)
+    assert code == 0
+    assert all(line in shown for line in out.splitlines() if line.startswith((" naive", " numpy")))
+
+
+@pytest.mark.slow
+def test_train_writes_a_row_and_prints_it(command, tmp_path):
+    path = tmp_path / "out.json"
+    code, out, err = command(
+        "train", "--quick", "--backends", "numpy", "--baseline", "numpy", "--epochs", "1",
+        "--threads", "1", "--json", path,
+    )  # fmt: skip
+    assert code == 0, err
+    (row,) = json.loads(path.read_text())["rows"]
+    own = {"loss", "train_accuracy", "test_accuracy", "seconds_per_step"}
+    assert set(row) >= {*PROMISED.split(), *own}
+    assert (row["direction"], row["outcome"]) == ("train", "ok")
+    assert re.search(rf"numpy +{row['loss']:.4f} +{row['train_accuracy']:.3f}", out)
+    assert command("show", path)[0] == 0
+
+
+@pytest.mark.slow
+def test_compare_checks_times_trains_and_ends_in_an_answer_with_its_evidence(command, tmp_path):
+    path = tmp_path / "out.json"
+    code, out, err = command(
+        "compare", "--quick", "--backends", "numpy", "--baseline", "numpy", "--threads", "1",
+        "--json", path,
+    )  # fmt: skip
+    assert code == 0, err
+    told = " ".join(out.split())
+    assert re.search(r"Train with numpy here: .* for 10 epochs on 1 thread, .* % right", told)
+    assert "12 checks passed, 0 wrong or failed, 0 not supported here" in told
+    rows = results.read(path).rows
+    assert [row.op for row in rows].count("train") == 1
+    assert sum(row.case == "digits (sum)" for row in rows) == 6
+    assert {row.outcome for row in rows} == {"ok"}
+    code, shown, _ = command("show", path)
+    assert code == 0
+    for title in ("Correctness: ", "digits.conv1 ", "digits (sum) ", "First call ", "Training: "):
+        for text in (out, shown):
+            assert re.search(rf"^{re.escape(title)}", text, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_info_says_what_can_run_here_and_why_the_rest_cannot(command, monkeypatch, tmp_path):
+    from cnnkernels import registry
+
+    monkeypatch.setattr(speed, "measure_ceilings", lambda _: {"reason": "not in a test"})
+    monkeypatch.setattr(registry, "names", lambda: ("naive", "numpy", "torch-cuda"))
+    code, out, _ = command("info", "--json", "out.json")
+    assert code == 0
+    assert "not measured: not in a test" in out
+    assert re.search(r"numpy +can run here", out)
+    assert re.search(r"torch-cuda +(unsupported|can run here)", out)
+    plain = json.loads((tmp_path / "out.json").read_text())
+    assert {"cpu", "cores", "versions", "ceilings", "backends"} <= set(plain["environment"])
+    assert plain["rows"] == []
+
+
+@pytest.mark.slow
+def test_selftest_catches_every_broken_kernel_and_prints_the_floor(command):
+    code, out, _ = command("selftest", "--threads", "1", "--baseline", "numpy")
+    count = len(conformance.BROKEN)
+    assert count >= 12
+    assert code == 0
+    assert f"{count} of {count} broken kernels caught" in out
+    assert "MISSED" not in out
+    assert re.search(r"A/A floor: two processes of numpy differ by up to [\d.]+ %", out)
+
+
+@pytest.mark.slow
+def test_selftest_that_misses_one_says_so_and_exits_1(command, monkeypatch):
+    from cnnkernels import registry
+
+    right = {"fine": registry.load("numpy")}
+    monkeypatch.setattr(conformance, "BROKEN", right)
+    monkeypatch.setattr(conformance, "CORNER", (TINY,))
+    monkeypatch.setattr(speed, "measure_floor", lambda *_: 0.01)
+    code, out, _ = command("selftest", "--threads", "1", "--baseline", "naive")
+    assert code == 1
+    assert "MISSED" in out
+    assert "0 of 1 broken kernels caught" in out
+
+
+# --------------------------------------------------------------------------------------------
+# Ctrl-C
+
+
+def wait_for(condition, running):
+    """Wait until something is so, as long as the command is running."""
+    while not condition():
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("strangers")
+def test_an_interrupted_check_keeps_its_rows_says_where_and_leaves_no_process(
+    tmp_path, monkeypatch
+):
+    path, mark = tmp_path / "out.json", tmp_path / "mark"
+    monkeypatch.setenv("STRANGERS_MARK", str(mark))
+    endless = TINY.replace("mb2", "mb5")
+    running = process(
+        "check", "--backends", "numpy,sleeps", "--cases", f"{TINY},{endless}", "--threads", "1",
+        "--json", path, folder=tmp_path,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: mark.exists() and mark.read_text(), running)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    run = results.read(path)
+    assert [row.backend for row in run.rows] == ["numpy"] * 4 + ["sleeps"] * 4 + ["numpy"] * 4
+    assert run.environment["interrupted"] is True
+    (own,) = (tmp_path / ".cnnbench").iterdir()
+    assert results.read(own).rows == run.rows
+    said = f"interrupted: the 12 rows measured so far are in .cnnbench/{own.name}, {path}"
+    assert said in err
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("strangers")
+def test_a_file_is_whole_after_a_command_was_killed(tmp_path, monkeypatch):
+    path, mark = tmp_path / "out.json", tmp_path / "mark"
+    monkeypatch.setenv("STRANGERS_MARK", str(mark))
+    running = process(
+        "check", "--backends", "sleeps", "--cases", f"{TINY},{TINY.replace('mb2', 'mb5')}",
+        "--threads", "1", "--json", path, folder=tmp_path,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: mark.exists() and mark.read_text(), running)
+    finally:
+        running.kill()
+        running.communicate()
+    assert [row.outcome for row in results.read(path).rows] == ["ok"] * 4
+    assert Path(path).read_text().endswith("}\n")

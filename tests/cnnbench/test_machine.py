@@ -1,0 +1,70 @@
+"""What a run's file says of the machine: enough to judge a time, and never who owns it."""
+
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+
+import numpy
+import pytest
+
+from cnnbench import machine, results
+
+HOST = "canary-host-7f3a"
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """The environment, on a machine of a name that would be noticed."""
+    names = os.uname()
+    told = os.uname_result((names.sysname, HOST, names.release, names.version, names.machine))
+    monkeypatch.setattr(os, "uname", lambda: told)
+    monkeypatch.setattr(platform, "_uname_cache", None)
+    monkeypatch.setattr(socket, "gethostname", lambda: HOST)
+    monkeypatch.setenv("HOSTNAME", HOST)
+    assert platform.node() == HOST
+    return machine.environment(["cnnbench", "check"])
+
+
+def test_the_environment_says_what_matters_to_a_time(environment):
+    assert environment["command"] == ["cnnbench", "check"]
+    assert environment["cores"] == machine.cores() >= 1
+    assert environment["memory_bytes"] is None or environment["memory_bytes"] > 2**20
+    assert environment["system"] == f"{platform.system()} {platform.machine()}"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", environment["started"])
+    assert environment["cpu"]
+    assert json.loads(json.dumps(environment)) == environment
+
+
+def test_the_environment_has_no_host_name_anywhere(environment):
+    assert HOST not in json.dumps(environment)
+
+
+def test_the_machines_name_is_its_processor_and_cores_as_a_folder(environment):
+    assert environment["machine"] == machine.name()
+    assert environment["machine"] == results.slug(f"{machine.cpu_model()} {machine.cores()} cores")
+    assert environment["machine"].endswith(f"-{machine.cores()}-cores")
+
+
+def test_versions_are_of_what_is_installed_and_matters_to_speed():
+    versions = machine.versions()
+    assert versions["python"] == platform.python_version()
+    assert versions["numpy"] == numpy.__version__
+    assert {"cnnbench", "numba", "llvmlite", "scikit-learn"} <= set(versions)
+
+
+def test_a_library_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(machine, "_LIBRARIES", ("numpy", "no-such-library"))
+    assert set(machine.versions()) == {"python", "numpy"}
+
+
+def test_the_commit_is_that_of_the_checkout_or_none(monkeypatch):
+    assert machine.commit() is None or re.fullmatch(r"[0-9a-f]{7,40}\+?", machine.commit())
+
+    def absent(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", absent)
+    assert machine.commit() is None

@@ -1,0 +1,212 @@
+"""Rows survive being written and read; a file is whole or as it was; nothing is overwritten."""
+
+import json
+import math
+import re
+
+import pytest
+
+from cnnbench import results
+from cnnbench.results import ResultsError, Row, Run
+
+PROMISED = [
+    "case",
+    "problem",
+    "op",
+    "direction",
+    "backend",
+    "threads",
+    "outcome",
+    "reason",
+    "error_over_bound",
+    "seconds",
+    "samples",
+    "gflops",
+    "ceiling_fraction",
+    "extra_bytes",
+    "first_call_seconds",
+    "cached_first_call_seconds",
+    "baseline",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "verdict",
+]
+
+
+def row(**changed):
+    return Row("net.a", 'mb1ic1n"net.a*2"', "conv2d", "forward", "numpy", 2, "ok", **changed)
+
+
+def written(run, path):
+    run.paths = [path]
+    run.write()
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"seconds": 0.5, "samples": [0.4, 0.6], "ratio": 1.5, "verdict": "FASTER", "layers": 3},
+        {"details": {"loss": 0.1, "epochs": [{"loss": 0.1}], "note": "µ"}},
+    ],
+)
+def test_a_row_that_was_written_is_read_as_it_was(tmp_path, changed):
+    path = tmp_path / "run.json"
+    run = Run({"cpu": "some"}, [row(**changed)])
+    written(run, path)
+    assert results.read(path) == run
+
+
+def test_a_row_has_every_promised_name_and_its_details_beside_them():
+    plain = row(details={"loss": 0.1}).as_json()
+    assert set(PROMISED) <= set(plain)
+    assert plain["loss"] == 0.1
+    assert "details" not in plain
+
+
+def test_details_do_not_hide_a_field():
+    assert row(details={"backend": "other"}).as_json()["backend"] == "numpy"
+
+
+def test_the_file_is_one_object_of_schema_environment_and_rows(tmp_path):
+    plain = written(Run({"cpu": "some"}, [row(), row()]), tmp_path / "run.json")
+    assert list(plain) == ["schema", "environment", "rows"]
+    assert plain["schema"] == results.SCHEMA
+    assert plain["environment"] == {"cpu": "some"}
+    assert len(plain["rows"]) == 2
+
+
+def test_what_json_has_no_number_for_is_null_wherever_it_stands(tmp_path):
+    bad = row(
+        ratio=math.nan,
+        samples=[math.inf, 1.0],
+        details={"epochs": [{"loss": -math.inf}], "pair": (math.nan, 2)},
+    )
+    plain = written(Run({"aa_floor": {"1": math.nan}}, [bad]), tmp_path / "run.json")
+    (found,) = plain["rows"]
+    assert (found["ratio"], found["samples"], found["pair"]) == (None, [None, 1.0], [None, 2])
+    assert found["epochs"] == [{"loss": None}]
+    assert plain["environment"]["aa_floor"] == {"1": None}
+
+
+def test_adding_rows_writes_every_file_anew(tmp_path):
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    run = Run({}, paths=paths)
+    for count in (1, 2, 3):
+        run.add([row()])
+        assert [len(results.read(path).rows) for path in paths] == [count, count]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
+
+
+def test_a_row_that_cannot_be_written_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "run.json"
+    run = Run({}, [row()], [path])
+    run.write()
+    before = path.read_bytes()
+    run.rows.append(row(details={"array": object()}))
+    with pytest.raises(TypeError):
+        run.write()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fails_leaves_the_old_file_whole_and_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    run = Run({}, [row()], [path])
+    run.write()
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(ResultsError, match=r"run\.json: cannot be written: No space left"):
+        run.add([row()])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --------------------------------------------------------------------------------------------
+# where
+
+
+def test_a_fresh_path_is_one_that_does_not_exist(tmp_path):
+    seen = []
+    for _ in range(3):
+        path = results.fresh_path(tmp_path / "deep", "time")
+        assert path not in seen
+        Run({}, paths=[results.claim(path)]).write()
+        seen.append(path)
+    assert [path.name.startswith("time-") for path in seen] == [True] * 3
+    assert results.fresh_path(tmp_path / "deep", "check").name.startswith("check-")
+
+
+def test_two_runs_that_begin_at_once_do_not_share_a_fresh_path(tmp_path):
+    one = results.claim(results.fresh_path(tmp_path, "time"))
+    other = results.claim(results.fresh_path(tmp_path, "time"))
+    assert one != other
+
+
+def test_claiming_makes_the_folder_and_leaves_a_file_as_it_is(tmp_path):
+    path = tmp_path / "deep" / "er" / "run.json"
+    assert results.claim(path) == path
+    path.write_text("old")
+    results.claim(path)
+    assert path.read_text() == "old"
+    assert [child.name for child in path.parent.iterdir()] == ["run.json"]
+
+
+def test_what_cannot_be_written_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("")
+    message = "cannot be written: .*; name a folder that can be written, or make this one writable"
+    for path in (tmp_path / "file" / "run.json", tmp_path / "file" / "deep" / "run.json"):
+        with pytest.raises(ResultsError, match=re.escape(str(path)) + ": " + message):
+            results.claim(path)
+    with pytest.raises(ResultsError, match="expected a file to write to, and it is a folder"):
+        results.claim(tmp_path)
+    assert issubclass(ResultsError, OSError)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "expected JSON written by cnnbench"),
+        (b"{", "expected JSON written by cnnbench"),
+        (b"\xff\xfe\x00", "expected JSON written by cnnbench"),
+        (b"[]", "expected an object with schema 'cnnbench/1'"),
+        (b'{"schema": "cnnbench/0", "rows": []}', "expected an object with schema 'cnnbench/1'"),
+        (b'{"schema": "cnnbench/1"}', "expected"),
+        (b'{"schema": "cnnbench/1", "environment": {}, "rows": {}}', "expected"),
+        (b'{"schema": "cnnbench/1", "environment": {}, "rows": [{"case": "a"}]}', "expected"),
+        (b'{"schema": "cnnbench/1", "environment": {}, "rows": [1]}', "expected"),
+    ],
+)
+def test_a_file_that_is_none_of_ours_is_refused(tmp_path, text, message):
+    path = tmp_path / "run.json"
+    if text is not None:
+        path.write_bytes(text)
+    with pytest.raises(ResultsError, match=re.escape(message)) as error:
+        results.read(path)
+    assert str(error.value).startswith(str(path))
+
+
+def test_a_folder_is_no_file_of_ours(tmp_path):
+    with pytest.raises(ResultsError, match="cannot be read: Is a directory"):
+        results.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Intel(R) Xeon(R) CPU @ 2.20GHz 2 cores", "intel-r-xeon-r-cpu-2-20ghz-2-cores"),
+        ("--A  b--", "a-b"),
+        ("../../etc", "etc"),
+        ("µ", "machine"),
+        ("", "machine"),
+    ],
+)
+def test_a_slug_is_a_folders_name(text, expected):
+    assert results.slug(text) == expected

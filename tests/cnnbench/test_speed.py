@@ -1,0 +1,350 @@
+"""Only who passed a check is timed; a row that is not ok has no time; sums weigh layers."""
+
+import math
+
+import pytest
+
+from cnnbench import results, speed
+from cnnbench.cases import CaseSet
+from cnnbench.effort import Effort
+from cnnbench.results import Row
+from cnnkernels.contract import directions
+from cnnkernels.descriptor import parse_case
+
+A = parse_case('mb2ic3ih6oc4oh6kh3ph1n"tiny.a*3"')
+B = parse_case('mb2ic4ih5oc2oh5kh1ph0n"tiny.b*2"')
+POOL = parse_case('mb2ic3ih6oh3kh2sh2ph0n"tiny.pool*1"')
+TINY = CaseSet("tiny", (A, POOL, B))
+LONE = CaseSet("", (A,))
+
+EFFORT = Effort(rounds=2, seconds=1.0, training_seconds=1.0, call_seconds=5.0)
+
+TIMES = (
+    "seconds",
+    "gflops",
+    "ceiling_fraction",
+    "first_call_seconds",
+    "cached_first_call_seconds",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "verdict",
+    "nchw_seconds",
+)
+
+pytestmark = pytest.mark.usefixtures("strangers")
+
+VERDICTS = {"FASTER", "SLOWER", "SAME", "UNCLEAR"}
+
+
+def ceilings(flops=1e15, bandwidth=1e13, reason=None):
+    """Return what ceilings look like: those of a machine that nothing here exceeds, or none."""
+    if reason is not None:
+        return {"reason": reason}
+    return {
+        "flops": {"float32": flops, "float64": flops / 2},
+        "bandwidth": {"16384": bandwidth, "1048576": bandwidth / 4},
+    }
+
+
+def measured(backends, sets, steps, run, baseline="numpy", threads=(1,), whole=False, **machine):
+    """Time backends on a machine of known ceilings, and return the rows.
+
+    Unless it is a whole run, the floor is known as well, and first calls are left out.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "measure_ceilings", lambda _: ceilings(**machine))
+        if not whole:
+            patch.setattr(speed, "measure_floor", lambda *_: 0.01)
+            patch.setattr(speed, "_first_calls", lambda *_: {})
+        progress = steps()
+        speed.time(run, sets, backends, threads, baseline, EFFORT, progress)
+    assert progress.done == progress.total
+    return run.rows
+
+
+def find(rows, backend, case, direction):
+    (row,) = [
+        row for row in rows if (row.backend, row.case, row.direction) == (backend, case, direction)
+    ]
+    return row
+
+
+# --------------------------------------------------------------------------------------------
+# a whole run of good and bad backends
+
+GOOD = ("numpy", "naive")
+BAD = {
+    # backend: outcome and reason on convolutions
+    "wrong": ("wrong", "y[0, 0, 0, 0] is "),
+    "killed": ("failed", "the worker was killed by SIGKILL"),
+    "declines": ("unsupported", "no such chip here"),
+}
+
+
+@pytest.fixture(scope="module")
+def everyone(fresh_run, steps, tmp_path_factory):
+    """A run of everyone, as it was written."""
+    run = fresh_run(tmp_path_factory.mktemp("run") / "run.json")
+    measured([*GOOD, *BAD], [TINY], steps, run, whole=True)
+    return results.read(run.paths[0])
+
+
+@pytest.mark.slow
+def test_every_case_backend_and_direction_has_one_row_and_every_set_its_sums(everyone):
+    expected = [
+        (case.label, backend, direction)
+        for case in TINY.cases
+        for backend in (*GOOD, *BAD)
+        for direction in directions(case.problem)
+    ] + [
+        ("tiny (sum)", backend, direction)
+        for backend in (*GOOD, *BAD)
+        for direction in directions(A.problem)
+    ]
+    found = [(row.case, row.backend, row.direction) for row in everyone.rows]
+    assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BAD)
+def test_a_bad_backend_has_its_outcome_and_reason_in_cases_and_sums(everyone, backend):
+    outcome, reason = BAD[backend]
+    for row in everyone.rows:
+        if row.backend == backend and row.op == "conv2d":
+            assert row.outcome == outcome
+            assert reason in row.reason
+
+
+@pytest.mark.slow
+def test_a_row_has_a_time_exactly_if_it_is_ok(everyone):
+    for row in everyone.rows:
+        if row.outcome == "ok":
+            assert row.seconds > 0
+            assert row.samples
+            assert row.baseline == "numpy"
+            assert row.ratio > 0
+            assert row.verdict in VERDICTS
+        else:
+            assert [getattr(row, name) for name in TIMES] == [None] * len(TIMES)
+            assert row.samples == []
+
+
+@pytest.mark.slow
+def test_a_good_row_says_how_fast_it_was_and_on_which_check_it_stands(everyone):
+    for row in everyone.rows:
+        if row.backend not in GOOD or not row.problem:
+            continue
+        case = {case.label: case for case in TINY.cases}[row.case]
+        assert (row.problem, row.layers) == (str(case), case.layers)
+        assert row.check
+        assert 0 <= row.error_over_bound <= 1
+        assert len(row.samples) == 2 * EFFORT.rounds
+        assert min(row.samples) <= row.seconds <= max(row.samples)
+        assert row.first_call_seconds > 0
+        assert row.cached_first_call_seconds > 0
+        flops = case.problem.flops(row.direction)
+        if row.op == "conv2d":
+            assert row.gflops == pytest.approx(flops / row.seconds / 1e9)
+            assert row.ceiling_fraction == pytest.approx(flops / row.seconds / 1e15)
+        else:
+            moved = case.problem.bytes_moved(row.direction)
+            assert row.gflops is None
+            assert row.ceiling_fraction == pytest.approx(moved / row.seconds / 1e13)
+
+
+@pytest.mark.slow
+def test_sums_weigh_cases_by_their_layers(everyone):
+    for backend in GOOD:
+        for direction in directions(A.problem):
+            total = find(everyone.rows, backend, "tiny (sum)", direction)
+            a, b = (find(everyone.rows, backend, case.label, direction) for case in (A, B))
+            assert (total.outcome, total.layers, total.problem) == ("ok", 5, "")
+            assert total.seconds == pytest.approx(3 * a.seconds + 2 * b.seconds)
+            assert total.samples == pytest.approx(
+                [3 * of_a + 2 * of_b for of_a, of_b in zip(a.samples, b.samples, strict=True)]
+            )
+            work = 3 * A.problem.flops(direction) + 2 * B.problem.flops(direction)
+            assert total.gflops == pytest.approx(work / total.seconds / 1e9)
+            assert total.error_over_bound == max(a.error_over_bound, b.error_over_bound)
+
+
+@pytest.mark.slow
+def test_the_baseline_is_as_fast_as_itself(everyone):
+    for row in everyone.rows:
+        if row.backend == "numpy" and row.outcome == "ok":
+            assert (row.ratio, row.verdict) == (1.0, "SAME")
+
+
+@pytest.mark.slow
+def test_floor_ceilings_and_baseline_are_noted_with_the_run(everyone):
+    where = everyone.environment
+    assert where["baseline"] == {"1": "numpy"}
+    assert where["aa_floor"]["1"] >= 0
+    assert where["ceilings"]["1"] == ceilings()
+    assert set(where["threading"]["1"]) == {*GOOD, "wrong", "killed"}
+
+
+# --------------------------------------------------------------------------------------------
+# what goes wrong while a clock runs
+
+
+@pytest.mark.slow
+def test_a_backend_that_is_killed_while_it_is_timed_loses_what_is_not_timed_yet(fresh_run, steps):
+    rows = measured(["killed-when-timed", "numpy"], [LONE], steps, fresh_run())
+    for direction in ("forward", "backward_data"):
+        assert find(rows, "killed-when-timed", A.label, direction).outcome == "ok"
+    lost = find(rows, "killed-when-timed", A.label, "backward_weights")
+    assert (lost.outcome, lost.seconds, lost.samples) == ("failed", None, [])
+    assert "SIGKILL" in lost.reason
+    after = find(rows, "killed-when-timed", A.label, "backward")
+    assert after.outcome == "ok" or "SIGKILL" in after.reason
+    assert [row.outcome for row in rows if row.backend == "numpy"] == ["ok"] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", ["killed", "killed-when-timed", "wrong"])
+def test_a_baseline_that_goes_wrong_leaves_rows_of_everyone(fresh_run, steps, bad):
+    run = fresh_run()
+    rows = measured([bad, "numpy"], [LONE], steps, run, baseline=bad, whole=True)
+    assert len(rows) == 8
+    assert [row.outcome for row in rows if row.backend == "numpy"] == ["ok"] * 4
+    assert any(row.outcome != "ok" for row in rows if row.backend == bad)
+    for row in rows:
+        assert (row.outcome == "ok") == (row.seconds is not None)
+
+
+@pytest.mark.slow
+def test_what_beats_the_peak_is_failed_without_a_time(fresh_run, steps):
+    rows = measured(["numpy"], [CaseSet("two", (A, B))], steps, fresh_run(), flops=1.0)
+    assert len(rows) == 12
+    for row in rows:
+        assert row.outcome == "failed"
+        assert "GFLOP/s cannot be true: the FMA peak of 1 threads here is" in row.reason
+        assert [getattr(row, name) for name in TIMES] == [None] * len(TIMES)
+        assert row.samples == []
+
+
+@pytest.mark.slow
+def test_ceilings_that_cannot_be_measured_leave_times_without_a_fraction(fresh_run, steps):
+    rows = measured(["numpy"], [CaseSet("", (A, POOL))], steps, fresh_run(), reason="no compiler")
+    assert {row.outcome for row in rows} == {"ok"}
+    assert {row.ceiling_fraction for row in rows} == {None}
+    assert rows[0].gflops > 0
+
+
+@pytest.mark.slow
+def test_nobody_to_time_leaves_rows_with_reasons(fresh_run, steps):
+    rows = measured(["declines"], [TINY], steps, fresh_run(), baseline="declines")
+    assert {row.outcome for row in rows} == {"unsupported"}
+    assert {"no such chip here" in row.reason for row in rows} == {True}
+    assert len(rows) == 14
+
+
+@pytest.mark.slow
+def test_a_batch_of_no_images_is_timed_as_well(fresh_run, steps):
+    empty = CaseSet("", (parse_case("mb0ic3ih6oc4oh6kh3ph1"), parse_case("mb0ic3ih6oh3kh2sh2ph0")))
+    run = fresh_run()
+    rows = measured(["numpy"], [empty], steps, run)
+    assert {row.outcome for row in rows} == {"ok"}
+    run.write()
+
+
+@pytest.mark.slow
+def test_every_thread_count_has_rows_of_its_own(fresh_run, steps):
+    run = fresh_run()
+    rows = measured(["numpy"], [LONE], steps, run, threads=(1, 2))
+    assert [row.threads for row in rows] == [1] * 4 + [2] * 4
+    assert set(run.environment["aa_floor"]) == set(run.environment["ceilings"]) == {"1", "2"}
+
+
+@pytest.mark.slow
+def test_a_backend_of_another_layout_shows_its_time_with_conversion_too(fresh_run, steps):
+    pytest.importorskip("torch")
+    rows = measured(["torch-cpu-nhwc", "numpy"], [CaseSet("", (A, POOL))], steps, fresh_run())
+    for row in rows:
+        assert row.outcome == "ok"
+        assert (row.nchw_seconds is not None) == (row.backend == "torch-cpu-nhwc")
+        if row.nchw_seconds is not None:
+            assert row.nchw_seconds > 0
+
+
+@pytest.mark.slow
+def test_an_interrupted_case_leaves_the_rows_it_has_come_to(fresh_run, steps, tmp_path):
+    class Interrupting(steps):
+        def step(self, text):
+            super().step(text)
+            if text.startswith("timing tiny.pool"):
+                raise KeyboardInterrupt
+
+    run = fresh_run(tmp_path / "run.json")
+    with pytest.raises(KeyboardInterrupt):
+        measured(["numpy"], [TINY], Interrupting, run)
+    kept = results.read(tmp_path / "run.json").rows
+    assert [row.case for row in kept[:4]] == [A.label] * 4
+    assert all(row.seconds for row in kept[:4])
+
+
+# --------------------------------------------------------------------------------------------
+# without workers
+
+
+def timed(backend, seconds, rounds=12, outcome="ok"):
+    samples = [seconds] * (2 * rounds)
+    return Row("a", "a", "conv2d", "forward", backend, 1, outcome, "", None, seconds, samples)
+
+
+def test_ratios_are_against_the_baseline_and_above_one_is_faster():
+    rows = [timed("base", 2.0), timed("twice", 1.0), timed("half", 4.0), timed("few", 1.0, 3)]
+    speed.compare(rows, "base", 0.05)
+    assert [row.baseline for row in rows] == ["base"] * 4
+    assert [row.ratio for row in rows] == pytest.approx([1.0, 2.0, 0.5, 2.0])
+    assert [row.verdict for row in rows] == ["SAME", "FASTER", "SLOWER", "UNCLEAR"]
+    assert (rows[3].ratio_low, rows[3].ratio_high) == (None, None)
+
+
+def test_without_the_baselines_time_nobody_has_a_ratio():
+    lost = timed("base", 2.0, outcome="failed")
+    lost.seconds, lost.samples = None, []
+    rows = [lost, timed("other", 1.0)]
+    speed.compare(rows, "base", 0.05)
+    assert [(row.ratio, row.verdict) for row in rows] == [(None, None), (None, "UNCLEAR")]
+    assert rows[1].baseline == "base"
+
+
+def test_the_probes_are_the_smallest_case_and_the_median_of_those_with_images():
+    sizes = [parse_case(f"mb{batch}ic3ih8oc4kh3") for batch in (9, 0, 5, 1, 7, 3)]
+    found = speed.probes([CaseSet("", tuple(sizes[:3])), CaseSet("", tuple(sizes[3:]))])
+    assert [case.problem.batch for case in found] == [1, 5]
+    assert speed.probes([CaseSet("", (sizes[1],))]) == []
+    assert speed.probes([CaseSet("", (sizes[0],))]) == [sizes[0]]
+
+
+def test_slow_sides_get_fewer_rounds_but_one_at_least():
+    effort = Effort(rounds=12)
+    assert [effort.rounds_for(side, 6.0) for side in (0.01, 0.25, 0.5, 1.0, 100.0)] == [
+        12,
+        12,
+        6,
+        3,
+        1,
+    ]
+
+
+def test_ceilings_that_fail_are_a_reason(monkeypatch):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    found = speed.measure_ceilings(1)
+    assert list(found) == ["reason"]
+    assert found["reason"]
+
+
+@pytest.mark.slow
+def test_ceilings_are_measured_for_a_number_of_threads():
+    found = speed.measure_ceilings(1)
+    assert found["threads"] == 1
+    assert set(found["flops"]) == {"float32", "float64"}
+    assert all(math.isfinite(rate) and rate > 0 for rate in found["flops"].values())
+    sizes = [int(size) for size in found["bandwidth"]]
+    assert sizes == sorted(sizes)
+    assert sizes[0] <= 2**15 < 2**28 <= sizes[-1]
+    assert min(found["bandwidth"].values()) > 0

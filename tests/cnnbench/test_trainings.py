@@ -1,0 +1,188 @@
+"""Who passes the checks trains; losses are held against float64's; a row says what was run."""
+
+import dataclasses
+
+import pytest
+
+from cnnbench import cases, checking, results, trainings
+from cnnbench.digits.recipes import Recipe
+from cnnbench.digits.training import Options
+from cnnbench.effort import Effort
+
+RECIPE = Recipe("one epoch", Options(epochs=1))
+STEPS = 22  # 1347 images, 64 at once
+EFFORT = Effort(rounds=1, seconds=0.2, training_seconds=60.0)
+
+BAD = {
+    "raises": ("failed", "digits.conv1: MemoryError: no room for the columns"),
+    "wrong": ("wrong", "digits.conv1: y[0, 0, 0, 0] is "),
+    "subtly-wrong": ("wrong", "more than rounding explains"),
+    "killed-in-turn": ("failed", "SIGKILL"),
+    "declines": ("unsupported", "no such chip here"),
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strangers")]
+
+
+def trained(run, backends, steps, recipe=RECIPE, effort=EFFORT, full=False, baseline="numpy"):
+    progress = steps()
+    trainings.train(run, backends, [1], baseline, recipe, full, effort, progress)
+    return {row.backend: row for row in run.rows if row.op == "train"}
+
+
+@pytest.fixture(scope="module")
+def everyone(fresh_run, steps, tmp_path_factory):
+    """A run of everyone, as it was written."""
+    run = fresh_run(tmp_path_factory.mktemp("run") / "run.json")
+    trained(run, ["numpy", "prints", *BAD], steps)
+    return results.read(run.paths[0])
+
+
+def test_every_backend_has_one_row(everyone):
+    assert [row.backend for row in everyone.rows] == ["numpy", "prints", *BAD]
+    for row in everyone.rows:
+        assert (row.op, row.direction, row.case, row.threads) == ("train", "train", "digits", 1)
+        assert row.problem == "digits CNN, 1 epochs, batch 64, float32, seed 42"
+
+
+@pytest.mark.parametrize("backend", BAD)
+def test_a_bad_backend_has_its_outcome_and_reason_and_no_time(everyone, backend):
+    (row,) = [row for row in everyone.rows if row.backend == backend]
+    outcome, reason = BAD[backend]
+    assert row.outcome == outcome
+    assert reason in row.reason
+    assert (row.seconds, row.samples, row.ratio, row.verdict) == (None, [], None, None)
+    assert (row.first_call_seconds, row.cached_first_call_seconds) == (None, None)
+
+
+def test_a_wrong_gradient_is_caught_in_the_first_steps(everyone):
+    (row,) = [row for row in everyone.rows if row.backend == "subtly-wrong"]
+    assert row.reason.startswith(("the loss of step 2 is ", "the loss of step 3 is "))
+    assert row.error_over_bound > 1
+
+
+def test_a_right_backend_has_losses_within_rounding_accuracies_and_times(everyone):
+    for row in everyone.rows[:2]:
+        assert (row.outcome, row.reason) == ("ok", "")
+        assert 0 < row.error_over_bound <= 1
+        details = row.details
+        assert details["first_epoch_loss_difference"] <= trainings.LOSS_TOLERANCE
+        assert details["first_epoch_loss_difference"] <= details["loss_difference"]
+        assert details["steps"] == details["all_steps"] == len(details["step_losses"]) == STEPS
+        (epoch,) = details["epochs"]
+        assert details["loss"] == epoch["loss"]
+        assert details["train_accuracy"] == epoch["train_accuracy"] > 0.1
+        assert details["test_accuracy"] == epoch["test_accuracy"] > 0.1
+        assert len(row.samples) == 2
+        assert min(row.samples) <= row.seconds <= max(row.samples)
+        assert 0 < details["seconds_per_step"] * STEPS <= 2 * max(row.samples)
+        assert min(row.first_call_seconds, row.cached_first_call_seconds) > 0
+
+
+def test_ratios_are_against_the_baseline(everyone):
+    base, other = everyone.rows[:2]
+    assert (base.baseline, base.ratio, base.verdict) == ("numpy", 1.0, "SAME")
+    assert other.baseline == "numpy"
+    assert other.ratio > 0
+    assert everyone.environment["baseline"] == {"1": "numpy"}
+    assert everyone.environment["aa_floor"]["1"] >= 0
+
+
+def test_the_losses_are_the_same_to_the_bit_in_another_process(everyone):
+    one, other = everyone.rows[:2]
+    assert one.details["step_losses"] == other.details["step_losses"]
+
+
+# --------------------------------------------------------------------------------------------
+# budgets, and checks that the run has passed already
+
+NO_TIME = dataclasses.replace(EFFORT, training_seconds=0.0)
+
+
+@pytest.fixture(scope="module")
+def stopped(fresh_run, steps):
+    """The row of a training that had no time, in a run that had passed the checks before."""
+    run = fresh_run()
+    checking.check(run, cases.load("digits"), ["numpy"], [1], steps())
+
+    def again(*_):
+        raise AssertionError("checked again")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainings, "check_case", again)
+        return trained(run, ["numpy"], steps, effort=NO_TIME)["numpy"]
+
+
+def test_what_is_beyond_the_budget_is_stopped_and_says_exactly_what_was_run(stopped):
+    assert stopped.reason.startswith(f"trained 1 of {STEPS} steps in ")
+    assert stopped.reason.endswith(" s, then stopped; --full trains to the end")
+    assert (stopped.details["steps"], stopped.details["all_steps"]) == (1, STEPS)
+    assert stopped.details["epochs"] == stopped.samples == []
+    assert (stopped.details["train_accuracy"], stopped.details["test_accuracy"]) == (None, None)
+    assert stopped.details["loss"] == stopped.details["step_losses"][0]
+    assert stopped.ratio is None
+
+
+def test_layers_that_the_run_has_passed_are_not_checked_again(stopped):
+    assert stopped.outcome == "ok"
+
+
+@pytest.fixture(scope="module")
+def interrupted(fresh_run, steps, tmp_path_factory):
+    """The rows in the file of a run in full that was interrupted in the first round."""
+
+    class Interrupting(steps):
+        def step(self, text):
+            super().step(text)
+            if text.startswith("training in turns"):
+                raise KeyboardInterrupt
+
+    run = fresh_run(tmp_path_factory.mktemp("run") / "run.json")
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, ["numpy", "declines"], Interrupting, effort=NO_TIME, full=True)
+    return results.read(run.paths[0]).rows
+
+
+def test_in_full_nothing_is_stopped(interrupted):
+    assert (interrupted[0].outcome, interrupted[0].reason) == ("ok", "")
+    assert interrupted[0].details["steps"] == STEPS
+
+
+def test_an_interrupted_run_keeps_the_rows_it_has_come_to(interrupted):
+    assert [row.backend for row in interrupted] == ["numpy", "declines"]
+    assert interrupted[0].seconds > 0
+    assert interrupted[1].outcome == "unsupported"
+
+
+def test_layers_that_the_run_has_failed_are_checked_again_and_a_wrong_baseline_takes_nobody_along(
+    fresh_run, steps
+):
+    run = fresh_run()
+    checking.check(run, cases.load("digits"), ["numpy"], [1], steps())
+    for row in run.rows:
+        row.backend = "wrong"  # as if what is wrong now had passed all but one direction
+    run.rows[0].outcome = "wrong"
+    rows = trained(run, ["wrong", "numpy"], steps, baseline="wrong")
+    assert rows["wrong"].outcome == "wrong"
+    assert (rows["numpy"].outcome, rows["numpy"].ratio) == ("ok", None)
+
+
+@pytest.mark.parametrize(
+    ("backend", "command", "outcome", "reason"),
+    [
+        ("numpy", "train", "ok", ""),
+        ("declines", "train", "unsupported", "no such chip here"),
+        ("killed", "train", "failed", "the worker was killed by SIGKILL"),
+    ],
+)
+def test_a_recipe_for_one_backend_is_trained_alone(
+    fresh_run, steps, backend, command, outcome, reason
+):
+    run = fresh_run()
+    recipe = Recipe("mine", Options(epochs=1), backend, command)
+    trainings.train_alone(run, "mine", recipe, 1, steps())
+    (row,) = run.rows
+    assert (row.case, row.backend, row.outcome) == ("mine", backend, outcome)
+    assert reason in row.reason
+    assert (row.seconds is not None) == (outcome == "ok")
+    assert bool(row.details) == (outcome == "ok")

@@ -1,0 +1,143 @@
+"""Imports run one way; heavy libraries stay where they belong."""
+
+import ast
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+KERNELS = ROOT / "kernels" / "cnnkernels"
+BENCH = ROOT / "bench" / "cnnbench"
+
+FLOORS = (
+    ("contract",),
+    ("descriptor", "strided", "jit"),
+    ("convolution", "pooling"),
+    ("backends",),
+    ("registry",),
+    ("functional", "conformance"),
+    ("__init__", "torch"),
+)
+"""What lies directly below cnnkernels imports from lower floors only."""
+
+OPEN_PLAN = ("conformance",)
+"""Packages whose modules import one another; those of the others are rivals, and do not."""
+
+BENCH_NUMBA = ("cnnbench.ceilings",)
+"""The modules of cnnbench that import Numba."""
+
+HOMES = {
+    "torch": ("*.torch_aten", "cnnkernels.torch", "cnnbench.worker", "cnnbench.digits.*torch*"),
+    "numba": ("cnnkernels.*numba*", "cnnkernels.jit", *BENCH_NUMBA),
+}
+"""Which modules import a heavy library, by name."""
+
+WHEN_CALLED = "cnnkernels.backends"
+"""The module that imports any of them, inside functions only."""
+
+
+# --------------------------------------------------------------------------------------------
+# reading imports
+
+
+def imports(tree, inside_functions=True):
+    """Yield the full name of everything that is imported, but for type checkers; a.b for b of a."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            yield from imports(ast.Module(node.orelse), inside_functions)
+        elif inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from imports(node, inside_functions)
+
+
+def modules(package):
+    """Return the syntax tree of each module of a package, by its full name."""
+    return {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts): ast.parse(
+            path.read_text("utf-8"), str(path)
+        )
+        for path in sorted(package.rglob("*.py"))
+    }
+
+
+OURS = modules(KERNELS)
+MODULES = OURS | modules(BENCH)
+
+
+def imported(name, library, **how):
+    """List what a module imports of a library."""
+    return [found for found in imports(MODULES[name], **how) if found.split(".")[0] == library]
+
+
+def room(name):
+    """Return what lies directly below cnnkernels and holds the name."""
+    below = name.split(".")[1:2]
+    here = below and ((KERNELS / below[0]).is_dir() or (KERNELS / f"{below[0]}.py").is_file())
+    return below[0] if here else "__init__"
+
+
+def floor(name):
+    levels = [level for level, rooms in enumerate(FLOORS) if room(name) in rooms]
+    assert levels, f"{room(name)} is new: give it a floor"
+    return levels[0]
+
+
+# --------------------------------------------------------------------------------------------
+# what is asserted
+
+
+def test_imports_are_found_wherever_they_stand():
+    source = """
+import a.b, c as d
+from e import f, g
+if TYPE_CHECKING:
+    import for_checkers
+else:
+    import h
+class C:
+    try:
+        import i
+    except ImportError:
+        def method(self):
+            from j.k import l
+"""
+    at_once = ["a.b", "c", "e.f", "e.g", "h", "i"]
+    assert list(imports(ast.parse(source))) == [*at_once, "j.k.l"]
+    assert list(imports(ast.parse(source), inside_functions=False)) == at_once
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_module_of_cnnkernels_imports_from_lower_floors_only(name):
+    for other in imported(name, "cnnkernels"):
+        at_home = room(other) == room(name) and room(name) in OPEN_PLAN
+        assert at_home or floor(other) < floor(name), other
+
+
+@pytest.mark.parametrize(
+    "name", ["convolution.naive", "pooling.naive", "conformance.reference", "conformance.fences"]
+)
+def test_what_others_are_judged_by_stands_on_the_contract_alone(name):
+    assert {room(other) for other in imported(f"cnnkernels.{name}", "cnnkernels")} <= {"contract"}
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_heavy_library_is_imported_at_home_only(library):
+    strangers = {
+        name: imported(name, library, inside_functions=name != WHEN_CALLED)
+        for name in MODULES
+        if not any(fnmatchcase(name, home) for home in HOMES[library])
+    }
+    assert {name: found for name, found in strangers.items() if found} == {}
+
+
+def test_cnnkernels_does_not_import_what_stands_on_it():
+    assert [name for name in OURS if imported(name, "cnnbench")] == []
+
+
+def test_nothing_imports_tests():
+    assert [name for name in MODULES if imported(name, "tests")] == []
