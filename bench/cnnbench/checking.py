@@ -37,12 +37,13 @@ def check(
                 for backend in backends:
                     progress.step(f"checking {backend} on {case.label}")
                     found = check_case(team, backend, case, folder, call_seconds)
-                    first, digest = digests.setdefault(
-                        (str(case), backend), (count, found["digest"])
-                    )
-                    if found["deterministic"] and found["digest"] != digest:
-                        found["outcome"] = "wrong"
-                        found["reason"] = f"gave other bits at {count} threads than at {first}"
+                    if found["deterministic"] and found["outcome"] == "ok":
+                        first, digest = digests.setdefault(
+                            (str(case), backend), (count, found["digest"])
+                        )
+                        if found["digest"] != digest:
+                            found["outcome"] = "wrong"
+                            found["reason"] = f"gave other bits at {count} threads than at {first}"
                     run.rows.extend(rows_of(case, backend, count, found))
                 clear(folder)
                 run.write()

@@ -65,6 +65,7 @@ def info(json_file: Json = None) -> None:
 
     console = Console()
     run = _run()
+    _keep(run, "info", json_file, False, None, own=False)
     about = run.environment
     counts = list(dict.fromkeys((1, machine.cores())))
     with _progress() as progress:
@@ -100,9 +101,7 @@ def info(json_file: Json = None) -> None:
     )
     run.environment["ceilings"] = {str(count): found for count, found in ceilings.items()}
     run.environment["backends"] = [list(line) for line in backends]
-    if json_file is not None:
-        _keep(run, "info", json_file, False, None, own=False)
-        run.write()
+    run.write()
 
 
 @app.command()
@@ -127,7 +126,9 @@ def check(
     _keep(run, "check", json_file, save, machine)
     with _recording(run), _progress() as progress:
         checking.check(run, sets, names, counts, progress)
-    tables.show(Console(), tables.check_sheet(run.rows))
+    console = Console()
+    for sheet in tables.check_sheets(run.rows):
+        tables.show(console, sheet)
     _finish(run)
 
 
@@ -247,7 +248,8 @@ def compare(
     with _recording(run), _progress() as progress:
         speed.time(run, _cases("digits", None, None), names, [count], baseline, effort, progress)
         trainings.train(run, names, [count], baseline, RECIPES["digits"], False, effort, progress)
-    tables.show(console, tables.check_sheet(_layers(run.rows)))
+    for sheet in tables.check_sheets(_layers(run.rows)):
+        tables.show(console, sheet)
     _show_times(console, run)
     tables.show(console, tables.train_sheet(run.rows))
     floor = run.environment["aa_floor"][str(count)]
@@ -258,28 +260,36 @@ def compare(
 
 
 @app.command()
-def selftest(threads: Threads = "", baseline: Baseline = "torch-cpu") -> None:
+def selftest(
+    threads: Threads = "", baseline: Baseline = "torch-cpu", json_file: Json = None
+) -> None:
     """Let the suite judge itself: broken kernels that it must catch, and the A/A floor."""
+    import dataclasses
+
     from rich.console import Console
 
-    from cnnbench import speed
+    from cnnbench import checking, speed
     from cnnbench.effort import Effort
     from cnnbench.report import numbers, tables
     from cnnbench.team import Team, baseline_for
     from cnnkernels import conformance
-    from cnnkernels.descriptor import parse
+    from cnnkernels.descriptor import Case, parse
 
     console = Console()
     _backends(baseline)
     (count, *_) = _threads(threads)
     problems = [parse(text) for text in conformance.CORNER]
     lines, missed = [], []
-    with _progress() as progress:
+    run = _run()
+    _keep(run, "selftest", json_file, False, None, own=False)
+    with _recording(run), _progress() as progress:
         progress.begin(len(conformance.BROKEN) + 1)
         for name, broken in conformance.BROKEN.items():
             progress.step(f"checking {name}")
             found = [conformance.check(broken, problem) for problem in problems]
             caught = [result for result in found if result.outcome != "ok"]
+            for problem, result in zip(problems, found, strict=True):
+                run.rows += checking.rows_of(Case(problem), name, 1, dataclasses.asdict(result))
             if caught:
                 lines.append((broken.description, f"{len(caught)} of {len(found)}", "caught"))
             else:
@@ -290,6 +300,7 @@ def selftest(threads: Threads = "", baseline: Baseline = "torch-cpu") -> None:
             base = baseline_for(team, baseline)
         probes = _cases("digits", None, None)
         floor = speed.measure_floor(base, count, probes[0].cases, Effort())
+        run.environment["aa_floor"] = {str(count): floor}
     tables.show(
         console,
         tables.Sheet("Broken kernels", ("what it does", "cases", ""), tuple(lines)),
@@ -316,7 +327,8 @@ def show(file: Annotated[Path, typer.Argument(help="A file that a command has wr
     where = run.environment
     console.print(f"{' '.join(where['command'])}: {where['cpu']}, {where['started']}")
     if any(row.seconds is None or row.op != "train" for row in run.rows):
-        tables.show(console, tables.check_sheet(_layers(run.rows)))
+        for sheet in tables.check_sheets(_layers(run.rows)):
+            tables.show(console, sheet)
     _show_times(console, run)
     for count in dict.fromkeys(row.threads for row in run.rows if row.op == "train"):
         tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
@@ -405,15 +417,16 @@ def _keep(
     """Decide where a run's rows are kept, before anything is measured."""
     from cnnbench import results
 
-    if own:
-        run.paths.append(results.claim(results.fresh_path(_OWN_FOLDER, command)))
     if json_file is not None:
         run.paths.append(results.claim(json_file))
+    if own:
+        run.paths.insert(0, results.fresh_path(_OWN_FOLDER, command))
     if save:
         if machine is not None:
             run.environment["machine"] = results.slug(machine)
         folder = _RESULTS / run.environment["machine"]
-        run.paths.append(results.claim(results.fresh_path(folder, command)))
+        run.paths.append(results.fresh_path(folder, command))
+    run.write()
 
 
 @contextlib.contextmanager

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,13 @@ class Row:
     nchw_seconds: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
+    def withdraw(self, outcome: Outcome, reason: str) -> None:
+        """Take back every time, and say why: a row that is not ok has none."""
+        self.outcome, self.reason, self.samples = outcome, reason, []
+        self.seconds = self.gflops = self.ceiling_fraction = self.nchw_seconds = None
+        self.first_call_seconds = self.cached_first_call_seconds = None
+        self.ratio = self.ratio_low = self.ratio_high = self.verdict = self.extra_bytes = None
+
     def as_json(self) -> dict[str, Any]:
         """Return the row as it is written: the details beside the other fields."""
         plain = asdict(self)
@@ -161,7 +169,13 @@ def read(path: Path) -> Run:
         raise ResultsError(f"{path}: expected JSON written by cnnbench: {error}") from None
     if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
         raise ResultsError(f"{path}: expected an object with schema {SCHEMA!r}")
-    return Run(plain["environment"], [Row.from_json(row) for row in plain["rows"]], [path])
+    where, rows = plain.get("environment"), plain.get("rows")
+    if not isinstance(where, dict) or not isinstance(rows, list):
+        raise ResultsError(f"{path}: expected an object 'environment' and a list 'rows'")
+    try:
+        return Run(where, [Row.from_json(row) for row in rows], [path])
+    except (TypeError, AttributeError) as error:
+        raise ResultsError(f"{path}: expected rows written by cnnbench: {error}") from None
 
 
 def claim(path: Path) -> Path:
@@ -172,31 +186,44 @@ def claim(path: Path) -> Path:
     ResultsError
         If it cannot.
     """
-    try:
+    if path.is_dir():
+        raise ResultsError(f"{path}: expected a file to write to, and it is a folder")
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, probe = tempfile.mkstemp(dir=path.parent, prefix=".cnnbench-")
         os.close(handle)
         os.unlink(probe)
+    return path
+
+
+def fresh_path(folder: Path, command: str) -> Path:
+    """Make an empty file by command and date: results are never overwritten, nor shared.
+
+    Raises
+    ------
+    ResultsError
+        If it cannot be made.
+    """
+    stem = f"{command}-{datetime.date.today().isoformat()}"
+    with _writing(folder / f"{stem}.json"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = folder / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")
+        with _writing(path), contextlib.suppress(FileExistsError):
+            path.touch(exist_ok=False)
+            return path
+    raise AssertionError("one number is free")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ResultsError(
             f"{path}: cannot be written: {error.strerror or error}; "
             "name a folder that can be written, or make this one writable"
         ) from None
-    if path.is_dir():
-        raise ResultsError(f"{path}: expected a file to write to, and it is a folder")
-    return path
-
-
-def fresh_path(folder: Path, command: str) -> Path:
-    """Return a path by command and date that does not exist yet: results are never overwritten."""
-    date = datetime.date.today().isoformat()
-    for number in range(1, 10_000):
-        path = folder / (
-            f"{command}-{date}.json" if number == 1 else f"{command}-{date}-{number}.json"
-        )
-        if not path.exists():
-            return path
-    raise ResultsError(f"{folder}: holds too many results of {command} for {date}")
 
 
 def slug(text: str) -> str:

@@ -97,7 +97,7 @@ def time(
                         for backend, found in checks.items()
                         for row in rows_of(case, backend, count, found)
                     ]
-                    for row in rows:
+                    for row in [row for row in rows if row.outcome == "ok"]:
                         row.first_call_seconds, row.cached_first_call_seconds = first_calls.get(
                             (row.backend, row.op, row.direction), (None, None)
                         )
@@ -216,7 +216,7 @@ def _time_case(
         for lost in [row for row in of_direction if row.outcome == "failed"]:
             for row in rows:
                 if row.backend == lost.backend and row.outcome == "ok" and row.seconds is None:
-                    row.outcome, row.reason = "failed", f"not timed: {direction} {lost.reason}"
+                    row.withdraw("failed", f"not timed: {direction} {lost.reason}")
     for backend in timed:
         with contextlib.suppress(WorkerError):
             team.ask(backend, "release")
@@ -285,10 +285,10 @@ def _judge(row: Row, case: Case, ceilings: dict[str, Any], team: Team) -> None:
         peak = ceilings["flops"][problem.dtype]
         row.ceiling_fraction = rate / peak
         if rate > IMPOSSIBLE * peak:
-            row.outcome, row.seconds = "failed", None
-            row.reason = (
+            row.withdraw(
+                "failed",
                 f"{rate / 1e9:.0f} GFLOP/s cannot be true: the FMA peak of {row.threads} threads "
-                f"here is {peak / 1e9:.0f}"
+                f"here is {peak / 1e9:.0f}",
             )
     elif on_cpu:
         moved = problem.bytes_moved(direction)

@@ -15,12 +15,12 @@ class Team:
     """The workers of some backends at one thread count, and why the others have none."""
 
     def __init__(self, backends: Sequence[str], threads: int) -> None:
-        self.backends, self.threads = tuple(backends), threads
+        self.backends, self.threads = tuple(dict.fromkeys(backends)), threads
         self.absent: dict[str, tuple[Outcome, str]] = {}
         self._about: dict[str, dict[str, Any]] = {}
         self._workers: dict[str, Worker] = {}
         try:
-            for backend in backends:
+            for backend in self.backends:
                 self._open(backend)
         except BaseException:
             self.close()
@@ -87,9 +87,7 @@ def failing(rows: Sequence[Row]) -> Iterator[None]:
     except WorkerError as failed:
         declined = isinstance(failed, WorkerUnsupportedError)
         for row in rows:
-            row.outcome = "unsupported" if declined else "failed"
-            row.reason = str(failed)
-            row.seconds, row.samples = None, []
+            row.withdraw("unsupported" if declined else "failed", str(failed))
 
 
 def note(run: Run, what: str, threads: int, value: Any) -> None:

@@ -163,10 +163,10 @@ def _note_training(row: Row, done: dict[str, Any], exact: Sequence[float], epoch
     row.seconds = done["seconds"]
     if not first_epoch <= LOSS_TOLERANCE:
         step = int(np.argmax(~(apart[:an_epoch] <= LOSS_TOLERANCE)))
-        row.outcome, row.seconds = "wrong", None
-        row.reason = (
+        row.withdraw(
+            "wrong",
             f"the loss of step {step + 1} is {losses[step]:.9g}, not {right[step]:.9g}: "
-            "more than rounding explains"
+            "more than rounding explains",
         )
     elif done["steps"] < done["all_steps"]:
         row.reason = (

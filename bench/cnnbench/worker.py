@@ -127,6 +127,8 @@ class Worker:
         pipe_in, pipe_out = self._process.stdin, self._process.stdout
         assert pipe_in is not None
         assert pipe_out is not None
+        if pipe_in.closed:
+            raise WorkerError("the worker was stopped before")
         try:
             pipe_in.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
             pipe_in.flush()

@@ -166,7 +166,7 @@ def dtype_name(dtype: object) -> str:
         if dtype is None:  # which NumPy takes for float64
             raise TypeError
         found = np.dtype(dtype)  # type: ignore[call-overload]
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # of words that NumPy takes for structures
         raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
     if found.name not in DTYPES:
         raise TypeError(f"dtype: expected float32 or float64, got {found.name}")

@@ -202,10 +202,13 @@ def test_only_unclear_ones_earn_more_rounds_up_to_the_cap():
     clear = clock.contestant("clear", 2.0)
     same = clock.contestant("same")
     unclear = clock.noisy("unclear", 1.0, 1.5)
-    timing.compete([clear, base, unclear, same], "base", 0.05, np.random.default_rng(3))
+    slow = clock.contestant("slow", 9.0, rounds=2)
+    everyone = [clear, base, unclear, same, slow]
+    timing.compete(everyone, "base", 0.05, np.random.default_rng(3))
+    assert clock.times_of("slow") == 4
     assert clock.times_of("clear") == clock.times_of("same") == 2 * timing.ROUNDS
     assert clock.times_of("unclear") == clock.times_of("base") == 2 * timing.MOST_ROUNDS
-    earned = np.reshape(clock.order[8 * timing.ROUNDS :], (-1, 4))
+    earned = np.reshape(clock.order[8 * timing.ROUNDS + 4 :], (-1, 4))
     assert (earned == earned[:, ::-1]).all()
     assert len(unclear.samples) == 2 * timing.MOST_ROUNDS
 

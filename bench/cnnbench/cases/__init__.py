@@ -17,7 +17,7 @@ from cnnkernels.conformance import CORNER, CORNER_ONNX
 from cnnkernels.descriptor import Case, DescriptorError, parse_case
 
 _BUILT_IN_BATCH = 8
-_DESCRIPTOR = re.compile(r"[a-z_0-9]*ic\d")
+_DESCRIPTOR = re.compile(r"_*(?:g|mb|[io]c|[iokspd][hw])\d")
 
 SETS = (
     "digits",
@@ -93,7 +93,7 @@ def _load_one(word: str, batch: int | None) -> CaseSet:
     if word in SETS:
         return _load_set(word, batch)
     path = Path(word)
-    if path.is_file():
+    if _is_file(path):
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -101,7 +101,7 @@ def _load_one(word: str, batch: int | None) -> CaseSet:
         return CaseSet(path.stem, _read(text, word, batch))
     if _DESCRIPTOR.match(word):
         try:
-            return CaseSet("", (parse_case(word, batch or _BUILT_IN_BATCH),))
+            return CaseSet("", (parse_case(word, _BUILT_IN_BATCH if batch is None else batch),))
         except DescriptorError as error:
             raise CaseError(str(error)) from None
     close = difflib.get_close_matches(word, SETS, n=1)
@@ -110,6 +110,13 @@ def _load_one(word: str, batch: int | None) -> CaseSet:
         f"{word!r} is no set{hint}, file or descriptor; the sets are {', '.join(SETS)}, "
         "and a descriptor looks like mb8ic3ih32oc16kh3ph1"
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long for one
+        return False
 
 
 def _load_set(name: str, batch: int | None) -> CaseSet:

@@ -9,18 +9,27 @@ def seconds(value: float | None) -> str:
     """Return a time with its unit: '81.3 us', '4.05 ms', '1.20 s'."""
     if value is None or math.isnan(value):
         return "-"
+    value = _rounded(value)
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if value >= 0.9995 * scale:
+        if value >= scale:
             return f"{significant(value / scale)} {unit}"
     return f"{significant(value / 1e-9)} ns"
 
 
 def significant(value: float) -> str:
-    """Return a number with three significant digits and no exponent."""
+    """Return a number with three significant digits, all of a large one's, and no exponent."""
     if value == 0:
         return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value)) + 1e-9))
-    return f"{value:.{digits}f}"
+    if abs(value) >= 999.5:
+        return f"{value:.0f}"
+    rounded = _rounded(value)
+    digits = max(0, 2 - math.floor(math.log10(abs(rounded)) + 1e-9))
+    return f"{rounded:.{digits}f}"
+
+
+def _rounded(value: float) -> float:
+    """Return a number rounded to three significant digits: 9.996 has the digits of 10.0."""
+    return float(f"{value:.2e}")
 
 
 def quantity(value: float | None) -> str:

@@ -48,7 +48,8 @@ def _table(run: results.Run, kind: str) -> str:
     if kind == "train":
         sheet = tables.train_sheet(run.rows)
     elif kind == "check":
-        sheet = tables.check_sheet([row for row in run.rows if row.op != "train" and row.problem])
+        layers = [row for row in run.rows if row.op != "train" and row.problem]
+        return "\n".join(map(tables.markdown, tables.check_sheets(layers)))
     elif kind == "answer":
         threads = str(run.rows[-1].threads)
         floor = where["aa_floor"][threads]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,10 @@ _STYLES = {
     "SAME": "",
     "UNCLEAR": "yellow",
 }
+
+
+_LONGEST_HEADING = 14
+_BACKENDS_ABREAST = 5
 
 
 @dataclass(frozen=True)
@@ -51,25 +56,29 @@ class Sheet:
 
 
 def show(console: Console, sheet: Sheet) -> None:
-    """Print a sheet as a table, in the console's width: a long first column is folded."""
-    lines = [sheet.columns, *filter(None, sheet.rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    """Print a sheet as a table, in the console's width: long headings and names are folded."""
+    headings = [textwrap.wrap(heading, _LONGEST_HEADING) for heading in sheet.columns]
+    cells = list(zip(*filter(None, sheet.rows), strict=True)) or [()] * len(headings)
+    widths = [
+        max(map(len, (*heading, *column)), default=0)
+        for heading, column in zip(headings, cells, strict=True)
+    ]
     gap = 2 if sum(widths) + 2 * len(widths) <= console.width else 1
     room = console.width - gap * len(widths) - 1 - sum(widths[1:])
     widths[0] = min(widths[0], max(room, 8))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False)
-    for index, (heading, width) in enumerate(zip(sheet.columns, widths, strict=True)):
+    for index, (heading, width) in enumerate(zip(headings, widths, strict=True)):
         left = index < sheet.texts
         table.add_column(
-            heading,
+            "\n".join(heading),
             justify="left" if left else "right",
             overflow="fold",
             no_wrap=not left,
             min_width=width if index == 0 or not left else None,
         )
-    for cells in sheet.rows:
-        if cells:
-            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
+    for line in sheet.rows:
+        if line:
+            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in line))
         else:
             table.add_section()
     console.print(Text(sheet.title, style="bold"))
@@ -95,8 +104,11 @@ def markdown(sheet: Sheet) -> str:
     return "\n".join(lines) + "\n"
 
 
-def check_sheet(rows: Sequence[Row]) -> Sheet:
-    """Return cases by backends: ok or what else, and the largest error in units of its bound."""
+def check_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
+    """Yield cases by backends: ok or what else, and the largest error in units of its bound.
+
+    As many sheets as it takes to set a few backends abreast; what did not run is below the last.
+    """
     backends = list(dict.fromkeys(row.backend for row in rows))
     by_case: dict[tuple[str, int], dict[str, list[Row]]] = {}
     for row in rows:
@@ -104,14 +116,7 @@ def check_sheet(rows: Sequence[Row]) -> Sheet:
     everywhere = {b: _absence(row for row in rows if row.backend == b) for b in backends}
     shown = [b for b in backends if everywhere[b] is None]
     several = len({row.threads for row in rows}) > 1
-    lines = []
-    for (case, threads), of_backends in by_case.items():
-        name = f"{case} ({_threads(threads)})" if several else case
-        cells = [name]
-        for backend in shown:
-            worst = _worst(of_backends.get(backend, []))
-            cells.append(worst)
-        lines.append(tuple(cells))
+    names = [f"{case} ({_threads(threads)})" if several else case for case, threads in by_case]
     notes = [f"{b}: {reason}" for b, reason in everywhere.items() if reason is not None]
     notes += list(
         dict.fromkeys(
@@ -124,19 +129,30 @@ def check_sheet(rows: Sequence[Row]) -> Sheet:
         b for b in shown if any(row.repeatable is False for row in rows if row.backend == b)
     ]
     notes += [f"{b}: gives other bits from run to run" for b in unsteady]
-    return Sheet(
-        "Correctness: exact on integers; on real data the largest error over its bound",
-        ("case", *shown),
-        tuple(lines),
-        tuple(notes),
-    )
+    title = "Correctness: exact on integers; on real data the largest error over its bound"
+    for first in range(0, max(1, len(shown)), _BACKENDS_ABREAST):
+        abreast = shown[first : first + _BACKENDS_ABREAST]
+        last = first + _BACKENDS_ABREAST >= len(shown)
+        yield Sheet(
+            title,
+            ("case", *abreast),
+            tuple(
+                (name, *(_worst(of_backends.get(backend, [])) for backend in abreast))
+                for name, of_backends in zip(names, by_case.values(), strict=True)
+            ),
+            tuple(notes) if last else (),
+        )
 
 
 def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
     """Yield a sheet a case and thread count: every direction, every backend."""
     keys = dict.fromkeys((row.case, row.problem, row.op, row.threads) for row in rows)
     for case, problem, op, threads in keys:
-        mine = [row for row in rows if (row.case, row.op, row.threads) == (case, op, threads)]
+        mine = [
+            row
+            for row in rows
+            if (row.case, row.problem, row.op, row.threads) == (case, problem, op, threads)
+        ]
         pooling = op == "max_pool2d"
         lines: list[tuple[str, ...]] = []
         rates = 2 if pooling else 3
@@ -235,7 +251,7 @@ def train_sheet(rows: Sequence[Row]) -> Sheet:
         f"{row.backend} {numbers.seconds(row.first_call_seconds)} / "
         f"{numbers.seconds(row.cached_first_call_seconds)}"
         for row in trained
-        if row.first_call_seconds is not None
+        if row.first_call_seconds is not None and row.seconds is not None
     ]
     if compile_times:
         notes.append("first step, and with compiled code cached: " + ", ".join(compile_times))

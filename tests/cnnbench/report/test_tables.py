@@ -108,9 +108,15 @@ def sheets_of(backends):
     layers = layer_rows(backends)
     nameless = [row_of(CONV, "conv2d", "forward", name, "ok") for name in backends]
     return {
-        "check": tables.check_sheet(layers),
-        "check of several thread counts": tables.check_sheet(layer_rows(backends, threads=(1, 16))),
-        "check of a descriptor": tables.check_sheet(nameless),
+        **{f"check {i}": sheet for i, sheet in enumerate(tables.check_sheets(layers))},
+        **{
+            f"check of several thread counts {i}": sheet
+            for i, sheet in enumerate(tables.check_sheets(layer_rows(backends, threads=(1, 16))))
+        },
+        **{
+            f"check of a descriptor {i}": sheet
+            for i, sheet in enumerate(tables.check_sheets(nameless))
+        },
         **{f"time {i}": sheet for i, sheet in enumerate(tables.time_sheets(layers))},
         **{f"time, nameless {i}": s for i, s in enumerate(tables.time_sheets(nameless))},
         "first call": tables.first_call_sheet(layers),
@@ -201,7 +207,7 @@ def test_the_check_sheet_says_the_worst_outcome_of_all_directions_and_the_larges
         row_of("b", "conv2d", "forward", "bad", "failed"),
         row_of("b", "conv2d", "forward", "numpy", "unsupported"),
     ]
-    sheet = tables.check_sheet(rows)
+    (sheet,) = tables.check_sheets(rows)
     assert sheet.columns == ("case", "numpy", "bad")
     assert sheet.rows == (("a", "ok 0.123", "wrong"), ("b", "unsupported", "failed"))
     assert sheet.notes == (
@@ -214,9 +220,19 @@ def test_the_check_sheet_says_the_worst_outcome_of_all_directions_and_the_larges
 def test_a_backend_that_ran_nowhere_for_one_reason_is_a_note_and_no_column():
     rows = [row_of(case, "conv2d", "forward", "torch-cuda", "unsupported") for case in "ab"]
     rows += [row_of(case, "conv2d", "forward", "numpy", "ok") for case in "ab"]
-    sheet = tables.check_sheet(rows)
+    (sheet,) = tables.check_sheets(rows)
     assert sheet.columns == ("case", "numpy")
     assert sheet.notes == (f"torch-cuda: unsupported: {LONG_REASON}",)
+
+
+def test_many_backends_are_set_abreast_in_several_check_sheets_with_the_notes_below_the_last():
+    names = [f"backend-{number}" for number in range(7)]
+    rows = [row_of("a", "conv2d", "forward", name, "ok") for name in names]
+    rows.append(row_of("a", "conv2d", "forward", "absent", "unsupported"))
+    first, last = tables.check_sheets(rows)
+    assert first.columns + last.columns[1:] == ("case", *names)
+    assert first.notes == ()
+    assert last.notes == (f"absent: unsupported: {LONG_REASON}",)
 
 
 def test_the_check_sheet_tells_thread_counts_apart_and_who_does_not_repeat_itself():
@@ -224,7 +240,7 @@ def test_the_check_sheet_tells_thread_counts_apart_and_who_does_not_repeat_itsel
         row_of("a", "conv2d", "forward", "torch-cpu-nhwc", "ok", threads=threads)
         for threads in (1, 2)
     ]
-    sheet = tables.check_sheet(rows)
+    (sheet,) = tables.check_sheets(rows)
     assert [line[0] for line in sheet.rows] == ["a (1 thread)", "a (2 threads)"]
     assert sheet.notes == ("torch-cpu-nhwc: gives other bits from run to run",)
 
