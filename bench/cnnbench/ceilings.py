@@ -14,7 +14,6 @@ References
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -174,9 +173,7 @@ def measure(threads: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure for the number of threads on the command line, and print JSON."""
-    threads = int(sys.argv[1])
-    os.environ.setdefault("NUMBA_NUM_THREADS", str(threads))
-    json.dump(measure(threads), sys.stdout)
+    json.dump(measure(int(sys.argv[1])), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -287,7 +287,7 @@ def selftest(
         for name, broken in conformance.BROKEN.items():
             progress.step(f"checking {name}")
             found = [conformance.check(broken, problem) for problem in problems]
-            caught = [result for result in found if result.outcome != "ok"]
+            caught = [result for result in found if result.outcome in ("wrong", "failed")]
             for problem, result in zip(problems, found, strict=True):
                 run.rows += checking.rows_of(Case(problem), name, 1, dataclasses.asdict(result))
             if caught:
@@ -447,11 +447,8 @@ def _recording(run: Run) -> Iterator[None]:
     except KeyboardInterrupt:
         run.environment["interrupted"] = True
         finished()
-        typer.echo(
-            f"interrupted: the {len(run.rows)} rows measured so far are in "
-            f"{', '.join(map(str, run.paths))}",
-            err=True,
-        )
+        kept = f"the {len(run.rows)} rows measured so far are in {', '.join(map(str, run.paths))}"
+        typer.echo(f"interrupted: {kept}" if run.paths else "interrupted", err=True)
         raise typer.Exit(130) from None
     except BaseException:
         with contextlib.suppress(OSError):

@@ -61,14 +61,13 @@ def train(
                 floor = measure_floor(base, count, probes([digits]), effort)
             note(run, "baseline", count, base)
             note(run, "aa_floor", count, floor)
-            rows = [
-                Row("digits", _describe(recipe), "train", "train", backend, count, "ok")
-                for backend in backends
-            ]
+            rows: list[Row] = []
             trainees = []
             try:
-                for row in rows:
-                    progress.step(f"checking the layers on {row.backend}")
+                for backend in backends:
+                    progress.step(f"checking the layers on {backend}")
+                    row = Row("digits", _describe(recipe), "train", "train", backend, count, "ok")
+                    rows.append(row)
                     row.outcome, row.reason = _passed(run, team, row, digits, folder)
                     if row.outcome != "ok":
                         continue
@@ -92,7 +91,8 @@ def train(
                 for trainee in trainees:
                     trainee.settle()
                 compare(rows, base, floor)
-                run.add(rows)
+                # An interrupted run may have left one whose turn was not over.
+                run.add(row for row in rows if row.outcome != "ok" or row.seconds is not None)
             note_threading(run, team)
             run.write()
 

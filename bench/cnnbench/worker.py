@@ -41,6 +41,10 @@ CALL_BUDGET_SECONDS = 20.0
 """A problem of which one call would take longer is not run."""
 
 
+_UNBOUNDED = ("train", "train_in_pytorch")
+"""Commands that may take as long as they take: they have a budget of their own, or none."""
+
+
 class WorkerError(RuntimeError):
     """The worker answered with an error, or died; the message is the reason."""
 
@@ -136,7 +140,7 @@ class Worker:
             raise WorkerError(self._cause_of_death()) from None
         with selectors.DefaultSelector() as selector:
             selector.register(pipe_out, selectors.EVENT_READ)
-            if not selector.select(self._timeout):
+            if not selector.select(None if command in _UNBOUNDED else self._timeout):
                 self.close()
                 raise WorkerError(f"no answer within {self._timeout:.0f} s; stopped")
         line = pipe_out.readline()
@@ -293,13 +297,13 @@ class _Session:
         return call.timed(direction, cache)
 
     def _too_slow(self, problem: Problem, budget: float) -> str | None:
-        work = _work(problem)
+        work, unit = _work(problem)
         seconds = work * self._seconds_a_tap(type(problem))
         if seconds <= budget:
             return None
         return (
             f"one call would take about {_words(seconds)} "
-            f"({work:.2g} multiply-adds), above the budget of {_words(budget)}"
+            f"({work:.2g} {unit}), above the budget of {_words(budget)}"
         )
 
     def _seconds_a_tap(self, kind: type[Problem]) -> float:
@@ -313,7 +317,7 @@ class _Session:
                     problem = MaxPool2D(1, 16, size, size, 3, stride=1, padding=1)
                 call = Call(self._backend, problem, filled(problem, "real"))
                 seconds = _seconds(call.forward, 1)
-                self._pace[kind] = seconds / _work(problem)
+                self._pace[kind] = seconds / _work(problem)[0]
                 if seconds > 0.002 and size > 4:
                     break
         return self._pace[kind]
@@ -324,13 +328,15 @@ def rest() -> None:
     time.sleep(REST_SECONDS)
 
 
-def _work(problem: Problem) -> int:
-    return problem.multiply_adds if isinstance(problem, Conv2D) else problem.comparisons
+def _work(problem: Problem) -> tuple[int, str]:
+    if isinstance(problem, Conv2D):
+        return problem.multiply_adds, "multiply-adds"
+    return problem.comparisons, "comparisons"
 
 
 def _words(seconds: float) -> str:
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 

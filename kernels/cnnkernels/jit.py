@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 import platformdirs
 from numba.core import caching
 
@@ -92,6 +93,16 @@ def kernel(*, parallel: bool = False) -> Callable[[Callable[..., Any]], Any]:
         return dispatcher
 
     return compiled
+
+
+def constant(array: np.ndarray) -> np.ndarray:
+    """Return a read-only view, as which kernels take their inputs.
+
+    Numba compiles anew for arrays that may not be written, so that all inputs are given alike.
+    """
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def inlined(function: Callable[..., Any]) -> Any:

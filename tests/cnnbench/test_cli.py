@@ -426,6 +426,21 @@ def test_an_interrupted_check_keeps_its_rows_says_where_and_leaves_no_process(
         os.kill(int(mark.read_text()), 0)
 
 
+def test_an_interrupted_selftest_says_where_its_rows_are_only_if_they_are_somewhere(
+    command, monkeypatch
+):
+    def interrupting(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conformance, "check", interrupting)
+    code, _, err = command("selftest", "--baseline", "numpy")
+    assert code == 130
+    assert not err.rstrip().endswith(" in")
+    code, _, err = command("selftest", "--baseline", "numpy", "--json", "out.json")
+    assert code == 130
+    assert err.rstrip().endswith("are in out.json")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("strangers")
 def test_a_file_is_whole_after_a_command_was_killed(tmp_path, monkeypatch):
@@ -440,5 +455,6 @@ def test_a_file_is_whole_after_a_command_was_killed(tmp_path, monkeypatch):
     finally:
         running.kill()
         running.communicate()
+        os.kill(int(mark.read_text()), signal.SIGKILL)  # which has lost the parent to end it
     assert [row.outcome for row in results.read(path).rows] == ["ok"] * 4
     assert Path(path).read_text().endswith("}\n")

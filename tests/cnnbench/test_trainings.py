@@ -154,6 +154,21 @@ def test_an_interrupted_run_keeps_the_rows_it_has_come_to(interrupted):
     assert interrupted[1].outcome == "unsupported"
 
 
+def test_nobody_is_ok_whose_turn_an_interrupted_run_has_not_come_to(fresh_run, steps):
+    class Interrupting(steps):
+        def step(self, text):
+            super().step(text)
+            if text.startswith("checking the layers on numpy"):
+                raise KeyboardInterrupt
+
+    run = fresh_run()
+    run.environment["aa_floor"] = {"1": 0.01}
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, ["declines", "numpy", "prints"], Interrupting)
+    assert [row.outcome for row in run.rows if row.backend == "declines"] == ["unsupported"]
+    assert [row.backend for row in run.rows if row.outcome == "ok"] == []
+
+
 def test_layers_that_the_run_has_failed_are_checked_again_and_a_wrong_baseline_takes_nobody_along(
     fresh_run, steps
 ):

@@ -34,7 +34,7 @@ def finds(worker, descriptor, folder=None, budget=None):
 
 @pytest.mark.parametrize(
     "backend",
-    ["numpy", pytest.param("numba", marks=pytest.mark.slow), "naive"],
+    ["numpy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("numba", "naive"))],
 )
 def test_a_worker_checks_and_times_every_direction_of_a_problem(backend, tmp_path):
     with Worker(backend, 1) as worker:

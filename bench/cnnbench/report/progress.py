@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 
 
 class ProgressBar:
-    """Implements `cnnbench.suite.Progress`."""
+    """Implements `cnnbench.effort.Progress`."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)

@@ -70,7 +70,7 @@ def show(console: Console, sheet: Sheet) -> None:
     for index, (heading, width) in enumerate(zip(headings, widths, strict=True)):
         left = index < sheet.texts
         table.add_column(
-            "\n".join(heading),
+            Text("\n".join(heading)),
             justify="left" if left else "right",
             overflow="fold",
             no_wrap=not left,

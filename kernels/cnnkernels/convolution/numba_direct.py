@@ -40,7 +40,7 @@ def forward(
         b = np.zeros(problem.out_channels, problem.dtype)
     contract.require("b", b, (problem.out_channels,), problem.dtype)
     y = contract.empty(shapes.y, problem.dtype)
-    _forward(x, w, b, y, *_geometry(problem))
+    _forward(jit.constant(x), jit.constant(w), jit.constant(b), y, *_geometry(problem))
     return y, ()
 
 
@@ -61,6 +61,7 @@ def backward(
     contract.require("dy", dy, shapes.y, problem.dtype)
     contract.require("x", x, shapes.x, problem.dtype)
     contract.require("w", w, shapes.w, problem.dtype)
+    dy, x, w = jit.constant(dy), jit.constant(x), jit.constant(w)
     geometry = _geometry(problem)
     dx = dw = db = None
     if needs.dx:

@@ -30,7 +30,16 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
     y = contract.empty(problem.shapes.y, problem.dtype)
     winners = contract.empty(problem.shapes.y, index)
     (top, _), (left, _) = problem.padding
-    _forward(x, y, winners, *problem.kernel_size, *problem.stride, top, left, *problem.dilation)
+    _forward(
+        jit.constant(x),
+        y,
+        winners,
+        *problem.kernel_size,
+        *problem.stride,
+        top,
+        left,
+        *problem.dilation,
+    )
     return y, (winners,)
 
 
@@ -44,7 +53,7 @@ def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
     contract.require("dy", dy, problem.shapes.y, problem.dtype)
     contract.require("cache", winners, shape, index)
     dx = contract.empty(problem.shapes.x, problem.dtype)
-    _backward(dy, winners, dx)
+    _backward(jit.constant(dy), jit.constant(winners), dx)
     return dx
 
 
