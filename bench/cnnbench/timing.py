@@ -32,6 +32,9 @@ LEAST_ROUNDS = 6
 CONFIDENCE = 0.95
 SAME_WITHIN = 0.02
 
+UNSTEADY = 0.1
+"""An A/A floor above this tells of a machine that does other work: too little to call two equal."""
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -157,7 +160,7 @@ def verdict(found: Ratio, floor: float) -> Verdict:
         return "FASTER"
     if found.high < 1 / (1 + floor):
         return "SLOWER"
-    same = 1 + max(SAME_WITHIN, floor)
+    same = 1 + max(SAME_WITHIN, min(floor, UNSTEADY))
     if found.low >= 1 / same and found.high <= same:
         return "SAME"
     return "UNCLEAR"

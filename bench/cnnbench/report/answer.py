@@ -50,12 +50,19 @@ def answer(rows: Sequence[Row], floor: float) -> str:
 
 def evidence(rows: Sequence[Row], floor: float) -> list[str]:
     """Return what the answer stands on: checks passed, and how finely this machine can tell."""
+    lines = []
+    if floor > timing.UNSTEADY:
+        lines.append(
+            "THIS MACHINE WAS NOT QUIET: equal programs differed more than programs worth comparing "
+            "do; end what else runs, and measure again"
+        )
     checked = [row for row in rows if row.op != "train" and row.problem]
     passed = sum(row.outcome == "ok" for row in checked)
     refused = sum(row.outcome == "unsupported" for row in checked)
     bad = len(checked) - passed - refused
     worst = max((row.error_over_bound or 0.0 for row in checked), default=0.0)
     return [
+        *lines,
         f"{passed} checks passed, {bad} wrong or failed, {refused} not supported here; "
         f"the largest error is {numbers.of_bound(worst)} of what rounding can make",
         f"two identical sides differ by up to {numbers.floor(floor)} on this machine (A/A floor)",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnnkernels import Unsupported, registry
+from cnnkernels.backends import NumpyArrays
 from cnnkernels.conformance import BROKEN, CORNER, CORNER_ONNX, check
 from cnnkernels.contract import Conv2D, MaxPool2D
 from cnnkernels.descriptor import parse
@@ -209,6 +210,53 @@ def test_a_gradient_that_is_left_out_is_wrong(missing):
 
     found = check(spoilt(backward=backward), PROBLEM)
     assert (found.outcome, found.reason) == ("wrong", f"{missing} was asked for, and is None")
+
+
+def test_a_gradient_that_is_wrong_only_when_asked_for_alone_is_wrong():
+    kernel = registry.load("numpy").convolution
+
+    def backward(problem, dy, x, w, cache, needs):
+        gradients = kernel.backward(problem, dy, x, w, cache, needs)
+        if needs == (False, True, False):
+            gradients.dw[...] += 1
+        return gradients
+
+    found = check(spoilt(backward=backward), PROBLEM)
+    assert found.outcome == "wrong"
+    assert found.reason.startswith("dw[0, 0, 0, 0] is ")
+    assert found.reason.endswith("asked for alone)")
+
+
+def test_an_output_that_the_next_call_writes_to_is_wrong():
+    kernel = registry.load("numpy").convolution
+    given = []
+
+    def forward(*arguments):
+        for earlier in given:
+            earlier[...] = 0
+        y, cache = kernel.forward(*arguments)
+        given.append(y)
+        return y, cache
+
+    found = check(spoilt(forward=forward), PROBLEM)
+    assert found.outcome == "wrong"
+    assert found.reason.startswith("y of an earlier call changed in a later one")
+
+
+class CopyingArrays(NumpyArrays):
+    """Arrays that share no memory with NumPy's, as on a device."""
+
+    def put(self, array):
+        return array.copy()
+
+    def get(self, array):
+        return np.array(array, order="C")
+
+
+@pytest.mark.xfail(strict=True, reason="the later call computes the same numbers")
+def test_an_output_in_the_memory_of_the_last_is_wrong_on_a_device_too():
+    broken = dataclasses.replace(BROKEN["broken-one-buffer"], arrays=CopyingArrays())
+    assert check(broken, PROBLEM).outcome == "wrong"
 
 
 @pytest.mark.parametrize(
