@@ -244,7 +244,7 @@ def compare(
     console = Console()
     run = _run()
     _keep(run, "compare", json_file, save, machine)
-    effort = QUICK if quick else Effort(seconds=2.0)
+    effort = QUICK if quick else Effort(seconds=1.5, training_seconds=10.0)
     with _recording(run), _progress() as progress:
         speed.time(run, _cases("digits", None, None), names, [count], baseline, effort, progress)
         trainings.train(run, names, [count], baseline, RECIPES["digits"], False, effort, progress)

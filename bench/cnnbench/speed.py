@@ -28,6 +28,7 @@ from cnnbench.results import Row, Run
 from cnnbench.team import Team, baseline_for, failing, note, note_threading
 from cnnbench.timing import Contestant, Ratio
 from cnnbench.worker import (
+    PARTS,
     REST_SECONDS,
     SIDE_SECONDS,
     WARM_SECONDS,
@@ -243,14 +244,15 @@ def _contestant(
     call_seconds = worker.ask("calibrate", direction=direction, nchw=nchw)
     if math.isnan(call_seconds):
         return Contestant(name, lambda: math.nan, 0)
-    calls = max(1, math.ceil(SIDE_SECONDS / call_seconds))
-    warm = call_seconds < WARM_SECONDS
+    parts = max(1, min(PARTS, math.ceil(SIDE_SECONDS / call_seconds)))
+    calls = max(1, math.ceil(SIDE_SECONDS / parts / call_seconds))
+    how = {"nchw": nchw, "calls": calls, "parts": parts, "warm": call_seconds < WARM_SECONDS}
 
     def side() -> float:
         rest()
-        return float(worker.ask("side", direction=direction, nchw=nchw, calls=calls, warm=warm))
+        return float(worker.ask("side", direction=direction, **how))
 
-    rounds = effort.rounds_for(calls * call_seconds + REST_SECONDS, effort.seconds)
+    rounds = effort.rounds_for(parts * calls * call_seconds + REST_SECONDS, effort.seconds)
     return Contestant(name, side, rounds)
 
 

@@ -96,7 +96,7 @@ def compete(
     """Time all contestants in rounds; those whose verdict stays unclear get more, up to a cap."""
     run_rounds(contestants, random, 0, max((c.rounds for c in contestants), default=0))
     base = next((c for c in contestants if c.name == baseline), None)
-    if base is None or base.rounds < ROUNDS:
+    if base is None or base.rounds < ROUNDS or not floor <= UNSTEADY:
         return
     done = ROUNDS
     while done < MOST_ROUNDS:

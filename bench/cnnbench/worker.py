@@ -14,6 +14,7 @@ import json
 import os
 import selectors
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,8 +29,11 @@ from cnnkernels.conformance import Call, Check, check, filled
 from cnnkernels.contract import Conv2D, Direction, MaxPool2D, Problem, Unsupported
 from cnnkernels.descriptor import parse
 
-SIDE_SECONDS = 0.005
-"""A timed side lasts at least this long."""
+SIDE_SECONDS = 0.02
+"""A timed side lasts about this long, 5 ms at the very least."""
+
+PARTS = 7
+"""A side is timed in parts, and their median counts: one hiccup of the system does not."""
 
 WARM_SECONDS = 0.05
 """Calls shorter than this are called once, outside the clock, before a side."""
@@ -250,12 +254,12 @@ class _Session:
         first = _seconds(run, 1)
         return first if first > WARM_SECONDS else min(_seconds(run, 1), _seconds(run, 1))
 
-    def side(self, direction: Direction, nchw: bool, calls: int, warm: bool) -> float:
-        """Return the seconds of a call, over `calls` of them in a row."""
+    def side(self, direction: Direction, nchw: bool, calls: int, parts: int, warm: bool) -> float:
+        """Return the seconds of a call: the median over parts, each of `calls` in a row."""
         run = self._runner(direction, nchw)
         if warm:
             run()
-        return _seconds(run, calls)
+        return statistics.median(_seconds(run, calls) for _ in range(parts))
 
     def extra_bytes(self, direction: Direction) -> int | None:
         """Return the memory in use beyond inputs and outputs, at its highest during a call."""

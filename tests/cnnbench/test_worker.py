@@ -49,7 +49,9 @@ def test_a_worker_checks_and_times_every_direction_of_a_problem(backend, tmp_pat
             for direction in directions(problem):
                 first = worker.ask("first_call", descriptor=descriptor, direction=direction)
                 estimate = worker.ask("calibrate", direction=direction, nchw=False)
-                side = worker.ask("side", direction=direction, nchw=True, calls=2, warm=True)
+                side = worker.ask(
+                    "side", direction=direction, nchw=True, calls=2, parts=3, warm=True
+                )
                 assert min(first, estimate, side) > 0
                 extra = worker.ask("extra_bytes", direction=direction)
                 assert extra is None or extra >= 0

@@ -53,8 +53,8 @@ def evidence(rows: Sequence[Row], floor: float) -> list[str]:
     lines = []
     if floor > timing.UNSTEADY:
         lines.append(
-            "THIS MACHINE WAS NOT QUIET: equal programs differed more than programs worth comparing "
-            "do; end what else runs, and measure again"
+            "THIS MACHINE WAS NOT QUIET: equal programs differed more than programs worth "
+            "comparing do; end what else runs, and measure again"
         )
     checked = [row for row in rows if row.op != "train" and row.problem]
     passed = sum(row.outcome == "ok" for row in checked)
