@@ -3,8 +3,8 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= yes
-EXTRAS := history,dev$(if $(filter no,$(TORCH)),,$(comma)torch)
 comma := ,
+EXTRAS := $(if $(filter no,$(TORCH)),history$(comma)dev,history$(comma)dev$(comma)torch)
 STAMP := .venv/.installed-torch-$(TORCH)
 BIN := .venv/bin
 

@@ -361,10 +361,14 @@ def _set_threads(threads: int) -> dict[str, int]:
     """Hold the libraries in this process to a thread count, and return what each then says.
 
     The environment was set before the process began. Numba's pool has to be launched before PyTorch
-    is told, or launching it later would undo that; OpenBLAS reads the environment alone.
+    is told, or launching it later would undo that. Where Numba has threads the matrix library gets
+    one: of two pools in a process each spins in the other's way.
     """
+    import threadpoolctl
+
     said = {}
     if "numba" in sys.modules:
+        threadpoolctl.threadpool_limits(1, user_api="blas")
         numba = sys.modules["numba"]
         numba.set_num_threads(threads)
         said["numba"] = int(numba.get_num_threads())
