@@ -23,7 +23,7 @@ help:
 
 .venv: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt Makefile
 	@test -n "$(PYTHON)" || { echo "python3 is not installed"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "cnnbench needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try make PYTHON=..."; exit 1; }
