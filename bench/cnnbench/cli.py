@@ -235,7 +235,7 @@ def compare(
 
     from cnnbench import speed, trainings
     from cnnbench.digits.recipes import RECIPES
-    from cnnbench.effort import QUICK, Effort
+    from cnnbench.effort import QUICK, SHORT
     from cnnbench.report import tables
     from cnnbench.report.answer import answer, evidence
 
@@ -244,7 +244,7 @@ def compare(
     console = Console()
     run = _run()
     _keep(run, "compare", json_file, save, machine)
-    effort = QUICK if quick else Effort(seconds=1.5, training_seconds=10.0)
+    effort = QUICK if quick else SHORT
     with _recording(run), _progress() as progress:
         speed.time(run, _cases("digits", None, None), names, [count], baseline, effort, progress)
         trainings.train(run, names, [count], baseline, RECIPES["digits"], False, effort, progress)

@@ -32,15 +32,15 @@ class Effort:
     seconds : float
         For one backend in one direction of one case; a slow one gets fewer rounds.
     training_seconds : float
-        For one backend's trainings, in turns with the others'; one training that takes longer is
-        stopped, unless it is asked for in full.
+        For one backend's trainings, in turns with the others'; one training that takes longer than
+        half of it is stopped, unless it is asked for in full.
     call_seconds : float or None
         What takes longer a call is not run; None runs everything.
     """
 
     rounds: int = timing.ROUNDS
     seconds: float = 6.0
-    training_seconds: float = 14.0
+    training_seconds: float = 20.0
     call_seconds: float | None = CALL_BUDGET_SECONDS
 
     def rounds_for(self, side_seconds: float, budget_seconds: float) -> int:
@@ -48,4 +48,7 @@ class Effort:
         return max(1, min(self.rounds, int(budget_seconds / (2 * side_seconds))))
 
 
-QUICK = Effort(rounds=3, seconds=1.0, training_seconds=3.0, call_seconds=2.0)
+SHORT = Effort(rounds=8, seconds=1.5, training_seconds=12.0)
+"""For a comparison of everything in minutes: intervals, and no more rounds for the unclear."""
+
+QUICK = Effort(rounds=3, seconds=1.0, training_seconds=8.0, call_seconds=2.0)

@@ -58,7 +58,8 @@ class Row:
     extra_bytes : int or None
         Memory in use beyond inputs and outputs, at its highest during a call.
     first_call_seconds, cached_first_call_seconds : float or None
-        The first call in a new process, with nothing compiled before, and compiled before.
+        Of an operation's smallest case: the first call in a new process, with nothing compiled but
+        for the directions before it, and with all compiled code cached.
     baseline : str or None
     ratio, ratio_low, ratio_high : float or None
         Times as fast as the baseline, and the interval; above 1 is faster.

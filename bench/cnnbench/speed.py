@@ -72,12 +72,13 @@ def time(
     for count in threads:
         progress.step(f"measuring this machine's ceilings, {count} threads")
         ceilings = measure_ceilings(count)
-        if count == threads[0]:
-            for backend in backends:
-                progress.step(f"first calls of {backend}")
-                first_calls |= _first_calls(backend, count, sets)
         with Team(backends, count) as team, fills_folder() as folder:
             base = baseline_for(team, baseline)
+            if count == threads[0]:
+                for backend in backends:
+                    progress.step(f"first calls of {backend}")
+                    if backend in team.present:
+                        first_calls |= _first_calls(backend, count, sets)
             progress.step(f"A/A floor of {base}, {count} threads")
             floor = measure_floor(base, count, probes(sets), effort) if team.present else math.nan
             note(run, "baseline", count, base)
@@ -98,10 +99,11 @@ def time(
                         for backend, found in checks.items()
                         for row in rows_of(case, backend, count, found)
                     ]
-                    for row in [row for row in rows if row.outcome == "ok"]:
-                        row.first_call_seconds, row.cached_first_call_seconds = first_calls.get(
-                            (row.backend, row.op, row.direction), (None, None)
-                        )
+                    for row in rows:
+                        if row.outcome == "ok" and count == threads[0]:
+                            row.first_call_seconds, row.cached_first_call_seconds = first_calls.get(
+                                (row.backend, row.problem, row.direction), (None, None)
+                            )
                     progress.step(f"timing {case.label}, {count} threads")
                     try:
                         _time_case(team, case, rows, conditions, folder)
@@ -161,7 +163,7 @@ def measure_floor(backend: str, threads: int, probes: Sequence[Case], effort: Ef
                     worker.ask("prepare", descriptor=str(case.problem), folder=str(folder))
                 for direction in directions(case.problem)[:: len(directions(case.problem)) - 1]:
                     pair = [
-                        _contestant(name, worker, direction, False, effort)
+                        _contestant(name, worker, direction, False, effort)[0]
                         for name, worker in (("one", one), ("other", other))
                     ]
                     timing.run_rounds(pair, random, 0, max(c.rounds for c in pair))
@@ -190,14 +192,15 @@ def _time_case(
                 continue
             asked = _Asked(team, row)
             with failing([row]):
-                row.extra_bytes = asked.ask("extra_bytes", direction=direction)
                 nchw = {row.backend: False}
                 if team.about(row.backend)["layout"] != "NCHW":
                     nchw[row.backend + _NCHW] = True
                 for name, converted in nchw.items():
-                    contestants[name] = _contestant(
+                    contestants[name], extra_bytes = _contestant(
                         name, asked, direction, converted, conditions.effort
                     )
+                    if not converted:
+                        row.extra_bytes = extra_bytes
         try:
             timing.compete(
                 list(contestants.values()),
@@ -230,8 +233,8 @@ class _Asked:
         self._team, self._row = team, row
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Return the answer; once the row has failed, nan without asking."""
-        answer: Any = math.nan
+        """Return the answer; None if the row fails over it, or has failed before."""
+        answer: Any = None
         if self._row.outcome == "ok":
             with failing([self._row]):
                 answer = self._team.ask(self._row.backend, command, **arguments)
@@ -240,20 +243,23 @@ class _Asked:
 
 def _contestant(
     name: str, worker: Worker | _Asked, direction: Direction, nchw: bool, effort: Effort
-) -> Contestant:
-    call_seconds = worker.ask("calibrate", direction=direction, nchw=nchw)
-    if math.isnan(call_seconds):
-        return Contestant(name, lambda: math.nan, 0)
+) -> tuple[Contestant, int | None]:
+    """Return who is timed, and the bytes that it takes beyond inputs and outputs."""
+    probed = worker.ask("probe", direction=direction, nchw=nchw)
+    if probed is None:
+        return Contestant(name, lambda: math.nan, 0), None
+    call_seconds = probed["seconds"]
     parts = max(1, min(PARTS, math.ceil(SIDE_SECONDS / call_seconds)))
     calls = max(1, math.ceil(SIDE_SECONDS / parts / call_seconds))
     how = {"nchw": nchw, "calls": calls, "parts": parts, "warm": call_seconds < WARM_SECONDS}
 
     def side() -> float:
         rest()
-        return float(worker.ask("side", direction=direction, **how))
+        seconds = worker.ask("side", direction=direction, **how)
+        return math.nan if seconds is None else float(seconds)
 
     rounds = effort.rounds_for(parts * calls * call_seconds + REST_SECONDS, effort.seconds)
-    return Contestant(name, side, rounds)
+    return Contestant(name, side, rounds), probed["extra_bytes"]
 
 
 def compare(rows: Sequence[Row], baseline: str, floor: float) -> None:
@@ -350,38 +356,30 @@ def _sum(name: str, parts: Sequence[Row], threads: int) -> Row:
 def _first_calls(
     backend: str, threads: int, sets: Sequence[CaseSet]
 ) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """Return by (backend, op, direction) the seconds of first calls, cold and with a warm cache.
+    """Return by (backend, case, direction) the seconds of first calls, cold and with a warm cache.
 
-    Each is the first of its direction in a new process, on the smallest case. Forward and backward
-    are called as a training would; the two parts of backward have processes of their own.
+    The smallest case of each operation is called once in each direction, in a new process with an
+    empty cache: each compiles what those before it left, and their sum is what compiling costs.
+    Where that leaves compiled code in the cache, the same is done once more, with it.
     """
-    smallest: dict[str, Case] = {}
-    for case in sorted(
-        (case for group in sets for case in group.cases), key=lambda c: -_size(c.problem)
-    ):
-        smallest[operation(case.problem)] = case
-    found: dict[tuple[str, str, str], tuple[float, float]] = {}
-    with tempfile.TemporaryDirectory(prefix="cnnbench-") as empty:
-        times: dict[tuple[str, str, str], list[float]] = {}
-        for part in (0, 1):
-            for _ in ("cold", "cached"):
-                cache = os.path.join(empty, str(part))
-                with (
-                    contextlib.suppress(WorkerError),
-                    Worker(backend, threads, {"NUMBA_CACHE_DIR": cache}) as worker,
-                ):
-                    for op, case in smallest.items():
-                        for direction in directions(case.problem):
-                            if (direction in (FORWARD, "backward")) != (part == 0):
-                                continue
-                            seconds = worker.ask(
-                                "first_call", descriptor=str(case.problem), direction=direction
-                            )
-                            times.setdefault((backend, op, direction), []).append(seconds)
-        for key, (cold, *cached) in times.items():
-            if cached:
-                found[key] = (cold, cached[0])
-    return found
+    by_size = sorted((c for group in sets for c in group.cases), key=lambda c: _size(c.problem))
+    smallest = {operation(case.problem): case for case in reversed(by_size)}
+    times: dict[tuple[str, str, str], list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="cnnbench-") as cache:
+        for _ in ("cold", "cached"):
+            with (
+                contextlib.suppress(WorkerError),
+                Worker(backend, threads, {"NUMBA_CACHE_DIR": cache}) as worker,
+            ):
+                for case in smallest.values():
+                    for direction in directions(case.problem):
+                        seconds = worker.ask(
+                            "first_call", descriptor=str(case.problem), direction=direction
+                        )
+                        times.setdefault((backend, str(case), direction), []).append(seconds)
+            if not os.listdir(cache):
+                break
+    return {key: (seconds[0], seconds[-1]) for key, seconds in times.items()}
 
 
 def _size(problem: Problem) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from cnnbench.results import Row, Run
@@ -20,8 +22,9 @@ class Team:
         self._about: dict[str, dict[str, Any]] = {}
         self._workers: dict[str, Worker] = {}
         try:
-            for backend in self.backends:
-                self._open(backend)
+            # Most of a worker's start is imports, and nothing is timed yet.
+            with ThreadPoolExecutor(max_workers=os.cpu_count()) as executor:
+                list(executor.map(self._open, self.backends))
         except BaseException:
             self.close()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -71,12 +72,13 @@ def train(
                     row.outcome, row.reason = _passed(run, team, row, digits, folder)
                     if row.outcome != "ok":
                         continue
-                    progress.step(f"first step of {row.backend}")
                     with failing([row]):
-                        first_steps = _first_steps(row.backend, count, options)
-                        row.first_call_seconds, row.cached_first_call_seconds = first_steps
+                        if not _first_calls_known(run, row):
+                            progress.step(f"first step of {row.backend}")
+                            first_steps = _first_steps(row.backend, count, options)
+                            row.first_call_seconds, row.cached_first_call_seconds = first_steps
                         progress.step(f"training on {row.backend}")
-                        budget = None if full else effort.training_seconds
+                        budget = None if full else effort.training_seconds / 2
                         done = team.ask(
                             row.backend, "train", **options | {"budget_seconds": budget}
                         )
@@ -110,15 +112,26 @@ def train_alone(run: Run, name: str, recipe: Recipe, threads: int, progress: Pro
     run.add([row])
 
 
+def _first_calls_known(run: Run, row: Row) -> bool:
+    """Return whether the run has rows that tell what compiling the row's backend costs."""
+    return any(
+        (other.backend, other.threads) == (row.backend, row.threads)
+        and other.first_call_seconds is not None
+        for other in run.rows
+    )
+
+
 def _first_steps(backend: str, threads: int, options: dict[str, Any]) -> tuple[float, float]:
     """Return the seconds of a training's first step, cold and with a warm cache."""
-    with tempfile.TemporaryDirectory(prefix="cnnbench-") as empty:
-        seconds = []
+    seconds = []
+    with tempfile.TemporaryDirectory(prefix="cnnbench-") as cache:
         for _ in ("cold", "cached"):
-            with Worker(backend, threads, {"NUMBA_CACHE_DIR": empty}) as worker:
+            with Worker(backend, threads, {"NUMBA_CACHE_DIR": cache}) as worker:
                 done = worker.ask("train", **options | {"most_steps": 1})
                 seconds.append(float(done["seconds"]))
-    return seconds[0], seconds[1]
+            if not os.listdir(cache):
+                break
+    return seconds[0], seconds[-1]
 
 
 def _float64_losses(options: dict[str, Any]) -> list[float]:

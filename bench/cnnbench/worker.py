@@ -248,11 +248,31 @@ class _Session:
         self._call = self._cache = None
         gc.collect()
 
-    def calibrate(self, direction: Direction, nchw: bool) -> float:
-        """Return the seconds of one call, roughly; where it is short, of a warm one."""
+    def probe(self, direction: Direction, nchw: bool) -> dict[str, Any]:
+        """Return the seconds of one call, roughly, and the memory it takes.
+
+        The seconds are those of a warm call where it is short. `extra_bytes` is the memory in use
+        beyond inputs and outputs, at its highest during the call; None where that is not known.
+        """
         run = self._runner(direction, nchw)
-        first = _seconds(run, 1)
-        return first if first > WARM_SECONDS else min(_seconds(run, 1), _seconds(run, 1))
+        growing = _growth_beyond_outputs
+        if self._backend.arrays.device == "cuda":
+            growing = _growth_beyond_outputs_on_cuda
+        seconds = 0.0
+
+        def timed() -> object:
+            nonlocal seconds
+            start = time.perf_counter()
+            result = run()
+            seconds = time.perf_counter() - start
+            return result
+
+        growth = growing(timed)
+        if growth is not None and direction != "forward":
+            growth += _bytes_of(self._cache)
+        if seconds <= WARM_SECONDS:
+            seconds = min(_seconds(run, 1), _seconds(run, 1))
+        return {"seconds": seconds, "extra_bytes": growth}
 
     def side(self, direction: Direction, nchw: bool, calls: int, parts: int, warm: bool) -> float:
         """Return the seconds of a call: the median over parts, each of `calls` in a row."""
@@ -260,16 +280,6 @@ class _Session:
         if warm:
             run()
         return statistics.median(_seconds(run, calls) for _ in range(parts))
-
-    def extra_bytes(self, direction: Direction) -> int | None:
-        """Return the memory in use beyond inputs and outputs, at its highest during a call."""
-        growing = _growth_beyond_outputs
-        if self._backend.arrays.device == "cuda":
-            growing = _growth_beyond_outputs_on_cuda
-        growth = growing(self._runner(direction, False))
-        if growth is None or direction == "forward":
-            return growth
-        return growth + _bytes_of(self._cache)
 
     def first_call(self, descriptor: str, direction: Direction) -> float:
         """Return the seconds of the first call of a direction, arrays in place."""
@@ -384,7 +394,7 @@ def _set_threads(threads: int) -> dict[str, int]:
 
 def _bytes_of(result: Any) -> int:
     """Return the bytes of the arrays in what a kernel returned."""
-    if isinstance(result, tuple):
+    if isinstance(result, tuple | list):
         return sum(_bytes_of(part) for part in result)
     return 0 if result is None else int(result.nbytes)
 

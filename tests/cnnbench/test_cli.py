@@ -338,7 +338,7 @@ def test_compare_checks_times_trains_and_ends_in_an_answer_with_its_evidence(com
     assert {row.outcome for row in rows} == {"ok"}
     code, shown, _ = command("show", path)
     assert code == 0
-    for title in ("Correctness: ", "digits.conv1 ", "digits (sum) ", "First call ", "Training: "):
+    for title in ("Correctness: ", "digits.conv1 ", "digits (sum) ", "First calls, ", "Training: "):
         for text in (out, shown):
             assert re.search(rf"^{re.escape(title)}", text, re.MULTILINE)
 

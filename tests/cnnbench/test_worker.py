@@ -48,13 +48,13 @@ def test_a_worker_checks_and_times_every_direction_of_a_problem(backend, tmp_pat
             assert set(found["error_over_bound"]) == set(directions(problem))
             for direction in directions(problem):
                 first = worker.ask("first_call", descriptor=descriptor, direction=direction)
-                estimate = worker.ask("calibrate", direction=direction, nchw=False)
+                probed = worker.ask("probe", direction=direction, nchw=False)
+                converting = worker.ask("probe", direction=direction, nchw=True)
                 side = worker.ask(
                     "side", direction=direction, nchw=True, calls=2, parts=3, warm=True
                 )
-                assert min(first, estimate, side) > 0
-                extra = worker.ask("extra_bytes", direction=direction)
-                assert extra is None or extra >= 0
+                assert min(first, probed["seconds"], converting["seconds"], side) > 0
+                assert probed["extra_bytes"] is None or probed["extra_bytes"] >= 0
             worker.ask("release")
 
 

@@ -207,7 +207,8 @@ def first_call_sheet(rows: Sequence[Row]) -> Sheet:
             )
         )
     return Sheet(
-        "First call in a new process, the same with compiled code cached, steady state",
+        "First calls, one after another in a new process; the same with compiled code cached; "
+        "steady state",
         ("backend, operation", "first", "cached", "steady"),
         tuple(lines),
     )
