@@ -104,16 +104,29 @@ def numpy() -> Backend:
 
 def numba() -> Backend:
     """Compiled loops of the definition, in threads."""
-    try:
-        import numba  # noqa: F401  # its absence has to be told apart from a fault of ours
-    except ImportError as error:
-        raise Unsupported(f"Numba is not installed here ({error})") from None
+    _import_numba()
     from cnnkernels.convolution import numba_direct as convolution
     from cnnkernels.pooling import numba_direct as pooling
 
     return Backend(
         name="numba",
         description="Numba: the definition's loops, compiled, in threads",
+        convolution=convolution,
+        pooling=pooling,
+        arrays=NumpyArrays(),
+        deterministic=True,
+    )
+
+
+def numba_simd() -> Backend:
+    """Explicit vectors, register tiles and panels, in threads."""
+    _import_numba()
+    from cnnkernels.convolution import numba_simd as convolution
+    from cnnkernels.pooling import numba_simd as pooling
+
+    return Backend(
+        name="numba-simd",
+        description="Numba: explicit vectors, an implicit matrix product, in threads",
         convolution=convolution,
         pooling=pooling,
         arrays=NumpyArrays(),
@@ -155,6 +168,13 @@ def _torch(name: str, description: str, device: str, layout: str) -> Backend:
         pooling=pooling,
         arrays=TorchArrays(device, layout),
     )
+
+
+def _import_numba() -> None:
+    try:
+        import numba  # noqa: F401  # its absence has to be told apart from a fault of ours
+    except ImportError as error:
+        raise Unsupported(f"Numba is not installed here ({error})") from None
 
 
 def _import_torch() -> Any:

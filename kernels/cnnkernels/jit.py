@@ -22,6 +22,7 @@ import numba
 import numpy as np
 import platformdirs
 from numba.core import caching
+from numba.core.ccallback import CFunc
 
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
@@ -93,6 +94,19 @@ def kernel(*, parallel: bool = False) -> Callable[[Callable[..., Any]], Any]:
         return dispatcher
 
     return compiled
+
+
+def address(signature: Any, function: Callable[..., Any]) -> int:
+    """Compile a function for C callers, and return its address; it stays for as long as Python."""
+    compiled = CFunc(function, (signature.args, signature.return_type), locals={}, options={"error_model": "numpy"})
+    with contextlib.suppress(RuntimeError):
+        compiled._cache = _Cache(function)
+    compiled.compile()
+    _COMPILED.append(compiled)
+    return int(compiled.address)
+
+
+_COMPILED: list[CFunc] = []
 
 
 def constant(array: np.ndarray) -> np.ndarray:

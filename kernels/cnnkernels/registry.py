@@ -22,6 +22,7 @@ _BUILT_IN = {
         ("naive", "naive"),
         ("numpy", "numpy"),
         ("numba", "numba"),
+        ("numba-simd", "numba_simd"),
         ("torch-cpu", "torch_cpu"),
         ("torch-cpu-nhwc", "torch_cpu_nhwc"),
         ("torch-cuda", "torch_cuda"),
