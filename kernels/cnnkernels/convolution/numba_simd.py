@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import contract, jit, simd
 from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
@@ -123,8 +124,10 @@ class _Plan(NamedTuple):
         Elements of scratch memory a thread.
     """
 
-    tables: tuple[np.ndarray, ...]
-    sizes: tuple[int, ...]
+    weights: np.ndarray
+    tables: np.ndarray
+    ramp: np.ndarray
+    sizes: np.ndarray
     workspace: int
 
 
@@ -249,7 +252,8 @@ def _plan(
     )  # fmt: skip
     workspace = (image if padded else 0) + block * width + (simd.ROWS + 1) * width
     ramp = np.arange(block) * width
-    return _Plan((weight, channel, down, across, ramp), tuple(map(int, sizes)), workspace)
+    tables = np.stack((np.arange(weight.size) * simd.ROWS, channel, down, across))
+    return _Plan(weight, tables, ramp, np.array(sizes, np.int64), workspace)
 
 
 def _run(
@@ -259,16 +263,20 @@ def _run(
         return
     threads = numba.get_num_threads()
     work = np.empty((threads, plan.workspace), out.dtype)
-    offsets = np.empty((threads, plan.tables[0].size), np.int64)
+    offsets = np.empty((threads, plan.tables.shape[1]), np.int64)
+    tiles = plan.sizes[7] * -(-plan.sizes[11] // simd.ROWS)
+    weights = np.empty((tiles, plan.tables.shape[1], simd.ROWS), out.dtype)
+    _pack_weights(jit.constant(w).reshape(-1), plan.weights, weights, plan.sizes)
     _correlate(
         simd.tile_address(out.dtype.name),
         jit.constant(source).reshape(-1),
-        jit.constant(w).reshape(-1),
+        jit.constant(weights).reshape(-1),
         start,
         out.reshape(-1),
         work,
         offsets,
         plan.tables,
+        plan.ramp,
         plan.sizes,
     )
 
@@ -276,8 +284,10 @@ def _run(
 class _WeightsPlan(NamedTuple):
     """Backward-weights: for each tap its channel, row and column, and the sizes of `_correlate`."""
 
-    tables: tuple[np.ndarray, ...]
-    sizes: tuple[int, ...]
+    tables: np.ndarray
+    pixels: np.ndarray
+    ramp: np.ndarray
+    sizes: np.ndarray
     workspace: int
     splits: int
 
@@ -285,7 +295,7 @@ class _WeightsPlan(NamedTuple):
 @functools.lru_cache(1024)
 def _weights_plan(problem: Conv2D) -> _WeightsPlan:
     forward_plan = _forward_plan(problem)
-    _, channel, down, across, _ = forward_plan.tables
+    _, channel, down, across = forward_plan.tables
     itemsize = np.dtype(problem.dtype).itemsize
     width = simd.VECTORS * simd.lanes(itemsize)
     filters, channels = (
@@ -318,9 +328,15 @@ def _weights_plan(problem: Conv2D) -> _WeightsPlan:
         problem.groups, channels, problem.height, problem.width, filters, out_height, out_width,
         step_h, step_w, first_row, first_col, span_h, pitch, image,
     )  # fmt: skip
-    tables = (np.arange(pixels), np.arange(block) * width, channel, down, across)
     workspace = image + together * block * width + simd.ROWS * width
-    return _WeightsPlan(tables, tuple(map(int, sizes)), workspace, splits)
+    return _WeightsPlan(
+        np.stack((channel, down, across)),
+        np.arange(pixels),
+        np.arange(block) * width,
+        np.array(sizes, np.int64),
+        workspace,
+        splits,
+    )
 
 
 def _run_weights(problem: Conv2D, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -338,8 +354,10 @@ def _run_weights(problem: Conv2D, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
         np.zeros(problem.out_channels // problem.groups + simd.ROWS, dw.dtype),
         parts.reshape(-1),
         np.empty((threads, plan.workspace), dw.dtype),
-        np.empty((threads, plan.tables[2].size), np.int64),
+        np.empty((threads, plan.tables.shape[1]), np.int64),
         plan.tables,
+        plan.pixels,
+        plan.ramp,
         plan.sizes,
     )
     if plan.splits > 1:
@@ -352,7 +370,7 @@ def _run_weights(problem: Conv2D, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 @jit.kernel()
-def _multiply_panel(micro, rows, a, a_first, a_row, a_offsets, a_from, b, b_first, b_offsets, b_from, count, out, out_first, out_row, places, start, start_first, zero, add, tile, tile_first):  # type: ignore[no-untyped-def]  # fmt: skip
+def _multiply_panel(micro, rows, a, a_first, a_tile_size, a_row, a_offsets, a_from, b, b_first, b_offsets, b_from, count, out, out_first, out_row, places, start, start_first, zero, add, tile, tile_first):  # type: ignore[no-untyped-def]  # fmt: skip
     """Multiply all rows by one panel, and set or add the sums where its columns' places say."""
     width = places.size
     lanes = width // simd.VECTORS
@@ -361,7 +379,7 @@ def _multiply_panel(micro, rows, a, a_first, a_row, a_offsets, a_from, b, b_firs
     for t in range(tiles):
         m0 = t * rows // tiles
         m1 = (t + 1) * rows // tiles
-        a_tile = a_first + m0 * a_row
+        a_tile = a_first + (t * a_tile_size if a_tile_size else m0 * a_row)
         out_tile = out_first + m0 * out_row
         if in_line:
             simd.multiply_tile(
@@ -441,27 +459,43 @@ def _pack(panel, panel_first, source, base, offsets, first, count, pixels):  # t
 
 
 @jit.kernel(parallel=True)
-def _correlate(micro, source, weights, start, out, work, offsets, tables, sizes):  # type: ignore[no-untyped-def]
+def _pack_weights(w, offsets, packed, sizes):  # type: ignore[no-untyped-def]
+    """Lay the weights of each tile's rows side by side, tap after tap: they are read in a stream."""
+    filters, group_weights, weights_row = sizes[11], sizes[14], sizes[15]
+    tiles = (filters + simd.ROWS - 1) // simd.ROWS
+    for number in numba.prange(packed.shape[0]):
+        group, t = number // tiles, number % tiles
+        m0, m1 = t * filters // tiles, (t + 1) * filters // tiles
+        for m in range(m0, m1):
+            first = group * group_weights + m * weights_row
+            for j in range(offsets.size):
+                packed[number, j, m - m0] = w[first + offsets[j]]
+
+
+@jit.kernel(parallel=True)
+def _correlate(micro, source, weights, start, out, work, offsets, tables, ramp, sizes):  # type: ignore[no-untyped-def]
     """Set all outputs of a plan, share by share; all arrays but `work` and `offsets` are flat."""
     shares, groups = sizes[0], sizes[7]
     for number in numba.prange(groups * shares):
         thread = numba.get_thread_id()
         _correlate_share(
             micro, number // shares, number % shares, source, weights, start, out,
-            work[thread], offsets[thread], tables, sizes,
+            work[thread], offsets[thread], tables, ramp, sizes,
         )  # fmt: skip
 
 
 @jit.kernel()
-def _correlate_share(micro, group, share_number, source, weights, start, out, work, offsets, tables, sizes):  # type: ignore[no-untyped-def]  # fmt: skip
+def _correlate_share(micro, group, share_number, source, weights, start, out, work, offsets, tables, ramp, sizes):  # type: ignore[no-untyped-def]  # fmt: skip
     """Set one share of a group's outputs: lines of one image in place, or pixels in panels."""
     (
         shares, share, in_place, padded, block, width, batch, groups, channels, height, wide,
-        filters, out_height, out_width, group_weights, weights_row, p_size, q_size, step_h, step_w,
+        filters, out_height, out_width, _, _, p_size, q_size, step_h, step_w,
         spread_h, spread_w, corner_h, corner_w, first_row, first_col, span_h, span_w, pitch,
-    ) = sizes  # fmt: skip
-    weight, channel, down, across, ramp = tables
-    taps = weight.size
+    ) = to_fixed_tuple(sizes, 29)  # fmt: skip
+    rows_ramp, channel, down, across = tables[0], tables[1], tables[2], tables[3]
+    taps = channel.size
+    tile_size = taps * simd.ROWS
+    group_tile_size = (filters + simd.ROWS - 1) // simd.ROWS * tile_size
     image_pixels = p_size * q_size
     # Which images and lines this share covers.
     if in_place:
@@ -527,7 +561,7 @@ def _correlate_share(micro, group, share_number, source, weights, start, out, wo
                         p, q = p + 1, 0
                 if padded or position + width <= positions:
                     _multiply_panel(
-                        micro, filters, weights, group * group_weights, weights_row, weight, j0,
+                        micro, filters, weights, group * group_tile_size, tile_size, 1, rows_ramp, j0,
                         image, base + position, offsets, j0, count,
                         out, out_first, out_row, places, start, group * filters, zero, j0 > 0,
                         work, tile,
@@ -538,7 +572,7 @@ def _correlate_share(micro, group, share_number, source, weights, start, out, wo
                     pixels[lane] = position + (lane if position + lane < positions else 0)
                 _pack(work, panel, image, base, offsets, j0, count, pixels)
                 _multiply_panel(
-                    micro, filters, weights, group * group_weights, weights_row, weight, j0,
+                    micro, filters, weights, group * group_tile_size, tile_size, 1, rows_ramp, j0,
                     packed, panel, ramp, 0, count,
                     out, out_first, out_row, places, start, group * filters, zero, j0 > 0,
                     work, tile,
@@ -565,7 +599,7 @@ def _correlate_share(micro, group, share_number, source, weights, start, out, wo
                             i, p = i + 1, 0
                 _pack(work, panel, image, base, offsets, j0, count, pixels)
                 _multiply_panel(
-                    micro, filters, weights, group * group_weights, weights_row, weight, j0,
+                    micro, filters, weights, group * group_tile_size, tile_size, 1, rows_ramp, j0,
                     packed, panel, ramp, 0, count,
                     out, out_first, out_row, places, start, group * filters, zero, j0 > 0,
                     work, tile,
@@ -591,25 +625,25 @@ def _fill(out, start, image0, image1, p0, p1, begin, end, in_place, group, filte
 
 
 @jit.kernel(parallel=True)
-def _correlate_weights(micro, source, dy, zeros, out, work, offsets, tables, sizes):  # type: ignore[no-untyped-def]
+def _correlate_weights(micro, source, dy, zeros, out, work, offsets, tables, identity, ramp, sizes):  # type: ignore[no-untyped-def]
     """Set the gradients of all weights, once for each split of the batch; arrays are flat."""
     units, splits, groups = sizes[0], sizes[2], sizes[7]
     for number in numba.prange(splits * groups * units):
         thread = numba.get_thread_id()
         _correlate_weights_share(
             micro, number // units // groups, number // units % groups, number % units,
-            source, dy, zeros, out, work[thread], offsets[thread], tables, sizes,
+            source, dy, zeros, out, work[thread], offsets[thread], tables, identity, ramp, sizes,
         )  # fmt: skip
 
 
 @jit.kernel()
-def _correlate_weights_share(micro, split, group, unit, source, dy, zeros, out, work, offsets, tables, sizes):  # type: ignore[no-untyped-def]  # fmt: skip
+def _correlate_weights_share(micro, split, group, unit, source, dy, zeros, out, work, offsets, tables, identity, ramp, sizes):  # type: ignore[no-untyped-def]  # fmt: skip
     """Set the gradients of some taps of a group's filters, over the images of a split."""
     (
         _, together, splits, padded, block, width, batch, groups, channels, height, wide, filters,
         p_size, q_size, step_h, step_w, first_row, first_col, span_h, pitch, image_room,
-    ) = sizes  # fmt: skip
-    identity, ramp, channel, down, across = tables
+    ) = to_fixed_tuple(sizes, 21)  # fmt: skip
+    channel, down, across = tables[0], tables[1], tables[2]
     taps = channel.size
     pixels = p_size * q_size
     first_tap = unit * together * width
@@ -654,7 +688,7 @@ def _correlate_weights_share(micro, split, group, unit, source, dy, zeros, out, 
                     else:
                         places[lane] = -1
                 _multiply_panel(
-                    micro, filters, dy, (i * groups + group) * filters * pixels, pixels, identity, t0,
+                    micro, filters, dy, (i * groups + group) * filters * pixels, 0, pixels, identity, t0,
                     packed, panel, ramp, 0, count,
                     out, out_first, taps, places, zeros, 0, 0, add, work, tile,
                 )  # fmt: skip
