@@ -30,7 +30,7 @@ from cnnkernels import contract, jit, simd
 from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
 from cnnkernels.convolution import numba_direct
 
-_BLOCK_BYTES = 24 * 1024
+_BLOCK_BYTES = 12 * 1024
 """A packed panel's share of the reduction takes this much of the first cache, at the most."""
 
 _IMAGE_BYTES = 384 * 1024
@@ -227,7 +227,7 @@ def _plan(
     )
     pitch = (q_size - 1) * step_w + span_w if padded else wide
     # Reading in place computes the columns between the lines as well; packing moves every pixel.
-    in_place = step == (1, 1) and (pitch - q_size) * filters <= 10 * q_size
+    in_place = step == (1, 1) and filters <= 64 and (pitch - q_size) * filters <= 5 * q_size
     block = max(8, _BLOCK_BYTES // (width * itemsize))
     if weight.size:  # blocks of one size, rather than a short last one
         block = -(-weight.size // -(-weight.size // block))
