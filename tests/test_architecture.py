@@ -13,6 +13,7 @@ BENCH = ROOT / "bench" / "cnnbench"
 FLOORS = (
     ("contract",),
     ("descriptor", "strided", "jit"),
+    ("simd",),
     ("convolution", "pooling"),
     ("backends",),
     ("registry",),
@@ -29,7 +30,7 @@ BENCH_NUMBA = ("cnnbench.ceilings",)
 
 HOMES = {
     "torch": ("*.torch_aten", "cnnkernels.torch", "cnnbench.worker", "cnnbench.digits.*torch*"),
-    "numba": ("cnnkernels.*numba*", "cnnkernels.jit", *BENCH_NUMBA),
+    "numba": ("cnnkernels.*numba*", "cnnkernels.jit", "cnnkernels.simd", *BENCH_NUMBA),
 }
 """Which modules import a heavy library, by name."""
 

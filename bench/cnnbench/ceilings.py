@@ -27,6 +27,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from cnnkernels.simd import vector_bytes
+
 _SUMS = 24
 """Independent sums: at least latency times issue rate (4 x 2 to 5 x 2), below 32 registers."""
 
@@ -34,16 +36,6 @@ _BITS = {"float32": 32, "float64": 64}
 _LOOPS = 200_000
 _WORKING_SETS = tuple(2**exponent for exponent in range(14, 29))
 _REPEATS = 7
-
-
-def vector_bytes() -> int:
-    """Return how wide this processor's widest usable vector is, in bytes."""
-    features = llvmlite.binding.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 64
-    if features.get("avx"):
-        return 32
-    return 16
 
 
 def _fma_kernel(dtype: str) -> Any:

@@ -21,8 +21,11 @@ from typing import Any
 import numba
 import numpy as np
 import platformdirs
+from llvmlite import ir
+from numba import types
 from numba.core import caching
 from numba.core.ccallback import CFunc
+from numba.extending import intrinsic
 
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
@@ -98,7 +101,8 @@ def kernel(*, parallel: bool = False) -> Callable[[Callable[..., Any]], Any]:
 
 def address(signature: Any, function: Callable[..., Any]) -> int:
     """Compile a function for C callers, and return its address; it stays for as long as Python."""
-    compiled = CFunc(function, (signature.args, signature.return_type), locals={}, options={"error_model": "numpy"})
+    options = {"error_model": "numpy", "fastmath": _FASTMATH}
+    compiled: Any = CFunc(function, (signature.args, signature.return_type), {}, options)
     with contextlib.suppress(RuntimeError):
         compiled._cache = _Cache(function)
     compiled.compile()
@@ -106,7 +110,82 @@ def address(signature: Any, function: Callable[..., Any]) -> int:
     return int(compiled.address)
 
 
-_COMPILED: list[CFunc] = []
+_COMPILED: list[Any] = []
+
+
+class Shares:
+    """A kernel that does one share of the work, called for many of them in threads.
+
+    Numba compiles a loop in threads twice, and whatever it calls with it. Here there is one such
+    loop for all kernels; a kernel is compiled once for each dtype, and called by its address.
+
+    The kernel is a function of ``(number, thread, arguments, like)``: which share, in which thread,
+    the parameters of the call as a table of int64, and a null pointer that tells the dtype. In the
+    table integers stand as they are, arrays as addresses, which `array_at` makes arrays of again.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
+        self._addresses: dict[str, int] = {}
+
+    def __call__(self, shares: int, dtype: str, *parameters: np.ndarray | int) -> None:
+        """Do all shares; arrays have to be C-contiguous, and live until this returns."""
+        if dtype not in self._addresses:
+            self._addresses[dtype] = address(
+                types.void(
+                    types.int64,
+                    types.int64,
+                    types.CPointer(types.int64),
+                    types.CPointer(getattr(types, dtype)),
+                ),
+                self._function,
+            )
+        table = np.array(
+            [p if isinstance(p, int) else p.__array_interface__["data"][0] for p in parameters],
+            np.int64,
+        )
+        _in_threads(self._addresses[dtype], shares, table)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _call(typingctx: Any, address: Any, number: Any, thread: Any, table: Any) -> Any:
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        pointer, *numbers = (
+            context.cast(builder, value, kind, types.int64)
+            for value, kind in zip(arguments[:3], signature.args[:3], strict=True)
+        )
+        data = context.make_array(signature.args[3])(context, builder, arguments[3]).data
+        null = ir.Constant(ir.IntType(8).as_pointer(), None)
+        kind = ir.FunctionType(ir.VoidType(), [word, word, data.type, null.type])
+        builder.call(builder.inttoptr(pointer, kind.as_pointer()), [*numbers, data, null])
+        return context.get_dummy_value()
+
+    return types.void(address, number, thread, table), emit
+
+
+@kernel(parallel=True)
+def _in_threads(address, shares, table):  # type: ignore[no-untyped-def]
+    for number in numba.prange(shares):
+        _call(address, number, numba.get_thread_id(), table)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(typingctx: Any, address: Any, like: Any) -> Any:
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return like(address, like), emit
+
+
+@numba.njit
+def array_at(address, like, shape):  # type: ignore[no-untyped-def]
+    """Return the array at an address, of the dtype that the pointer `like` points to."""
+    return numba.carray(_pointer(address, like), shape)
 
 
 def constant(array: np.ndarray) -> np.ndarray:

@@ -90,7 +90,7 @@ def tile_address(dtype: str) -> int:
     return jit.address(signature, tile)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _tile(typingctx, *kinds):  # type: ignore[no-untyped-def]
     del typingctx
 
@@ -111,11 +111,11 @@ def _tile(typingctx, *kinds):  # type: ignore[no-untyped-def]
     return types.void(types.Tuple(kinds)), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def multiply_tile(
+@intrinsic
+def multiply_tile(  # type: ignore[no-untyped-def]
     typingctx, address, rows, a, a_first, a_row, a_offsets, a_from, b, b_first, b_offsets, b_from,
     count, c, c_first, c_row, start, start_first, add,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Multiply a strip of scalars by a strip of vectors: a tile of `rows` x `VECTORS` vectors.
 
     For each row i and each j from 0 to count - 1, with arrays taken as flat::
@@ -239,14 +239,14 @@ def _emit_tile(builder: Any, rows: int, element: Any, named: dict[str, Any]) -> 
         builder.store(results[i][v], vector_at(c_rows[i], v), align=size)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def copy_vector(typingctx, to, to_first, of, of_first):  # type: ignore[no-untyped-def]
     """Copy one vector between flat arrays: ``to[to_first + lanes] = of[of_first + lanes]``."""
     del typingctx
     return types.void(to, to_first, of, of_first), _vector_mover(add=False)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def add_vector(typingctx, to, to_first, of, of_first):  # type: ignore[no-untyped-def]
     """Add one vector in flat arrays: ``to[to_first + lanes] += of[of_first + lanes]``."""
     del typingctx
@@ -270,17 +270,3 @@ def _vector_mover(add: bool) -> Any:
         return context.get_dummy_value()
 
     return emit
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def read_only(typingctx, array):  # type: ignore[no-untyped-def]
-    """Return the array typed as one that is only read, to stand where an input may stand."""
-    del typingctx
-    kind = types.Array(array.dtype, array.ndim, array.layout, readonly=True)
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        from numba.core.imputils import impl_ret_borrowed
-
-        return impl_ret_borrowed(context, builder, signature.return_type, arguments[0])
-
-    return kind(array), emit

@@ -20,6 +20,7 @@ TORCH_RECIPES = [backends.torch_cpu, backends.torch_cpu_nhwc, backends.torch_cud
         ("naive", "naive", "naive", "NCHW", True),
         ("numpy", "im2col", "windows", "NCHW", False),
         ("numba", "numba_direct", "numba_direct", "NCHW", True),
+        ("numba-simd", "numba_simd", "numba_simd", "NCHW", True),
         ("torch-cpu", "torch_aten", "torch_aten", "NCHW", False),
         ("torch-cpu-nhwc", "torch_aten", "torch_aten", "NHWC", False),
         pytest.param(
@@ -46,10 +47,11 @@ def test_without_torch_its_backends_are_unsupported(recipe, monkeypatch):
         recipe()
 
 
-def test_without_numba_its_backend_is_unsupported(monkeypatch):
+@pytest.mark.parametrize("recipe", [backends.numba, backends.numba_simd])
+def test_without_numba_its_backends_are_unsupported(recipe, monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(Unsupported, match="Numba is not installed here"):
-        backends.numba()
+        recipe()
 
 
 def test_without_torch_and_numba_the_others_work(python):
@@ -65,10 +67,11 @@ def test_without_torch_and_numba_the_others_work(python):
         "    except cnnkernels.Unsupported as reason:\n"
         "        print(name, 'unsupported')\n"
     )
-    assert printed.splitlines()[:6] == [
+    assert printed.splitlines()[:7] == [
         "naive 4.0",
         "numpy 4.0",
         "numba unsupported",
+        "numba-simd unsupported",
         "torch-cpu unsupported",
         "torch-cpu-nhwc unsupported",
         "torch-cuda unsupported",

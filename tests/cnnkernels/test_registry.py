@@ -9,7 +9,7 @@ import pytest
 from cnnkernels import Backend, registry
 from cnnkernels.registry import BrokenBackendError, UnknownBackendError
 
-BUILT_IN = ("naive", "numpy", "numba", "torch-cpu", "torch-cpu-nhwc", "torch-cuda")
+BUILT_IN = ("naive", "numpy", "numba", "numba-simd", "torch-cpu", "torch-cpu-nhwc", "torch-cuda")
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def backward(
         _backward_weights(dy, x, dw, *geometry)
     if needs.db and problem.bias:
         db = contract.empty(shapes.b, problem.dtype)
-        sum_bias(dy, db)
+        _backward_bias(dy, db)
     return Conv2DGradients(dx, dw, db)
 
 
@@ -156,8 +156,7 @@ def _backward_weights(dy, x, dw, stride_h, stride_w, top, left, dilation_h, dila
 
 
 @jit.kernel(parallel=True)
-def sum_bias(dy, db):  # type: ignore[no-untyped-def]
-    """Set db to the sums of dy over images and pixels."""
+def _backward_bias(dy, db):  # type: ignore[no-untyped-def]
     batch, filters, out_height, out_width = dy.shape
     for k in numba.prange(filters):
         total = db.dtype.type(0)

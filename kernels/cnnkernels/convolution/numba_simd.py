@@ -13,8 +13,8 @@ that the result is the same at any number of threads, to the bit.
 
 References
 ----------
-.. [1] K. Goto, R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3),
-   2008, on panels, blocks and the register tile.
+.. [1] K. Goto, R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS
+   34(3), 2008, on panels, blocks and the register tile.
 """
 
 from __future__ import annotations
@@ -28,19 +28,22 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import contract, jit, simd
 from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
-from cnnkernels.convolution import numba_direct
 
 _BLOCK_BYTES = 12 * 1024
 """A packed panel's share of the reduction takes this much of the first cache, at the most."""
 
 _IMAGE_BYTES = 384 * 1024
-"""A share of the output needs this much of a padded image, roughly: it stays in the second cache."""
+"""A share of the output needs about this much of a padded image: it stays in the second cache."""
 
 _SHARES = 16
 """Shares of the output, at the least where it is large enough: threads take them in turns."""
 
 _PANELS = 4
 """Panels of taps that backward-weights packs at a time: dy is read once for all of them."""
+
+
+_SIZES, _WEIGHTS_SIZES = 29, 21
+"""How many numbers a plan has: `_plan` and `_weights_plan` list them."""
 
 
 def unsupported(problem: Conv2D) -> str | None:
@@ -102,7 +105,9 @@ def backward(
         dw = _run_weights(problem, dy, x)
     if needs.db and problem.bias:
         db = contract.empty(shapes.b, problem.dtype)
-        numba_direct.sum_bias(jit.constant(dy), db)
+        _, filters, *image = dy.shape
+        pixels = image[0] * image[1]
+        _sum_filter(filters, problem.dtype, dy, db, problem.batch, filters, pixels)
     return Conv2DGradients(dx, dw, db)
 
 
@@ -252,8 +257,8 @@ def _plan(
     )  # fmt: skip
     workspace = (image if padded else 0) + block * width + (simd.ROWS + 1) * width
     ramp = np.arange(block) * width
-    tables = np.stack((np.arange(weight.size) * simd.ROWS, channel, down, across))
-    return _Plan(weight, tables, ramp, np.array(sizes, np.int64), workspace)
+    stacked = np.stack((np.arange(weight.size) * simd.ROWS, channel, down, across))
+    return _Plan(weight, stacked, ramp, np.array(sizes, np.int64), workspace)
 
 
 def _run(
@@ -261,24 +266,18 @@ def _run(
 ) -> None:
     if out.size == 0:
         return
+    dtype, taps = out.dtype.name, plan.tables.shape[1]
+    groups, filters = int(plan.sizes[7]), int(plan.sizes[11])
     threads = numba.get_num_threads()
+    weights = np.empty((groups * -(-filters // simd.ROWS), taps, simd.ROWS), out.dtype)
+    _pack_tile(len(weights), dtype, w, plan.weights, taps, weights, plan.sizes)
     work = np.empty((threads, plan.workspace), out.dtype)
-    offsets = np.empty((threads, plan.tables.shape[1]), np.int64)
-    tiles = plan.sizes[7] * -(-plan.sizes[11] // simd.ROWS)
-    weights = np.empty((tiles, plan.tables.shape[1], simd.ROWS), out.dtype)
-    _pack_weights(jit.constant(w).reshape(-1), plan.weights, weights, plan.sizes)
+    offsets = np.empty((threads, taps), np.int64)
     _correlate(
-        simd.tile_address(out.dtype.name),
-        jit.constant(source).reshape(-1),
-        jit.constant(weights).reshape(-1),
-        start,
-        out.reshape(-1),
-        work,
-        offsets,
-        plan.tables,
-        plan.ramp,
-        plan.sizes,
-    )
+        groups * int(plan.sizes[0]), dtype, simd.tile_address(dtype), source, source.size, weights,
+        weights.size, start, start.size, out, out.size, work, plan.workspace, offsets, taps,
+        plan.tables, plan.ramp, plan.sizes,
+    )  # fmt: skip
 
 
 class _WeightsPlan(NamedTuple):
@@ -347,19 +346,15 @@ def _run_weights(problem: Conv2D, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
     plan = _weights_plan(problem)
     threads = numba.get_num_threads()
     parts = dw if plan.splits == 1 else np.empty((plan.splits, dw.size), dw.dtype)
+    dtype, taps = dw.dtype.name, plan.tables.shape[1]
+    zeros = np.zeros(problem.out_channels // problem.groups + simd.ROWS, dw.dtype)
+    work = np.empty((threads, plan.workspace), dw.dtype)
+    offsets = np.empty((threads, taps), np.int64)
     _correlate_weights(
-        simd.tile_address(dw.dtype.name),
-        jit.constant(x).reshape(-1),
-        jit.constant(dy).reshape(-1),
-        np.zeros(problem.out_channels // problem.groups + simd.ROWS, dw.dtype),
-        parts.reshape(-1),
-        np.empty((threads, plan.workspace), dw.dtype),
-        np.empty((threads, plan.tables.shape[1]), np.int64),
-        plan.tables,
-        plan.pixels,
-        plan.ramp,
-        plan.sizes,
-    )
+        plan.splits * problem.groups * int(plan.sizes[0]), dtype, simd.tile_address(dtype), x,
+        x.size, dy, dy.size, zeros, zeros.size, parts, parts.size, work, plan.workspace, offsets,
+        taps, plan.tables, plan.pixels, plan.ramp, plan.sizes,
+    )  # fmt: skip
     if plan.splits > 1:
         np.sum(parts, axis=0, out=dw.reshape(-1))
     return dw
@@ -370,7 +365,11 @@ def _run_weights(problem: Conv2D, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 @jit.kernel()
-def _multiply_panel(micro, rows, a, a_first, a_tile_size, a_row, a_offsets, a_from, b, b_first, b_offsets, b_from, count, out, out_first, out_row, places, start, start_first, zero, add, tile, tile_first):  # type: ignore[no-untyped-def]  # fmt: skip
+def _multiply_panel(  # type: ignore[no-untyped-def]
+    micro, rows, a, a_first, a_tile_size, a_row, a_offsets, a_from, b, b_first, b_offsets,
+    b_from, count, out, out_first, out_row, places, start, start_first, zero, add, tile,
+    tile_first,
+):  # fmt: skip
     """Multiply all rows by one panel, and set or add the sums where its columns' places say."""
     width = places.size
     lanes = width // simd.VECTORS
@@ -383,12 +382,14 @@ def _multiply_panel(micro, rows, a, a_first, a_tile_size, a_row, a_offsets, a_fr
         out_tile = out_first + m0 * out_row
         if in_line:
             simd.multiply_tile(
-                micro, m1 - m0, a, a_tile, a_row, a_offsets, a_from, b, b_first, b_offsets, b_from, count,
+                micro, m1 - m0, a, a_tile, a_row, a_offsets, a_from,
+                b, b_first, b_offsets, b_from, count,
                 out, out_tile + places[0], out_row, start, start_first + m0, add,
             )  # fmt: skip
             continue
         simd.multiply_tile(
-            micro, m1 - m0, a, a_tile, a_row, a_offsets, a_from, b, b_first, b_offsets, b_from, count,
+            micro, m1 - m0, a, a_tile, a_row, a_offsets, a_from,
+            b, b_first, b_offsets, b_from, count,
             tile, tile_first, width, start, zero if add else start_first + m0, False,
         )  # fmt: skip
         for v in range(simd.VECTORS):
@@ -412,7 +413,9 @@ def _multiply_panel(micro, rows, a, a_first, a_tile_size, a_row, a_offsets, a_fr
 
 
 @jit.kernel()
-def _pad(work, source, first, image_size, images, channels, height, wide, row0, rows, col0, pitch):  # type: ignore[no-untyped-def]  # fmt: skip
+def _pad(  # type: ignore[no-untyped-def]
+    work, source, first, image_size, images, channels, height, wide, row0, rows, col0, pitch,
+):  # fmt: skip
     """Copy some lines of some images' channels, with zeros for what is beyond the edges."""
     left = min(pitch, max(0, -col0))
     right = max(left, min(pitch, wide - col0))
@@ -434,7 +437,9 @@ def _pad(work, source, first, image_size, images, channels, height, wide, row0, 
 
 
 @jit.kernel()
-def _pack(panel, panel_first, source, base, offsets, first, count, pixels):  # type: ignore[no-untyped-def]
+def _pack(  # type: ignore[no-untyped-def]
+    panel, panel_first, source, base, offsets, first, count, pixels,
+):  # fmt: skip
     """Gather a panel: for each tap a line of the source pixels under the panel's columns."""
     width = pixels.size
     lanes = width // simd.VECTORS
@@ -458,42 +463,47 @@ def _pack(panel, panel_first, source, base, offsets, first, count, pixels):  # t
 # forward and backward-data
 
 
-@jit.kernel(parallel=True)
-def _pack_weights(w, offsets, packed, sizes):  # type: ignore[no-untyped-def]
-    """Lay the weights of each tile's rows side by side, tap after tap: they are read in a stream."""
-    filters, group_weights, weights_row = sizes[11], sizes[14], sizes[15]
+@jit.Shares
+def _pack_tile(number, thread, arguments, like):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    """Lay the weights of a tile's rows side by side, tap after tap: they are read in a stream."""
+    sizes = jit.array_at(arguments[4], arguments, (_SIZES,))
+    groups, filters, group_weights, row = sizes[7], sizes[11], sizes[14], sizes[15]
+    taps = arguments[2]
+    w = jit.array_at(arguments[0], like, (groups * group_weights,))
+    offsets = jit.array_at(arguments[1], arguments, (taps,))
+    packed = jit.array_at(
+        arguments[3] + number * taps * simd.ROWS * w.itemsize, like, (taps, simd.ROWS)
+    )
     tiles = (filters + simd.ROWS - 1) // simd.ROWS
-    for number in numba.prange(packed.shape[0]):
-        group, t = number // tiles, number % tiles
-        m0, m1 = t * filters // tiles, (t + 1) * filters // tiles
-        for m in range(m0, m1):
-            first = group * group_weights + m * weights_row
-            for j in range(offsets.size):
-                packed[number, j, m - m0] = w[first + offsets[j]]
+    group, t = number // tiles, number % tiles
+    m0, m1 = t * filters // tiles, (t + 1) * filters // tiles
+    for m in range(m0, m1):
+        first = group * group_weights + m * row
+        for j in range(taps):
+            packed[j, m - m0] = w[first + offsets[j]]
 
 
-@jit.kernel(parallel=True)
-def _correlate(micro, source, weights, start, out, work, offsets, tables, ramp, sizes):  # type: ignore[no-untyped-def]
-    """Set all outputs of a plan, share by share; all arrays but `work` and `offsets` are flat."""
-    shares, groups = sizes[0], sizes[7]
-    for number in numba.prange(groups * shares):
-        thread = numba.get_thread_id()
-        _correlate_share(
-            micro, number // shares, number % shares, source, weights, start, out,
-            work[thread], offsets[thread], tables, ramp, sizes,
-        )  # fmt: skip
-
-
-@jit.kernel()
-def _correlate_share(micro, group, share_number, source, weights, start, out, work, offsets, tables, ramp, sizes):  # type: ignore[no-untyped-def]  # fmt: skip
+@jit.Shares
+def _correlate(number, thread, arguments, like):  # type: ignore[no-untyped-def]
     """Set one share of a group's outputs: lines of one image in place, or pixels in panels."""
+    micro = arguments[0]
+    source = jit.array_at(arguments[1], like, (arguments[2],))
+    weights = jit.array_at(arguments[3], like, (arguments[4],))
+    start = jit.array_at(arguments[5], like, (arguments[6],))
+    out = jit.array_at(arguments[7], like, (arguments[8],))
+    room, taps = arguments[10], arguments[12]
+    work = jit.array_at(arguments[9] + thread * room * out.itemsize, like, (room,))
+    offsets = jit.array_at(arguments[11] + thread * taps * 8, arguments, (taps,))
+    tables = jit.array_at(arguments[13], arguments, (4, taps))
+    sizes = jit.array_at(arguments[15], arguments, (_SIZES,))
     (
         shares, share, in_place, padded, block, width, batch, groups, channels, height, wide,
         filters, out_height, out_width, _, _, p_size, q_size, step_h, step_w,
-        spread_h, spread_w, corner_h, corner_w, first_row, first_col, span_h, span_w, pitch,
-    ) = to_fixed_tuple(sizes, 29)  # fmt: skip
+        spread_h, spread_w, corner_h, corner_w, first_row, first_col, span_h, _, pitch,
+    ) = to_fixed_tuple(sizes, _SIZES)  # fmt: skip
+    ramp = jit.array_at(arguments[14], arguments, (block,))
     rows_ramp, channel, down, across = tables[0], tables[1], tables[2], tables[3]
-    taps = channel.size
+    group, share_number = number // shares, number % shares
     tile_size = taps * simd.ROWS
     group_tile_size = (filters + simd.ROWS - 1) // simd.ROWS * tile_size
     image_pixels = p_size * q_size
@@ -523,7 +533,7 @@ def _correlate_share(micro, group, share_number, source, weights, start, out, wo
         _pad(work, source, first, source_size, image1 - image0, channels, height, wide,
              p0 * step_h + first_row, lines, first_col, pitch)  # fmt: skip
         panel = (image1 - image0) * channels * lines * pitch
-        image = simd.read_only(work)
+        image = work
         base, plane, image_size = 0, lines * pitch, channels * lines * pitch
     else:
         image = source
@@ -531,7 +541,6 @@ def _correlate_share(micro, group, share_number, source, weights, start, out, wo
         plane, image_size = height * wide, source_size
     for j in range(taps):
         offsets[j] = channel[j] * plane + (down[j] - first_row) * pitch + across[j] - first_col
-    packed = simd.read_only(work)
     tile = panel + block * width
     places = np.empty(width, np.int64)
     pixels = np.empty(width, np.int64)
@@ -561,7 +570,8 @@ def _correlate_share(micro, group, share_number, source, weights, start, out, wo
                         p, q = p + 1, 0
                 if padded or position + width <= positions:
                     _multiply_panel(
-                        micro, filters, weights, group * group_tile_size, tile_size, 1, rows_ramp, j0,
+                        micro, filters, weights, group * group_tile_size, tile_size, 1,
+                        rows_ramp, j0,
                         image, base + position, offsets, j0, count,
                         out, out_first, out_row, places, start, group * filters, zero, j0 > 0,
                         work, tile,
@@ -572,8 +582,9 @@ def _correlate_share(micro, group, share_number, source, weights, start, out, wo
                     pixels[lane] = position + (lane if position + lane < positions else 0)
                 _pack(work, panel, image, base, offsets, j0, count, pixels)
                 _multiply_panel(
-                    micro, filters, weights, group * group_tile_size, tile_size, 1, rows_ramp, j0,
-                    packed, panel, ramp, 0, count,
+                    micro, filters, weights, group * group_tile_size, tile_size, 1,
+                        rows_ramp, j0,
+                    work, panel, ramp, 0, count,
                     out, out_first, out_row, places, start, group * filters, zero, j0 > 0,
                     work, tile,
                 )  # fmt: skip
@@ -599,15 +610,19 @@ def _correlate_share(micro, group, share_number, source, weights, start, out, wo
                             i, p = i + 1, 0
                 _pack(work, panel, image, base, offsets, j0, count, pixels)
                 _multiply_panel(
-                    micro, filters, weights, group * group_tile_size, tile_size, 1, rows_ramp, j0,
-                    packed, panel, ramp, 0, count,
+                    micro, filters, weights, group * group_tile_size, tile_size, 1,
+                        rows_ramp, j0,
+                    work, panel, ramp, 0, count,
                     out, out_first, out_row, places, start, group * filters, zero, j0 > 0,
                     work, tile,
                 )  # fmt: skip
 
 
 @jit.kernel()
-def _fill(out, start, image0, image1, p0, p1, begin, end, in_place, group, filters, out_size, out_row, corner, q_size, p_size, line, spread_w):  # type: ignore[no-untyped-def]  # fmt: skip
+def _fill(  # type: ignore[no-untyped-def]
+    out, start, image0, image1, p0, p1, begin, end, in_place, group, filters, out_size,
+    out_row, corner, q_size, p_size, line, spread_w,
+):  # fmt: skip
     """Set a share's outputs that no tap reaches to what sums start from."""
     for i in range(image0, image1):
         for m in range(group * filters, (group + 1) * filters):
@@ -624,28 +639,29 @@ def _fill(out, start, image0, image1, p0, p1, begin, end, in_place, group, filte
 # backward-weights
 
 
-@jit.kernel(parallel=True)
-def _correlate_weights(micro, source, dy, zeros, out, work, offsets, tables, identity, ramp, sizes):  # type: ignore[no-untyped-def]
-    """Set the gradients of all weights, once for each split of the batch; arrays are flat."""
-    units, splits, groups = sizes[0], sizes[2], sizes[7]
-    for number in numba.prange(splits * groups * units):
-        thread = numba.get_thread_id()
-        _correlate_weights_share(
-            micro, number // units // groups, number // units % groups, number % units,
-            source, dy, zeros, out, work[thread], offsets[thread], tables, identity, ramp, sizes,
-        )  # fmt: skip
-
-
-@jit.kernel()
-def _correlate_weights_share(micro, split, group, unit, source, dy, zeros, out, work, offsets, tables, identity, ramp, sizes):  # type: ignore[no-untyped-def]  # fmt: skip
+@jit.Shares
+def _correlate_weights(number, thread, arguments, like):  # type: ignore[no-untyped-def]
     """Set the gradients of some taps of a group's filters, over the images of a split."""
+    micro = arguments[0]
+    source = jit.array_at(arguments[1], like, (arguments[2],))
+    dy = jit.array_at(arguments[3], like, (arguments[4],))
+    zeros = jit.array_at(arguments[5], like, (arguments[6],))
+    out = jit.array_at(arguments[7], like, (arguments[8],))
+    room, taps = arguments[10], arguments[12]
+    work = jit.array_at(arguments[9] + thread * room * out.itemsize, like, (room,))
+    offsets = jit.array_at(arguments[11] + thread * taps * 8, arguments, (taps,))
+    tables = jit.array_at(arguments[13], arguments, (3, taps))
+    sizes = jit.array_at(arguments[16], arguments, (_WEIGHTS_SIZES,))
     (
-        _, together, splits, padded, block, width, batch, groups, channels, height, wide, filters,
+        units, together, splits, padded, block, width, batch, groups, channels, height, wide,
+        filters,
         p_size, q_size, step_h, step_w, first_row, first_col, span_h, pitch, image_room,
-    ) = to_fixed_tuple(sizes, 21)  # fmt: skip
+    ) = to_fixed_tuple(sizes, _WEIGHTS_SIZES)  # fmt: skip
     channel, down, across = tables[0], tables[1], tables[2]
-    taps = channel.size
     pixels = p_size * q_size
+    identity = jit.array_at(arguments[14], arguments, (pixels,))
+    ramp = jit.array_at(arguments[15], arguments, (block,))
+    split, group, unit = number // units // groups, number // units % groups, number % units
     first_tap = unit * together * width
     last_tap = min(taps, first_tap + together * width)
     first_channel, last_channel = channel[first_tap], channel[last_tap - 1] + 1
@@ -659,7 +675,6 @@ def _correlate_weights_share(micro, split, group, unit, source, dy, zeros, out, 
             + across[j]
             - first_col
         )
-    packed = simd.read_only(work)
     places = np.empty(width, np.int64)
     panel_size = block * width
     tile = image_room + together * panel_size
@@ -670,7 +685,7 @@ def _correlate_weights_share(micro, split, group, unit, source, dy, zeros, out, 
         if padded:
             _pad(work, source, first, 0, 1, last_channel - first_channel, height, wide,
                  first_row, lines, first_col, pitch)  # fmt: skip
-            image, base = simd.read_only(work), 0
+            image, base = work, 0
         else:
             image, base = source, first + first_row * wide + first_col
         for t0 in range(0, pixels, block):
@@ -688,14 +703,17 @@ def _correlate_weights_share(micro, split, group, unit, source, dy, zeros, out, 
                     else:
                         places[lane] = -1
                 _multiply_panel(
-                    micro, filters, dy, (i * groups + group) * filters * pixels, 0, pixels, identity, t0,
-                    packed, panel, ramp, 0, count,
+                    micro, filters, dy, (i * groups + group) * filters * pixels, 0, pixels,
+                    identity, t0,
+                    work, panel, ramp, 0, count,
                     out, out_first, taps, places, zeros, 0, 0, add, work, tile,
                 )  # fmt: skip
 
 
 @jit.kernel()
-def _pack_tap(panel, to, width, source, base, first, count, q_size, line, step_w):  # type: ignore[no-untyped-def]
+def _pack_tap(  # type: ignore[no-untyped-def]
+    panel, to, width, source, base, first, count, q_size, line, step_w,
+):  # fmt: skip
     """Copy the source pixels under one tap into a column of a panel, a row an output pixel."""
     p, q = first // q_size, first % q_size
     left = count
@@ -708,3 +726,16 @@ def _pack_tap(panel, to, width, source, base, first, count, q_size, line, step_w
             of += step_w
         left -= run
         p, q = p + 1, 0
+
+
+@jit.Shares
+def _sum_filter(number, thread, arguments, like):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    """Set a filter's bias gradient: the sum of dy over images and pixels."""
+    batch, filters, pixels = arguments[2], arguments[3], arguments[4]
+    dy = jit.array_at(arguments[0], like, (batch, filters, pixels))
+    db = jit.array_at(arguments[1], like, (filters,))
+    total = db.dtype.type(0)
+    for n in range(batch):
+        for pixel in range(pixels):
+            total += dy[n, number, pixel]
+    db[number] = total

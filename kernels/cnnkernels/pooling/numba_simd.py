@@ -1,8 +1,8 @@
 """Max-pooling a line of windows at a time, so that comparisons become vector instructions.
 
-Each tap of the window passes over a whole line of outputs, and selects. What is kept for backward is
-the number of the winning tap, in one byte where the window has no more than 255 taps. Threads take
-planes, each written by one alone.
+Each tap of the window passes over a whole line of outputs, and selects. What is kept for backward
+is the number of the winning tap, in one byte where the window has no more than 255 taps. Threads
+take planes, each written by one alone.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _forward(x, y, winners, rows, cols, stride_h, stride_w, top, left, dilation_
             best, winner = y[n, c, p], winners[n, c, p]
             h0 = p * stride_h - top
             first_r, last_r = _tap_range(rows, height, dilation_h, h0)
-            # -inf loses to all but -inf and NaN: the first tap on a pixel has to win by being first.
+            # -inf loses to all but itself and NaN: the first tap on a pixel wins by being first.
             for q in range(out_width):
                 best[q] = -np.inf
                 winner[q] = 255 if rows * cols <= 255 else -1

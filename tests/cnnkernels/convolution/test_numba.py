@@ -1,4 +1,4 @@
-"""Compiled direct convolution: threads, and arrays that it must not touch."""
+"""Compiled convolutions: threads, and arrays that it must not touch."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import pytest
 from cnnkernels.contract import Conv2D
 
 pytest.importorskip("numba")
-numba_direct = pytest.importorskip("cnnkernels.convolution.numba_direct")
+direct = pytest.importorskip("cnnkernels.convolution.numba_direct")
+simd = pytest.importorskip("cnnkernels.convolution.numba_simd")
 
 PROBLEM = Conv2D(3, 6, 13, 11, 8, 3, 2, 1, groups=2)
 
@@ -19,12 +20,18 @@ def arrays():
     return {name: random.standard_normal(shapes[name], "float32") for name in ("dy", "x", "w", "b")}
 
 
-def run(dy, x, w, b):
-    y, cache = numba_direct.forward(PROBLEM, x, w, b)
-    return y, *numba_direct.backward(PROBLEM, dy, x, w, cache)
+@pytest.fixture(params=[direct, simd], ids=["direct", "simd"])
+def run(request):
+    """Return a function that runs a convolution's kernels on arrays, and returns all results."""
+
+    def results(dy, x, w, b):
+        y, cache = request.param.forward(PROBLEM, x, w, b)
+        return y, *request.param.backward(PROBLEM, dy, x, w, cache)
+
+    return results
 
 
-def test_the_bits_are_the_same_at_any_number_of_threads(arrays, thread_counts):
+def test_the_bits_are_the_same_at_any_number_of_threads(run, arrays, thread_counts):
     results = {tuple(array.tobytes() for array in run(**arrays)) for _ in thread_counts()}
     assert len(results) == 1
 
@@ -41,7 +48,7 @@ def test_the_bits_are_the_same_at_any_number_of_threads(arrays, thread_counts):
     ],
     ids=["smaller", "another axis", "strided", "dtype", "list"],
 )
-def test_arrays_that_do_not_fit_never_reach_compiled_code(arrays, name, spoil, error):
+def test_arrays_that_do_not_fit_never_reach_compiled_code(run, arrays, name, spoil, error):
     arrays[name] = spoil(arrays[name])
     with pytest.raises(error, match=f"^{name}: expected"):
         run(**arrays)
