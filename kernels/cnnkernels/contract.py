@@ -11,6 +11,7 @@ column, k output channel, r s kernel row and column, p q output row and column.
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -385,7 +386,7 @@ class Conv2D(SlidingWindow):
         object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "bias", bool(bias))
 
-    @property
+    @functools.cached_property
     def shapes(self) -> Conv2DShapes:
         """Shapes of x (N, C, H, W), w (K, C/groups, R, S), b (K,) and y (N, K, P, Q)."""
         return Conv2DShapes(
@@ -500,7 +501,7 @@ class MaxPool2D(SlidingWindow):
                     f"{self.padding[axis]} and would see no pixel"
                 )
 
-    @property
+    @functools.cached_property
     def shapes(self) -> MaxPool2DShapes:
         """Shapes of x (N, C, H, W) and y (N, C, P, Q)."""
         return MaxPool2DShapes(
@@ -613,7 +614,7 @@ def require(name: str, array: object, shape: tuple[int, ...], dtype: str) -> Non
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
-    if array.dtype.name != dtype:
+    if array.dtype != dtype and array.dtype.name != dtype:  # a name is slow to make
         raise TypeError(f"{name}: expected dtype {dtype}, got {array.dtype.name}")
     if array.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")

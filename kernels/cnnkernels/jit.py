@@ -141,7 +141,7 @@ class Shares:
                 self._function,
             )
         table = np.array(
-            [p if isinstance(p, int) else p.__array_interface__["data"][0] for p in parameters],
+            [p if isinstance(p, int) else p.ctypes.data for p in parameters],
             np.int64,
         )
         _in_threads(self._addresses[dtype], shares, table)

@@ -20,7 +20,7 @@ References
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -115,7 +115,8 @@ def backward(
 # plans: what a problem comes to, worked out once
 
 
-class _Plan(NamedTuple):
+@dataclass(frozen=True)
+class _Plan:
     """A correlation: each output pixel is a sum over taps of weights times source pixels.
 
     Attributes
@@ -134,6 +135,18 @@ class _Plan(NamedTuple):
     ramp: np.ndarray
     sizes: np.ndarray
     workspace: int
+    dtype: str
+    tiles: int
+    shares: int
+
+    @functools.cached_property
+    def addresses(self) -> tuple[int, ...]:
+        """Where the arrays are that kernels read: asking anew at each call takes its time."""
+        return tuple(a.ctypes.data for a in (self.tables, self.ramp, self.sizes))
+
+    @functools.cached_property
+    def weights_address(self) -> int:
+        return int(self.weights.ctypes.data)
 
 
 @functools.lru_cache(1024)
@@ -232,7 +245,12 @@ def _plan(
     )
     pitch = (q_size - 1) * step_w + span_w if padded else wide
     # Reading in place computes the columns between the lines as well; packing moves every pixel.
-    in_place = step == (1, 1) and filters <= 64 and (pitch - q_size) * filters <= 5 * q_size
+    in_place = (
+        step == (1, 1)
+        and q_size >= 2 * width
+        and filters <= 64
+        and (pitch - q_size) * filters <= 5 * q_size
+    )
     block = max(8, _BLOCK_BYTES // (width * itemsize))
     if weight.size:  # blocks of one size, rather than a short last one
         block = -(-weight.size // -(-weight.size // block))
@@ -258,7 +276,10 @@ def _plan(
     workspace = (image if padded else 0) + block * width + (simd.ROWS + 1) * width
     ramp = np.arange(block) * width
     stacked = np.stack((np.arange(weight.size) * simd.ROWS, channel, down, across))
-    return _Plan(weight, stacked, ramp, np.array(sizes, np.int64), workspace)
+    return _Plan(
+        weight, stacked, ramp, np.array(sizes, np.int64), workspace,
+        problem.dtype, problem.groups * -(-filters // simd.ROWS), problem.groups * shares,
+    )  # fmt: skip
 
 
 def _run(
@@ -266,21 +287,21 @@ def _run(
 ) -> None:
     if out.size == 0:
         return
-    dtype, taps = out.dtype.name, plan.tables.shape[1]
-    groups, filters = int(plan.sizes[7]), int(plan.sizes[11])
+    dtype, taps = plan.dtype, plan.tables.shape[1]
     threads = numba.get_num_threads()
-    weights = np.empty((groups * -(-filters // simd.ROWS), taps, simd.ROWS), out.dtype)
-    _pack_tile(len(weights), dtype, w, plan.weights, taps, weights, plan.sizes)
+    weights = np.empty((plan.tiles, taps, simd.ROWS), out.dtype)
+    _pack_tile(plan.tiles, dtype, w, plan.weights_address, taps, weights, plan.addresses[-1])
     work = np.empty((threads, plan.workspace), out.dtype)
     offsets = np.empty((threads, taps), np.int64)
     _correlate(
-        groups * int(plan.sizes[0]), dtype, simd.tile_address(dtype), source, source.size, weights,
+        plan.shares, dtype, simd.tile_address(dtype), source, source.size, weights,
         weights.size, start, start.size, out, out.size, work, plan.workspace, offsets, taps,
-        plan.tables, plan.ramp, plan.sizes,
+        *plan.addresses,
     )  # fmt: skip
 
 
-class _WeightsPlan(NamedTuple):
+@dataclass(frozen=True)
+class _WeightsPlan:
     """Backward-weights: for each tap its channel, row and column, and the sizes of `_correlate`."""
 
     tables: np.ndarray
@@ -289,6 +310,11 @@ class _WeightsPlan(NamedTuple):
     sizes: np.ndarray
     workspace: int
     splits: int
+
+    @functools.cached_property
+    def addresses(self) -> tuple[int, ...]:
+        """Where the arrays are that kernels read."""
+        return tuple(a.ctypes.data for a in (self.tables, self.pixels, self.ramp, self.sizes))
 
 
 @functools.lru_cache(1024)
@@ -346,14 +372,14 @@ def _run_weights(problem: Conv2D, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
     plan = _weights_plan(problem)
     threads = numba.get_num_threads()
     parts = dw if plan.splits == 1 else np.empty((plan.splits, dw.size), dw.dtype)
-    dtype, taps = dw.dtype.name, plan.tables.shape[1]
+    dtype, taps = problem.dtype, plan.tables.shape[1]
     zeros = np.zeros(problem.out_channels // problem.groups + simd.ROWS, dw.dtype)
     work = np.empty((threads, plan.workspace), dw.dtype)
     offsets = np.empty((threads, taps), np.int64)
     _correlate_weights(
         plan.splits * problem.groups * int(plan.sizes[0]), dtype, simd.tile_address(dtype), x,
         x.size, dy, dy.size, zeros, zeros.size, parts, parts.size, work, plan.workspace, offsets,
-        taps, plan.tables, plan.pixels, plan.ramp, plan.sizes,
+        taps, *plan.addresses,
     )  # fmt: skip
     if plan.splits > 1:
         np.sum(parts, axis=0, out=dw.reshape(-1))

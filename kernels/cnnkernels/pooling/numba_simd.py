@@ -60,10 +60,17 @@ def _geometry(problem: MaxPool2D) -> tuple[int, ...]:
 _tap_range = jit.inlined(contract.tap_range)
 
 
+@jit.inlined
+def _column_ranges(cols, out_width, width, stride_w, left, dilation_w):  # type: ignore[no-untyped-def]
+    """Return for each column of taps the range of outputs that see a pixel there."""
+    return [_tap_range(out_width, width, stride_w, s * dilation_w - left) for s in range(cols)]
+
+
 @jit.kernel(parallel=True)
 def _forward(x, y, winners, rows, cols, stride_h, stride_w, top, left, dilation_h, dilation_w):  # type: ignore[no-untyped-def]
     batch, channels, height, width = x.shape
     _, _, out_height, out_width = y.shape
+    ranges = _column_ranges(cols, out_width, width, stride_w, left, dilation_w)
     for plane in numba.prange(batch * channels):
         n, c = plane // channels, plane % channels
         for p in range(out_height):
@@ -78,7 +85,7 @@ def _forward(x, y, winners, rows, cols, stride_h, stride_w, top, left, dilation_
                 line = x[n, c, h0 + r * dilation_h]
                 for s in range(cols):
                     across = s * dilation_w - left
-                    first_q, last_q = _tap_range(out_width, width, stride_w, across)
+                    first_q, last_q = ranges[s]
                     tap = r * cols + s
                     if stride_w == 1:
                         _select(line, across, 1, best, winner, first_q, last_q, tap)
@@ -103,6 +110,7 @@ def _select(line, across, stride, best, winner, first, last, tap):  # type: igno
 def _backward(dy, winners, dx, rows, cols, stride_h, stride_w, top, left, dilation_h, dilation_w):  # type: ignore[no-untyped-def]
     batch, channels, height, width = dx.shape
     _, _, out_height, out_width = dy.shape
+    ranges = _column_ranges(cols, out_width, width, stride_w, left, dilation_w)
     for plane in numba.prange(batch * channels):
         n, c = plane // channels, plane % channels
         dx[n, c] = 0
@@ -114,7 +122,7 @@ def _backward(dy, winners, dx, rows, cols, stride_h, stride_w, top, left, dilati
                 line = dx[n, c, h0 + r * dilation_h]
                 for s in range(cols):
                     across = s * dilation_w - left
-                    first_q, last_q = _tap_range(out_width, width, stride_w, across)
+                    first_q, last_q = ranges[s]
                     tap = r * cols + s
                     if stride_w == 1:
                         _credit(line, across, 1, gradient, winner, first_q, last_q, tap)
