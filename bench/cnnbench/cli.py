@@ -156,8 +156,8 @@ def time(
     run = _run()
     _keep(run, "time", json_file, save, machine)
     effort = QUICK if quick else Effort()
-    with _recording(run), _progress() as progress:
-        speed.time(run, sets, names, counts, baseline, effort, progress)
+    with _recording(run), _progress() as progress, _folder() as caches:
+        speed.time(run, sets, names, counts, baseline, effort, progress, caches)
     _show_times(Console(), run)
     _finish(run)
 
@@ -245,9 +245,10 @@ def compare(
     run = _run()
     _keep(run, "compare", json_file, save, machine)
     effort = QUICK if quick else SHORT
-    with _recording(run), _progress() as progress:
-        speed.time(run, _cases("digits", None, None), names, [count], baseline, effort, progress)
-        trainings.train(run, names, [count], baseline, RECIPES["digits"], False, effort, progress)
+    digits, recipe = _cases("digits", None, None), RECIPES["digits"]
+    with _recording(run), _progress() as progress, _folder() as caches:
+        speed.time(run, digits, names, [count], baseline, effort, progress, caches)
+        trainings.train(run, names, [count], baseline, recipe, False, effort, progress, caches)
     for sheet in tables.check_sheets(_layers(run.rows)):
         tables.show(console, sheet)
     _show_times(console, run)
@@ -455,6 +456,15 @@ def _recording(run: Run) -> Iterator[None]:
             finished()
         raise
     finished()
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """Yield a folder that is gone when the command ends."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="cnnbench-") as name:
+        yield Path(name)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from cnnbench.cases import CaseSet
 from cnnbench.checking import check_case, clear, fills_folder, operation, rows_of
 from cnnbench.effort import Effort, Progress
 from cnnbench.results import Row, Run
-from cnnbench.team import Team, baseline_for, failing, note, note_threading
+from cnnbench.team import Team, baseline_for, cache_of, failing, note, note_threading
 from cnnbench.timing import Contestant, Ratio
 from cnnbench.worker import (
     PARTS,
@@ -64,23 +63,31 @@ def time(
     baseline: str,
     effort: Effort,
     progress: Progress,
+    caches: Path,
 ) -> None:
-    """Check, then time side by side, every case on every backend; rows go to the run."""
+    """Check, then time side by side, every case on every backend; rows go to the run.
+
+    Compiled code goes to `caches`, an empty folder: the first calls fill it, the others use it.
+    """
     total = sum(len(group.cases) for group in sets)
     progress.begin(len(threads) * (total * (len(backends) + 1) + 2) + len(backends))
     first_calls: dict[tuple[str, str, str], tuple[float, float]] = {}
     for count in threads:
         progress.step(f"measuring this machine's ceilings, {count} threads")
         ceilings = measure_ceilings(count)
-        with Team(backends, count) as team, fills_folder() as folder:
+        with Team(backends, count, caches) as team, fills_folder() as folder:
             base = baseline_for(team, baseline)
             if count == threads[0]:
                 for backend in backends:
                     progress.step(f"first calls of {backend}")
                     if backend in team.present:
-                        first_calls |= _first_calls(backend, count, sets)
+                        first_calls |= _first_calls(backend, count, sets, caches)
             progress.step(f"A/A floor of {base}, {count} threads")
-            floor = measure_floor(base, count, probes(sets), effort) if team.present else math.nan
+            floor = (
+                measure_floor(base, count, probes(sets), effort, caches)
+                if team.present
+                else math.nan
+            )
             note(run, "baseline", count, base)
             note(run, "aa_floor", count, floor)
             note(run, "ceilings", count, ceilings)
@@ -133,7 +140,13 @@ def measure_ceilings(threads: int) -> dict[str, Any]:
     return measured
 
 
-def measure_floor(backend: str, threads: int, probes: Sequence[Case], effort: Effort) -> float:
+def measure_floor(
+    backend: str,
+    threads: int,
+    probes: Sequence[Case],
+    effort: Effort,
+    caches: Path | None = None,
+) -> float:
     """Return the A/A floor: by which fraction two processes of one backend differ.
 
     Parameters
@@ -144,6 +157,8 @@ def measure_floor(backend: str, threads: int, probes: Sequence[Case], effort: Ef
     probes : sequence of Case
         On which it is measured, forward and backward.
     effort : Effort
+    caches : path, optional
+        As `Team` takes it.
 
     Returns
     -------
@@ -153,8 +168,8 @@ def measure_floor(backend: str, threads: int, probes: Sequence[Case], effort: Ef
     random = np.random.default_rng()
     ratios: list[Ratio] = []
     with (
-        Worker(backend, threads) as one,
-        Worker(backend, threads) as other,
+        Worker(backend, threads, cache_of(backend, caches)) as one,
+        Worker(backend, threads, cache_of(backend, caches)) as other,
         fills_folder() as folder,
     ):
         for case in probes:
@@ -354,7 +369,7 @@ def _sum(name: str, parts: Sequence[Row], threads: int) -> Row:
 
 
 def _first_calls(
-    backend: str, threads: int, sets: Sequence[CaseSet]
+    backend: str, threads: int, sets: Sequence[CaseSet], caches: Path
 ) -> dict[tuple[str, str, str], tuple[float, float]]:
     """Return by (backend, case, direction) the seconds of first calls, cold and with a warm cache.
 
@@ -365,20 +380,19 @@ def _first_calls(
     by_size = sorted((c for group in sets for c in group.cases), key=lambda c: _size(c.problem))
     smallest = {operation(case.problem): case for case in reversed(by_size)}
     times: dict[tuple[str, str, str], list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="cnnbench-") as cache:
-        for _ in ("cold", "cached"):
-            with (
-                contextlib.suppress(WorkerError),
-                Worker(backend, threads, {"NUMBA_CACHE_DIR": cache}) as worker,
-            ):
-                for case in smallest.values():
-                    for direction in directions(case.problem):
-                        seconds = worker.ask(
-                            "first_call", descriptor=str(case.problem), direction=direction
-                        )
-                        times.setdefault((backend, str(case), direction), []).append(seconds)
-            if not os.listdir(cache):
-                break
+    for _ in ("cold", "cached"):
+        with (
+            contextlib.suppress(WorkerError),
+            Worker(backend, threads, cache_of(backend, caches)) as worker,
+        ):
+            for case in smallest.values():
+                for direction in directions(case.problem):
+                    seconds = worker.ask(
+                        "first_call", descriptor=str(case.problem), direction=direction
+                    )
+                    times.setdefault((backend, str(case), direction), []).append(seconds)
+        if not (caches / backend).exists():
+            break
     return {key: (seconds[0], seconds[-1]) for key, seconds in times.items()}
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from cnnbench.results import Row, Run
@@ -14,10 +15,19 @@ from cnnkernels.conformance import Outcome
 
 
 class Team:
-    """The workers of some backends at one thread count, and why the others have none."""
+    """The workers of some backends at one thread count, and why the others have none.
 
-    def __init__(self, backends: Sequence[str], threads: int) -> None:
+    Parameters
+    ----------
+    backends : sequence of str
+    threads : int
+    caches : path, optional
+        Where each backend has a folder of its own for compiled code; else the user's is used.
+    """
+
+    def __init__(self, backends: Sequence[str], threads: int, caches: Path | None = None) -> None:
         self.backends, self.threads = tuple(dict.fromkeys(backends)), threads
+        self._caches = caches
         self.absent: dict[str, tuple[Outcome, str]] = {}
         self._about: dict[str, dict[str, Any]] = {}
         self._workers: dict[str, Worker] = {}
@@ -66,12 +76,18 @@ class Team:
 
     def _open(self, backend: str) -> None:
         try:
-            self._workers[backend] = worker = Worker(backend, self.threads)
+            cache = cache_of(backend, self._caches)
+            self._workers[backend] = worker = Worker(backend, self.threads, cache)
             self._about[backend] = worker.about
         except WorkerUnsupportedError as declined:
             self.absent[backend] = ("unsupported", str(declined))
         except WorkerError as failed:
             self.absent[backend] = ("failed", str(failed))
+
+
+def cache_of(backend: str, caches: Path | None) -> dict[str, str]:
+    """Return the environment variable that tells Numba a backend's folder for compiled code."""
+    return {} if caches is None else {"NUMBA_CACHE_DIR": str(caches / backend)}
 
 
 def baseline_for(team: Team, wanted: str) -> str:

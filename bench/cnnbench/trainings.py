@@ -42,6 +42,7 @@ def train(
     full: bool,
     effort: Effort,
     progress: Progress,
+    caches: Path | None = None,
 ) -> None:
     """Train the digits CNN on every backend, interleaved; rows go to the run.
 
@@ -55,7 +56,7 @@ def train(
     for count in threads:
         progress.step("the same training in float64")
         exact = _float64_losses(options)
-        with Team(backends, count) as team, fills_folder() as folder:
+        with Team(backends, count, caches) as team, fills_folder() as folder:
             base = baseline_for(team, baseline)
             floor = run.environment.get("aa_floor", {}).get(str(count), math.nan)
             if math.isnan(floor) and team.present:

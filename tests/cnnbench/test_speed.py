@@ -1,6 +1,8 @@
 """Only who passed a check is timed; a row that is not ok has no time; sums weigh layers."""
 
 import math
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -58,7 +60,8 @@ def measured(backends, sets, steps, run, baseline="numpy", threads=(1,), whole=F
             patch.setattr(speed, "measure_floor", lambda *_: 0.01)
             patch.setattr(speed, "_first_calls", lambda *_: {})
         progress = steps()
-        speed.time(run, sets, backends, threads, baseline, EFFORT, progress)
+        with tempfile.TemporaryDirectory() as caches:
+            speed.time(run, sets, backends, threads, baseline, EFFORT, progress, Path(caches))
     assert progress.done == progress.total
     return run.rows
 
