@@ -48,7 +48,7 @@ class Effort:
         return max(1, min(self.rounds, int(budget_seconds / (2 * side_seconds))))
 
 
-SHORT = Effort(rounds=8, seconds=1.5, training_seconds=12.0)
+SHORT = Effort(rounds=6, seconds=1.0, training_seconds=8.0)
 """For a comparison of everything in minutes: intervals, and no more rounds for the unclear."""
 
 QUICK = Effort(rounds=3, seconds=1.0, training_seconds=8.0, call_seconds=2.0)
