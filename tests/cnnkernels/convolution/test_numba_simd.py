@@ -82,3 +82,19 @@ def test_without_vector_fmas_it_declines(monkeypatch):
     monkeypatch.setattr(simd, "has_fma", lambda: False)
     problem = parse("mb1ic1ih3oc1oh3kh1ph0")
     assert numba_simd.unsupported(problem) == "this processor has no vector FMA instructions"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("vector_bytes", "rows"), [(64, 12), (32, 6), (16, 12)])
+def test_the_vectors_of_other_processors_are_exact(vector_bytes, rows, python, tmp_path):
+    printed = python(
+        "from cnnkernels import conformance, registry, simd\n"
+        "from cnnkernels.descriptor import parse\n"
+        f"simd.vector_bytes, simd.ROWS = lambda: {vector_bytes}, {rows}\n"
+        "backend = registry.load('numba-simd')\n"
+        f"for descriptor in {list(CUTS.values())}:\n"
+        "    found = conformance.check(backend, parse(descriptor))\n"
+        "    print(found.outcome, found.reason)\n",
+        NUMBA_CACHE_DIR=str(tmp_path),  # its code is not for this machine
+    )
+    assert printed.split() == ["ok"] * len(CUTS)
