@@ -41,7 +41,6 @@ _SHARES = 16
 _PANELS = 4
 """Panels of taps that backward-weights packs at a time: dy is read once for all of them."""
 
-
 _SIZES, _WEIGHTS_SIZES = 29, 21
 """How many numbers a plan has: `_plan` and `_weights_plan` list them."""
 
@@ -121,13 +120,20 @@ class _Plan:
 
     Attributes
     ----------
-    tables : tuple of np.ndarray
-        int64; for each tap its weight's offset, its source channel, and the row and column of the
-        source pixel under it relative to the output pixel's; where a panel's lines begin.
-    sizes : tuple of int
-        See `_correlate`.
+    weights : np.ndarray
+        int64; for each tap the offset of its weight.
+    tables : np.ndarray
+        int64, a row each: where a tap's packed weights begin, its source channel, and the row and
+        column of the source pixel under it relative to the output pixel's.
+    ramp : np.ndarray
+        int64; where the lines of a packed panel begin.
+    sizes : np.ndarray
+        int64; see `_correlate`.
     workspace : int
         Elements of scratch memory a thread.
+    dtype : str
+    tiles, shares : int
+        How many there are, of all groups.
     """
 
     weights: np.ndarray
@@ -232,18 +238,9 @@ def _plan(
     channels, height, wide = source[0] // problem.groups, *source[1:]
     filters = result[0] // problem.groups
     (p_size, q_size), (step_h, step_w) = grid, step
-    first_row, last_row, first_col, last_col = 0, 0, 0, 0
-    if weight.size:
-        first_row, last_row = int(down.min()), int(down.max())
-        first_col, last_col = int(across.min()), int(across.max())
-    span_h, span_w = last_row - first_row + 1, last_col - first_col + 1
-    padded = (
-        first_row < 0
-        or first_col < 0
-        or (p_size - 1) * step_h + first_row + span_h > height
-        or (q_size - 1) * step_w + first_col + span_w > wide
+    first_row, first_col, span_h, span_w, padded, pitch = _reach(
+        down, across, grid, step, height, wide
     )
-    pitch = (q_size - 1) * step_w + span_w if padded else wide
     # Reading in place computes the columns between the lines as well; packing moves every pixel.
     in_place = (
         step == (1, 1)
@@ -280,6 +277,30 @@ def _plan(
         weight, stacked, ramp, np.array(sizes, np.int64), workspace,
         problem.dtype, problem.groups * -(-filters // simd.ROWS), problem.groups * shares,
     )  # fmt: skip
+
+
+def _reach(
+    down: np.ndarray,
+    across: np.ndarray,
+    grid: tuple[int, int],
+    step: tuple[int, int],
+    height: int,
+    wide: int,
+) -> tuple[int, int, int, int, bool, int]:
+    """Return the first row and column that taps reach from a pixel at 0, and how many of each.
+
+    Besides, whether any pixel's taps leave the image, so that a padded copy is read, and the length
+    of a line of what is read.
+    """
+    first_row, first_col = (int(t.min()) if t.size else 0 for t in (down, across))
+    span_h, span_w = (int(np.ptp(t)) + 1 if t.size else 1 for t in (down, across))
+    lines, columns = ((n - 1) * s for n, s in zip(grid, step, strict=True))
+    padded = (
+        min(first_row, first_col) < 0
+        or lines + first_row + span_h > height
+        or columns + first_col + span_w > wide
+    )
+    return first_row, first_col, span_h, span_w, padded, columns + span_w if padded else wide
 
 
 def _run(
@@ -335,16 +356,10 @@ def _weights_plan(problem: Conv2D) -> _WeightsPlan:
     splits = 1 if units >= _SHARES // 2 else max(1, min(problem.batch, _SHARES // units))
     block = max(8, _BLOCK_BYTES // (width * itemsize))
     block = -(-pixels // -(-pixels // block))
-    first_row, first_col = int(down.min()), int(across.min())
-    span_h, span_w = int(down.max()) - first_row + 1, int(across.max()) - first_col + 1
-    (step_h, step_w) = problem.stride
-    padded = (
-        first_row < 0
-        or first_col < 0
-        or (out_height - 1) * step_h + first_row + span_h > problem.height
-        or (out_width - 1) * step_w + first_col + span_w > problem.width
+    step_h, step_w = problem.stride
+    first_row, first_col, span_h, _, padded, pitch = _reach(
+        down, across, (out_height, out_width), problem.stride, problem.height, problem.width
     )
-    pitch = (out_width - 1) * step_w + span_w if padded else problem.width
     a_channel = problem.kernel_size[0] * problem.kernel_size[1]
     at_once = min(channels, together * width // a_channel + 2)
     image = at_once * ((out_height - 1) * step_h + span_h) * pitch if padded else 0
