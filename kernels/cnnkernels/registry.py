@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from cnnkernels.contract import Backend
@@ -58,20 +59,25 @@ def names() -> tuple[str, ...]:
     return tuple(_entries())
 
 
-def require_known(name: str) -> None:
+def require_known(name: str, more: Sequence[str] = ()) -> None:
     """Refuse a name that no backend has.
+
+    Parameters
+    ----------
+    name : str
+    more : sequence of str
+        Names that are no backend's, and will do as well.
 
     Raises
     ------
     UnknownBackendError
         With the names that there are, and the one that was perhaps meant.
     """
-    if name not in _entries():
-        close = difflib.get_close_matches(name, names(), n=1)
+    known = (*names(), *more)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise UnknownBackendError(
-            f"unknown backend {name!r}{hint}; known here: {', '.join(names())}"
-        )
+        raise UnknownBackendError(f"unknown backend {name!r}{hint}; known here: {', '.join(known)}")
 
 
 @functools.cache

@@ -17,10 +17,11 @@ import functools
 from typing import Any
 
 import llvmlite.binding
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from cnnkernels import jit
 
@@ -43,13 +44,24 @@ def has_fma() -> bool:
 
 
 VECTORS = 2
-"""Vectors side by side in a tile."""
+"""Vectors side by side in a tile; those of few rows have more: see `widest`."""
 
 ROWS = 12 if vector_bytes() != 32 and has_fma() else 6
 """Rows of a tile, at the most: 24 sums of 32 registers, or 12 of the 16 that AVX2 has.
 
 The others hold the two vectors and the broadcast scalar.
 """
+
+
+def _widest(rows: int) -> int:
+    """Return how many vectors side by side a tile of so many rows has, at the most."""
+    widest = VECTORS
+    while rows <= 3 and widest < 8 and 2 * widest * rows <= ROWS * VECTORS:
+        widest *= 2
+    return widest
+
+
+widest = jit.inlined(_widest)
 
 
 def lanes(itemsize: int) -> int:
@@ -68,7 +80,7 @@ def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     return context.make_array(kind)(context, builder, array).data
 
 
-_ARGUMENTS = "rows a a_row a_offsets b b_offsets count c c_row start add".split()  # noqa: SIM905
+_ARGUMENTS = "rows vectors a a_row a_offsets b b_offsets count c c_row start add".split()  # noqa: SIM905
 
 
 @functools.cache
@@ -81,11 +93,11 @@ def tile_address(dtype: str) -> int:
     element = types.CPointer(getattr(types, dtype))
     table, word = types.CPointer(types.int64), types.int64
     signature = types.void(
-        word, element, word, table, element, table, word, element, word, element, word
+        word, word, element, word, table, element, table, word, element, word, element, word
     )
 
-    def tile(rows, a, a_row, a_offsets, b, b_offsets, count, c, c_row, start, add):  # type: ignore[no-untyped-def]
-        _tile(rows, a, a_row, a_offsets, b, b_offsets, count, c, c_row, start, add)
+    def tile(rows, vectors, a, a_row, a_offsets, b, b_offsets, count, c, c_row, start, add):  # type: ignore[no-untyped-def]
+        _tile(rows, vectors, a, a_row, a_offsets, b, b_offsets, count, c, c_row, start, add)
 
     return jit.address(signature, tile)
 
@@ -96,15 +108,18 @@ def _tile(typingctx, *kinds):  # type: ignore[no-untyped-def]
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         named = dict(zip(_ARGUMENTS, cgutils.unpack_tuple(builder, arguments[0]), strict=True))
-        kind = signature.args[0].types[1].dtype
+        kind = signature.args[0].types[2].dtype
         done = builder.append_basic_block("tile.done")
-        switch = builder.switch(named["rows"], done)
+        word = ir.IntType(64)
+        which = builder.add(builder.mul(named["vectors"], word(ROWS + 1)), named["rows"])
+        switch = builder.switch(which, done)
         for rows in range(1, ROWS + 1):
-            block = builder.append_basic_block(f"tile.{rows}")
-            switch.add_case(ir.IntType(64)(rows), block)
-            builder.position_at_end(block)
-            _emit_tile(builder, rows, kind, named)
-            builder.branch(done)
+            for vectors in (v for v in (1, 2, 4, 8) if v <= _widest(rows)):
+                block = builder.append_basic_block(f"tile.{rows}.{vectors}")
+                switch.add_case(word(vectors * (ROWS + 1) + rows), block)
+                builder.position_at_end(block)
+                _emit_tile(builder, rows, vectors, kind, named)
+                builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
@@ -113,23 +128,24 @@ def _tile(typingctx, *kinds):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def multiply_tile(  # type: ignore[no-untyped-def]
-    typingctx, address, rows, a, a_first, a_row, a_offsets, a_from, b, b_first, b_offsets, b_from,
-    count, c, c_first, c_row, start, start_first, add,
+    typingctx, address, rows, vectors, a, a_first, a_row, a_offsets, a_from, b, b_first, b_offsets,
+    b_from, count, c, c_first, c_row, start, start_first, add,
 ):  # fmt: skip
-    """Multiply a strip of scalars by a strip of vectors: a tile of `rows` x `VECTORS` vectors.
+    """Multiply a strip of scalars by a strip of vectors: a tile of `rows` x `vectors` vectors.
 
     For each row i and each j from 0 to count - 1, with arrays taken as flat::
 
         c[c_first + i*c_row + lanes] (+)= a[a_first + i*a_row + a_offsets[a_from + j]]
                                           * b[b_first + b_offsets[b_from + j] + lanes]
 
-    Sums begin with what stands in `c` if `add` is true, else with ``start[start_first + i]``.
-    `count` is 1 at the least, `rows` from 1 to `ROWS`; `address` is `tile_address` of the dtype.
+    Sums begin with ``start[start_first + i]``, and are added to what stands in `c` if `add` is
+    true. `count` is 1 at the least, `rows` from 1 to `ROWS`, `vectors` a power of two, `widest` at
+    the most; `address` is `tile_address` of the dtype.
     """
     del typingctx
     signature = types.void(
-        address, rows, a, a_first, a_row, a_offsets, a_from, b, b_first, b_offsets, b_from, count,
-        c, c_first, c_row, start, start_first, add,
+        address, rows, vectors, a, a_first, a_row, a_offsets, a_from, b, b_first, b_offsets, b_from,
+        count, c, c_first, c_row, start, start_first, add,
     )  # fmt: skip
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -143,14 +159,14 @@ def multiply_tile(  # type: ignore[no-untyped-def]
             data = _data(context, builder, *queue.pop(0))
             return builder.gep(data, [word()])
 
-        address, rows = word(), word()
+        address, rows, vectors = word(), word(), word()
         a, a_first, a_row = queue.pop(0), word(), word()
         a = builder.gep(_data(context, builder, *a), [a_first])
         a_offsets, b, b_offsets, count = place(), place(), place(), word()
         c, c_first, c_row = queue.pop(0), word(), word()
         c = builder.gep(_data(context, builder, *c), [c_first])
         start, add = place(), word()
-        values = [rows, a, a_row, a_offsets, b, b_offsets, count, c, c_row, start, add]
+        values = [rows, vectors, a, a_row, a_offsets, b, b_offsets, count, c, c_row, start, add]
         kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
         builder.call(builder.inttoptr(address, kind.as_pointer()), values)
         return context.get_dummy_value()
@@ -158,60 +174,44 @@ def multiply_tile(  # type: ignore[no-untyped-def]
     return signature, emit
 
 
-def _emit_tile(builder: Any, rows: int, element: Any, named: dict[str, Any]) -> None:
-    """Emit the multiplication of a tile with a known number of rows."""
-    _, vector, suffix = _vector(element)
+def _emit_tile(builder: Any, rows: int, vectors: int, element: Any, named: dict[str, Any]) -> None:
+    """Emit the multiplication of a tile with a known number of rows and vectors."""
+    _, vector, _ = _vector(element)
     width, size = vector.count, element.bitwidth // 8
     word = ir.IntType(64)
-    fma = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.{suffix}"
-    )
-    undefined = ir.Constant(vector, ir.Undefined)
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), None)
-
-    def splat(value: Any) -> Any:
-        return builder.shuffle_vector(
-            builder.insert_element(undefined, value, ir.IntType(32)(0)), undefined, zeros
-        )
+    multiply_add = fma(builder, vector)
 
     def vector_at(pointer: Any, number: int) -> Any:
         place = builder.gep(pointer, [word(number * width)])
         return builder.bitcast(place, vector.as_pointer())
 
-    # The sums' start: what is there, or a value a row.
-    from_c = builder.append_basic_block("from_c")
-    from_start = builder.append_basic_block("from_start")
+    # The lines of the result are fetched while the sums are made.
     body = builder.append_basic_block("body")
     store = builder.append_basic_block("store")
-    c_rows = []
+    given, c_rows = [], []
     pointer = named["c"]
-    for _ in range(rows):
+    entry = builder.block
+    for i in range(rows):
         c_rows.append(pointer)
+        for v in range(vectors):
+            _prefetch(builder, builder.gep(pointer, [word(v * width)]), write=True)
         pointer = builder.gep(pointer, [named["c_row"]])
-    builder.cbranch(builder.icmp_signed("!=", named["add"], word(0)), from_c, from_start)
-    builder.position_at_end(from_c)
-    there = [
-        [builder.load(vector_at(place, v), align=size) for v in range(VECTORS)] for place in c_rows
-    ]
-    builder.branch(body)
-    builder.position_at_end(from_start)
-    given = [splat(builder.load(builder.gep(named["start"], [word(i)]))) for i in range(rows)]
+        start = builder.load(builder.gep(named["start"], [word(i)]))
+        given.append(splat(builder, start, width))
     builder.branch(body)
 
     builder.position_at_end(body)
     j = builder.phi(word)
-    sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
-    for block in (from_c, from_start):
-        j.add_incoming(word(0), block)
-    for i, v in ((i, v) for i in range(rows) for v in range(VECTORS)):
-        sums[i][v].add_incoming(there[i][v], from_c)
-        sums[i][v].add_incoming(given[i], from_start)
+    sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
+    j.add_incoming(word(0), entry)
+    for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
+        sums[i][v].add_incoming(given[i], entry)
 
     def offset(table: str) -> Any:
         return builder.load(builder.gep(named[f"{table}_offsets"], [j]))
 
     b = builder.gep(named["b"], [offset("b")])
-    vectors = [builder.load(vector_at(b, v), align=size) for v in range(VECTORS)]
+    strip = [builder.load(vector_at(b, v), align=size) for v in range(vectors)]
     place = builder.gep(named["a"], [offset("a")])
     # Rows are reached in threes from one pointer, by one or two strides: few registers hold all.
     row, two_rows, three_rows = (
@@ -224,49 +224,555 @@ def _emit_tile(builder: Any, rows: int, element: Any, named: dict[str, Any]) -> 
         if i and i % 3 == 0:
             place = builder.gep(place, [three_rows])
         at = place if i % 3 == 0 else builder.gep(place, [(row, two_rows)[i % 3 - 1]])
-        factor = splat(builder.load(at, align=size))
+        factor = splat(builder, builder.load(at, align=size), width)
         results.append(
-            [builder.call(fma, [factor, vectors[v], sums[i][v]]) for v in range(VECTORS)]
+            [builder.call(multiply_add, [factor, strip[v], sums[i][v]]) for v in range(vectors)]
         )
     following = builder.add(j, word(1))
     j.add_incoming(following, body)
-    for i, v in ((i, v) for i in range(rows) for v in range(VECTORS)):
+    for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
         sums[i][v].add_incoming(results[i][v], body)
     builder.cbranch(builder.icmp_signed("<", following, named["count"]), body, store)
 
     builder.position_at_end(store)
-    for i, v in ((i, v) for i in range(rows) for v in range(VECTORS)):
-        builder.store(results[i][v], vector_at(c_rows[i], v), align=size)
+    places = [[vector_at(c_rows[i], v) for v in range(vectors)] for i in range(rows)]
+    with builder.if_else(builder.icmp_signed("!=", named["add"], word(0))) as (added, alone):
+        with added:
+            for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
+                total = builder.fadd(builder.load(places[i][v], align=size), results[i][v])
+                builder.store(total, places[i][v], align=size)
+        with alone:
+            for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
+                builder.store(results[i][v], places[i][v], align=size)
+
+
+def _prefetch(builder: Any, place: Any, write: bool) -> None:
+    """Ask for the line of the cache around an address, which need not be one."""
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    prefetch = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(ir.VoidType(), [byte, number, number, number]),
+        "llvm.prefetch.p0",
+    )
+    stay, data = number(3), number(1)
+    builder.call(prefetch, [builder.bitcast(place, byte), number(int(write)), stay, data])
+
+
+@intrinsic
+def prefetch(typingctx, array, index):  # type: ignore[no-untyped-def]
+    """Ask for the line of the cache around an element, which may lie beyond the array."""
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (place,) = _vector_places(context, builder, signature.args, arguments)
+        _prefetch(builder, place, write=False)
+        return context.get_dummy_value()
+
+    return types.void(array, index), emit
 
 
 @intrinsic
 def copy_vector(typingctx, to, to_first, of, of_first):  # type: ignore[no-untyped-def]
     """Copy one vector between flat arrays: ``to[to_first + lanes] = of[of_first + lanes]``."""
     del typingctx
-    return types.void(to, to_first, of, of_first), _vector_mover(add=False)
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target, source = _vector_places(context, builder, signature.args, arguments)
+        builder.store(_load(builder, source), target, align=_align(target))
+        return context.get_dummy_value()
+
+    return types.void(to, to_first, of, of_first), emit
 
 
 @intrinsic
-def add_vector(typingctx, to, to_first, of, of_first):  # type: ignore[no-untyped-def]
-    """Add one vector in flat arrays: ``to[to_first + lanes] += of[of_first + lanes]``."""
+def copy_every_second(typingctx, to, to_first, of, of_first):  # type: ignore[no-untyped-def]
+    """Copy every second element: ``to[to_first + lanes] = of[of_first + 2 * lanes]``.
+
+    Two whole vectors are read.
+    """
     del typingctx
-    return types.void(to, to_first, of, of_first), _vector_mover(add=True)
 
-
-def _vector_mover(add: bool) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = signature.args[0]
-        _, vector, _ = _vector(kind.dtype)
-        size = kind.dtype.bitwidth // 8
-        places = []
-        for n in (0, 2):
-            data = _data(context, builder, signature.args[n], arguments[n])
-            index = context.cast(builder, arguments[n + 1], signature.args[n + 1], types.int64)
-            places.append(builder.bitcast(builder.gep(data, [index]), vector.as_pointer()))
-        value = builder.load(places[1], align=size)
-        if add:
-            value = builder.fadd(builder.load(places[0], align=size), value)
-        builder.store(value, places[0], align=size)
+        target, source = _vector_places(context, builder, signature.args, arguments)
+        count = source.type.pointee.count
+        following = builder.gep(source, [ir.IntType(32)(1)])
+        every_second = ir.Constant(
+            ir.VectorType(ir.IntType(32), count), [2 * lane for lane in range(count)]
+        )
+        value = builder.shuffle_vector(
+            _load(builder, source), _load(builder, following), every_second
+        )
+        builder.store(value, target, align=_align(target))
         return context.get_dummy_value()
 
-    return emit
+    return types.void(to, to_first, of, of_first), emit
+
+
+@intrinsic
+def fill_vector(typingctx, to, to_first, value):  # type: ignore[no-untyped-def]
+    """Set one vector of a flat array to a value: ``to[to_first + lanes] = value``."""
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (target,) = _vector_places(context, builder, signature.args[:2], arguments[:2])
+        scalar = context.cast(builder, arguments[2], signature.args[2], signature.args[0].dtype)
+        vector = splat(builder, scalar, target.type.pointee.count)
+        builder.store(vector, target, align=_align(target))
+        return context.get_dummy_value()
+
+    return types.void(to, to_first, value), emit
+
+
+@intrinsic
+def interleave_vectors(typingctx, to, to_first, of, of_first, other_first):  # type: ignore[no-untyped-def]
+    """Set two vectors to the elements of two in turns: ``of[of_first]``, ``of[other_first]``..."""
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        to, to_first, of, of_first, other_first = zip(signature.args, arguments, strict=True)
+        cast = functools.partial(_cast, context, builder)
+        pointer = _data(context, builder, *of)
+        _, vector, _ = _vector(of[0].dtype)
+        pair = [
+            _load(builder, builder.bitcast(builder.gep(pointer, [n]), vector.as_pointer()))
+            for n in (cast(*of_first), cast(*other_first))
+        ]
+        target = builder.bitcast(
+            builder.gep(_data(context, builder, *to), [cast(*to_first)]), vector.as_pointer()
+        )
+        number = ir.IntType(32)
+        for half in range(2):
+            lanes = [
+                half * vector.count // 2 + lane // 2 + lane % 2 * vector.count
+                for lane in range(vector.count)
+            ]
+            mask = ir.Constant(ir.VectorType(number, vector.count), lanes)
+            place = builder.gep(target, [number(half)])
+            builder.store(builder.shuffle_vector(*pair, mask), place, align=_align(place))
+        return context.get_dummy_value()
+
+    return types.void(to, to_first, of, of_first, other_first), emit
+
+
+@intrinsic
+def select_tap(  # type: ignore[no-untyped-def]
+    typingctx, best, best_first, winners, winners_first, of, of_first, offsets, offsets_first,
+    count, start, start_first,
+):  # fmt: skip
+    """Find the greatest of some taps for a vector of windows, and which it is.
+
+    Tap j, from 0 to count - 1, is ``of[of_first + offsets[offsets_first + j] + lanes]``. The first
+    of equals wins, and a NaN wins always; before, ``start[start_first + lanes]`` has won with -inf.
+    `start` is of int32.
+    """
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pairs = list(zip(signature.args, arguments, strict=True))
+        best, best_first, winners, winners_first, of, of_first, offsets, *pairs = pairs
+        offsets_first, count, start, first = pairs
+        cast = functools.partial(_cast, context, builder)
+        _, vector, _ = _vector(of[0].dtype)
+        word = ir.IntType(64)
+        numbers = ir.VectorType(ir.IntType(32), vector.count)
+        pixels = builder.gep(_data(context, builder, *of), [cast(*of_first)])
+        table = builder.gep(_data(context, builder, *offsets), [cast(*offsets_first)])
+        given = builder.gep(_data(context, builder, *start), [cast(*first)])
+        given = builder.load(builder.bitcast(given, numbers.as_pointer()), align=4)
+        lowest = ir.Constant(vector, [float("-inf")] * vector.count)
+        entry, body, done = builder.block, *(builder.append_basic_block() for _ in range(2))
+        builder.branch(body)
+        builder.position_at_end(body)
+        j, most, winner = builder.phi(word), builder.phi(vector), builder.phi(numbers)
+        place = builder.gep(pixels, [builder.load(builder.gep(table, [j]))])
+        pixel = _load(builder, builder.bitcast(place, vector.as_pointer()))
+        won = wins(builder, pixel, most)
+        tap = splat(builder, builder.trunc(j, ir.IntType(32)), vector.count)
+        following = builder.add(j, word(1))
+        for phi, initial, value in (
+            (j, word(0), following),
+            (most, lowest, builder.select(won, pixel, most)),
+            (winner, given, builder.select(won, tap, winner)),
+        ):
+            phi.add_incoming(initial, entry)
+            phi.add_incoming(value, body)
+        builder.cbranch(builder.icmp_signed("<", following, cast(*count)), body, done)
+        builder.position_at_end(done)
+        target = builder.gep(_data(context, builder, *best), [cast(*best_first)])
+        target = builder.bitcast(target, vector.as_pointer())
+        builder.store(most.incomings[1][0], target, align=_align(target))
+        kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
+        resize = builder.trunc if winners[0].dtype.bitwidth < 32 else builder.sext
+        target = builder.gep(_data(context, builder, *winners), [cast(*winners_first)])
+        target = builder.bitcast(target, kind.as_pointer())
+        builder.store(resize(winner.incomings[1][0], kind), target, align=1)
+        return context.get_dummy_value()
+
+    kinds = (
+        best, best_first, winners, winners_first, of, of_first, offsets, offsets_first, count,
+        start, start_first,
+    )  # fmt: skip
+    return types.void(*kinds), emit
+
+
+@intrinsic
+def sum_won(  # type: ignore[no-untyped-def]
+    typingctx, to, to_first, of, winners, first, offsets, taps, taps_first, count,
+):  # fmt: skip
+    """Set a vector of pixels to the sum of the gradients that they have won.
+
+    Each j, from taps_first on, adds ``of[first + offsets[j] + lanes]`` where `winners` there is
+    ``taps[j]``.
+    """
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pairs = list(zip(signature.args, arguments, strict=True))
+        to, to_first, of, winners, first, offsets, taps, taps_first, count = pairs
+        cast = functools.partial(_cast, context, builder)
+        _, vector, _ = _vector(of[0].dtype)
+        word = ir.IntType(64)
+        kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
+        gradients = builder.gep(_data(context, builder, *of), [cast(*first)])
+        won = builder.gep(_data(context, builder, *winners), [cast(*first)])
+        places = builder.gep(_data(context, builder, *offsets), [cast(*taps_first)])
+        numbers = builder.gep(_data(context, builder, *taps), [cast(*taps_first)])
+        zero = ir.Constant(vector, None)
+        target = builder.gep(_data(context, builder, *to), [cast(*to_first)])
+        target = builder.bitcast(target, vector.as_pointer())
+        entry, head, body, done = builder.block, *(builder.append_basic_block() for _ in range(3))
+        builder.branch(head)
+        builder.position_at_end(head)
+        j, total = builder.phi(word), builder.phi(vector)
+        builder.cbranch(builder.icmp_signed("<", j, cast(*count)), body, done)
+        builder.position_at_end(body)
+        at = builder.load(builder.gep(places, [j]))
+        number = builder.trunc(builder.load(builder.gep(numbers, [j])), kind.element)
+        place = builder.bitcast(builder.gep(won, [at]), kind.as_pointer())
+        mine = builder.icmp_signed(
+            "==", builder.load(place, align=1), splat(builder, number, kind.count)
+        )
+        place = builder.bitcast(builder.gep(gradients, [at]), vector.as_pointer())
+        part = builder.select(mine, _load(builder, place), zero)
+        for phi, initial, value in (
+            (j, word(0), builder.add(j, word(1))),
+            (total, zero, builder.fadd(total, part)),
+        ):
+            phi.add_incoming(initial, entry)
+            phi.add_incoming(value, body)
+        builder.branch(head)
+        builder.position_at_end(done)
+        builder.store(total, target, align=_align(target))
+        return context.get_dummy_value()
+
+    kinds = (to, to_first, of, winners, first, offsets, taps, taps_first, count)
+    return types.void(*kinds), emit
+
+
+@intrinsic
+def transpose_square(typingctx, to, to_first, to_row, of, of_first, of_row, rows):  # type: ignore[no-untyped-def]
+    """Transpose a square as wide as a vector: ``to[to_first + i*to_row + lanes]``, for each i.
+
+    It is set to ``of[of_first + lanes*of_row + i]``, where no row beyond the first `rows` is read:
+    the last of them stands for those.
+    """
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        to, to_first, to_row, *source = zip(signature.args, arguments, strict=True)
+        cast = functools.partial(_cast, context, builder)
+        place = builder.gep(_data(context, builder, *to), [cast(*to_first)])
+        for strip in _transposed(context, builder, *source):
+            target = builder.bitcast(place, strip.type.as_pointer())
+            builder.store(strip, target, align=_align(target))
+            place = builder.gep(place, [cast(*to_row)])
+        return context.get_dummy_value()
+
+    return types.void(to, to_first, to_row, of, of_first, of_row, rows), emit
+
+
+@intrinsic
+def sum_products(  # type: ignore[no-untyped-def]
+    typingctx, to, to_first, a, a_offsets, b, b_offsets, first, count,
+):  # fmt: skip
+    """Add products of vectors, lane by lane: ``to[to_first + lanes] += a[...] * b[...]``.
+
+    Product j, from `first` on, is of ``a[a_offsets[j] + lanes]`` and ``b[b_offsets[j] + lanes]``.
+    """
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pairs = list(zip(signature.args, arguments, strict=True))
+        to, to_first, a, a_offsets, b, b_offsets, first, count = pairs
+        cast = functools.partial(_cast, context, builder)
+        _, vector, _ = _vector(to[0].dtype)
+        word = ir.IntType(64)
+        tables = [
+            (
+                _data(context, builder, *array),
+                builder.gep(_data(context, builder, *offsets), [cast(*first)]),
+            )
+            for array, offsets in ((a, a_offsets), (b, b_offsets))
+        ]
+        target = builder.gep(_data(context, builder, *to), [cast(*to_first)])
+        target = builder.bitcast(target, vector.as_pointer())
+        start = _load(builder, target)
+        entry, head, body, done = builder.block, *(builder.append_basic_block() for _ in range(3))
+        builder.branch(head)
+        builder.position_at_end(head)
+        j, total = builder.phi(word), builder.phi(vector)
+        builder.cbranch(builder.icmp_signed("<", j, cast(*count)), body, done)
+        builder.position_at_end(body)
+        factors = []
+        for array, offsets in tables:
+            place = builder.gep(array, [builder.load(builder.gep(offsets, [j]))])
+            factors.append(_load(builder, builder.bitcast(place, vector.as_pointer())))
+        for phi, initial, value in (
+            (j, word(0), builder.add(j, word(1))),
+            (total, start, builder.call(fma(builder, vector), [*factors, total])),
+        ):
+            phi.add_incoming(initial, entry)
+            phi.add_incoming(value, body)
+        builder.branch(head)
+        builder.position_at_end(done)
+        builder.store(total, target, align=_align(target))
+        return context.get_dummy_value()
+
+    kinds = (to, to_first, a, a_offsets, b, b_offsets, first, count)
+    return types.void(*kinds), emit
+
+
+@intrinsic
+def transpose_tile(  # type: ignore[no-untyped-def]
+    typingctx, to, to_first, to_offsets, to_from, of, of_first, of_row, rows, count,
+):  # fmt: skip
+    """Transpose a strip of weights into `count` lines of `ROWS`, anywhere: see `transpose_square`.
+
+    Line i is written at ``to_first + to_offsets[to_from + i]``, and no element beyond it.
+    """
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        to, to_first, to_offsets, to_from, *source, count = zip(
+            signature.args, arguments, strict=True
+        )
+        cast = functools.partial(_cast, context, builder)
+        place = builder.gep(_data(context, builder, *to), [cast(*to_first)])
+        offsets = builder.gep(_data(context, builder, *to_offsets), [cast(*to_from)])
+        strips = _transposed(context, builder, *source)
+        whole = strips[0].type
+        line = ir.VectorType(whole.element, ROWS)
+        lanes = [min(lane, whole.count - 1) for lane in range(ROWS)]
+        first_lanes = ir.Constant(ir.VectorType(ir.IntType(32), ROWS), lanes)
+        for i, strip in enumerate(strips):
+            with builder.if_then(builder.icmp_signed("<", word(i), cast(*count))):
+                at = builder.load(builder.gep(offsets, [word(i)]))
+                target = builder.bitcast(builder.gep(place, [at]), line.as_pointer())
+                value = builder.shuffle_vector(strip, strip, first_lanes)
+                builder.store(value, target, align=_align(target))
+        return context.get_dummy_value()
+
+    kinds = (to, to_first, to_offsets, to_from, of, of_first, of_row, rows, count)
+    return types.void(*kinds), emit
+
+
+def _transposed(
+    context: Any, builder: Any, of: Any, of_first: Any, of_row: Any, rows: Any
+) -> list[Any]:
+    """Load as many vectors as one has lanes, and return the columns of that square."""
+    word = ir.IntType(64)
+    cast = functools.partial(_cast, context, builder)
+    _, vector, _ = _vector(of[0].dtype)
+    last = builder.sub(cast(*rows), word(1))
+    source = builder.gep(_data(context, builder, *of), [cast(*of_first)])
+    strips = []
+    for i in range(vector.count):
+        inside = builder.icmp_signed("<", word(i), last)
+        row = builder.mul(builder.select(inside, word(i), last), cast(*of_row))
+        place = builder.bitcast(builder.gep(source, [row]), vector.as_pointer())
+        strips.append(_load(builder, place))
+    # Squares of 1, 2, 4 ... swap their corners: after the last the whole is turned.
+    step = 1
+    while step < vector.count:
+        low, high = (
+            ir.Constant(
+                ir.VectorType(ir.IntType(32), vector.count),
+                [
+                    vector.count + lane - step + take if lane & step else lane + take
+                    for lane in range(vector.count)
+                ],
+            )
+            for take in (0, step)
+        )
+        for i in range(vector.count):
+            if not i & step:
+                a, b = strips[i], strips[i + step]
+                strips[i] = builder.shuffle_vector(a, b, low)
+                strips[i + step] = builder.shuffle_vector(a, b, high)
+        step *= 2
+    return strips
+
+
+def _cast(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    return context.cast(builder, value, kind, types.int64)
+
+
+def fma(builder: Any, vector: Any) -> Any:
+    """Return LLVM's function that multiplies and adds vectors of a type, in one instruction."""
+    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    return cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(vector, [vector] * 3),
+        f"llvm.fma.v{vector.count}f{bits}",
+    )
+
+
+def wins(builder: Any, pixel: Any, most: Any) -> Any:
+    """Return in which lanes a later pixel wins: where it is greater, or not a number."""
+    greater = builder.fcmp_ordered(">", pixel, most)
+    return builder.or_(greater, builder.fcmp_unordered("uno", pixel, pixel))
+
+
+def splat(builder: Any, scalar: Any, count: int) -> Any:
+    """Return a vector that has a scalar in all lanes."""
+    undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), count), None)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _vector_places(context: Any, builder: Any, kinds: Any, arguments: Any) -> list[Any]:
+    """Return a pointer to a vector for each pair of a flat array and an index in it."""
+    pairs = list(zip(kinds, arguments, strict=True))
+    places = []
+    for array, first in zip(pairs[::2], pairs[1::2], strict=True):
+        _, vector, _ = _vector(array[0].dtype)
+        place = builder.gep(_data(context, builder, *array), [_cast(context, builder, *first)])
+        places.append(builder.bitcast(place, vector.as_pointer()))
+    return places
+
+
+def _align(place: Any) -> int:
+    """Return how vectors are aligned: no better than their elements."""
+    return 4 if isinstance(place.type.pointee.element, ir.FloatType) else 8
+
+
+def _load(builder: Any, place: Any) -> Any:
+    return builder.load(place, align=_align(place))
+
+
+def _integer_of(like: Any) -> Any:
+    """Return the integer dtype as wide as what a pointer points to: for kernels only."""
+
+
+integer: Any = _integer_of
+
+
+@overload(integer)
+def _integer(like):  # type: ignore[no-untyped-def]
+    kind = np.int32 if like.dtype.bitwidth == 32 else np.int64
+    return lambda like: kind  # noqa: ARG005
+
+
+@jit.inlined
+def scratch(count, array):  # type: ignore[no-untyped-def]
+    """Return uninitialised memory of an array's dtype that begins with a line of the cache."""
+    memory = np.empty(count + 64 // array.itemsize, array.dtype)
+    first = (64 - memory.ctypes.data % 64) % 64 // array.itemsize
+    return memory[first : first + count]
+
+
+@jit.inlined
+def fill_run(to, at, length, value, lanes):  # type: ignore[no-untyped-def]
+    """Set a run of a flat array to a value, in whole vectors: some beyond its end, too."""
+    end = at + length
+    while at < end:
+        fill_vector(to, at, value)
+        at += lanes
+
+
+@jit.inlined
+def copy_run(to, at, source, of, length, lanes, step):  # type: ignore[no-untyped-def]
+    """Copy a run of every step-th element of a flat array, in whole vectors where it can.
+
+    What is written beyond the run's end, up to a vector, is for the caller to overwrite.
+    """
+    end = at + length
+    if step > 2 or of + (length + lanes) * step > source.size:
+        while at < end:
+            to[at] = source[of]
+            at += 1
+            of += step
+    elif step == 1:
+        while at < end:
+            copy_vector(to, at, source, of)
+            at += lanes
+            of += lanes
+    else:
+        while at < end:
+            copy_every_second(to, at, source, of)
+            at += lanes
+            of += 2 * lanes
+
+
+@jit.inlined
+def copy_phases(  # type: ignore[no-untyped-def]
+    work, to, source, first, height, wide, row0, col0, lines, step_h, step_w, pitch, phases, around,
+    lanes,
+):  # fmt: skip
+    """Copy lines of a plane with something around them, rows and columns sorted by phase.
+
+    For each of `phases`, ``row * step_w + column`` of where one begins, `lines` lines of `pitch`:
+    every step-th row and column of the plane from (row0, col0) on. Up to a vector is written beyond
+    the last.
+    """
+    for phase in phases:
+        row, col = row0 + phase // step_w, col0 + phase % step_w
+        left = min(pitch, max(0, -(col // step_w)))
+        right = max(left, min(pitch, (wide - col + step_w - 1) // step_w))
+        for n in range(lines):
+            h = row + n * step_h
+            if 0 <= h < height:
+                # What is written beyond the end of a run is overwritten by the next.
+                fill_run(work, to, left, around, lanes)
+                of = first + h * wide + col + left * step_w
+                copy_run(work, to + left, source, of, right - left, lanes, step_w)
+                fill_run(work, to + right, pitch - right, around, lanes)
+            else:
+                fill_run(work, to, pitch, around, lanes)
+            to += pitch
+
+
+@jit.kernel()
+def turn(work, to, width, source, first, row, rows, count, lanes):  # type: ignore[no-untyped-def]
+    """Turn rows of a flat array to columns: ``work[to + i*width + m] = source[first + m*row + i]``.
+
+    `rows` rows of `count` elements. In lines of `work`, up to a vector beyond the last row is
+    written, and after them up to a vector of lines.
+    """
+    for m in range(0, rows, lanes):
+        here = min(lanes, rows - m)
+        for i in range(0, count, lanes):
+            of = first + m * row + i
+            if of + (here - 1) * row + lanes <= source.size:
+                transpose_square(work, to + i * width + m, width, source, of, row, here)
+            else:
+                for j in range(min(lanes, count - i)):
+                    for k in range(here):
+                        work[to + (i + j) * width + m + k] = source[of + k * row + j]
+
+
+@jit.kernel()
+def turn_back(out, to, row, work, first, width, rows, count, lanes):  # type: ignore[no-untyped-def]
+    """Turn columns to rows again: ``out[to + m*row + i] = work[first + i*width + m]``."""
+    for m in range(0, rows, lanes):
+        for i in range(0, count, lanes):
+            if m + lanes <= rows and i + lanes <= count:
+                transpose_square(
+                    out, to + m * row + i, row, work, first + i * width + m, width, lanes
+                )
+            else:
+                for k in range(m, min(rows, m + lanes)):
+                    for j in range(i, min(count, i + lanes)):
+                        out[to + k * row + j] = work[first + j * width + k]

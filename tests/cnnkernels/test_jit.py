@@ -88,6 +88,12 @@ def test_compiled_code_is_forgotten_when_any_source_changes(work, package, chang
     assert work() == REUSED
 
 
+def test_compiled_code_of_another_package_is_forgotten_when_its_file_changes(work, package):
+    assert work() == COMPILED
+    (package.parent / "small.py").write_text(KERNEL.format(added=2))
+    assert work() == (3, 0, 1)
+
+
 def test_kernels_of_the_same_name_and_line_in_two_modules_are_told_apart(work):
     assert work("one.small", added=1) == (2, 0, 1)
     assert work("two.small", added=2) == (3, 0, 1)

@@ -1,17 +1,27 @@
-"""Max-pooling a line of windows at a time, so that comparisons become vector instructions.
+"""Max-pooling on vector registers: a vector of windows at a time, each tap read at once.
 
-Each tap of the window passes over a whole line of outputs, and selects. What is kept for backward
-is the number of the winning tap, in one byte where the window has no more than 255 taps. Threads
-take planes, each written by one alone.
+The lines of a plane are copied with something around them, rows and columns sorted by the phase of
+the stride, so that the pixels that windows have under one tap lie side by side; where lines are
+shorter than a vector, planes are turned instead, so that a lane is a plane. What is kept for
+backward is the number of the winning tap, in one byte where the window has no more than 255 taps.
+Backward asks for each pixel which of its windows it has won. Threads take planes, each written by
+one alone.
 """
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+
 import numba
 import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import contract, jit
+from cnnkernels import contract, jit, simd
 from cnnkernels.contract import ArraySpec, Cache, MaxPool2D
+
+_COPY = 16 * 1024
+"""Elements of a copy, about: it stays in the second cache, and half of it in the first."""
 
 
 def unsupported(problem: MaxPool2D) -> None:
@@ -26,7 +36,7 @@ def cache_spec(problem: MaxPool2D) -> tuple[ArraySpec, ...]:
 
 
 def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
-    """Compare one tap of a line of windows after another.
+    """Compare one tap of a vector of windows after another.
 
     See `contract.MaxPool2DKernel.forward` for parameters and the rules for ties and NaNs.
     """
@@ -34,12 +44,16 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
     ((_, index),) = cache_spec(problem)
     y = contract.empty(problem.shapes.y, problem.dtype)
     winners = contract.empty(problem.shapes.y, index)
-    _forward(jit.constant(x), y, winners, *_geometry(problem))
+    if y.size:
+        plan, (kernel, of_many) = _forward_plan(problem)
+        kernel = kernel if index == "uint8" else of_many
+        shares = min(plan.units, 4 * numba.get_num_threads())
+        kernel(shares, problem.dtype, x, y, winners, shares, plan.work, *plan.tables)
     return y, (winners,)
 
 
 def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
-    """Add one tap's share of a line of windows after another.
+    """Sum for each pixel the gradients of the windows that it has won.
 
     See `contract.MaxPool2DKernel.backward` for parameters.
     """
@@ -48,93 +62,431 @@ def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
     contract.require("dy", dy, problem.shapes.y, problem.dtype)
     contract.require("cache", winners, shape, index)
     dx = contract.empty(problem.shapes.x, problem.dtype)
-    _backward(jit.constant(dy), jit.constant(winners), dx, *_geometry(problem))
+    if dx.size:
+        plan, (kernel, of_many) = _backward_plan(problem)
+        kernel = kernel if index == "uint8" else of_many
+        shares = min(plan.units, 4 * numba.get_num_threads())
+        kernel(shares, problem.dtype, dy, winners, dx, shares, plan.work, *plan.tables)
     return dx
 
 
-def _geometry(problem: MaxPool2D) -> tuple[int, ...]:
+# --------------------------------------------------------------------------------------------
+# plans
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """How planes are copied and cut.
+
+    Attributes
+    ----------
+    numbers : np.ndarray
+        int64; sizes, and tables that a kernel reads.
+    start : np.ndarray
+        int32; for each place of a chunk's windows the first tap that lies on a pixel.
+    work : int
+        Elements of scratch memory.
+    units : int
+        Parts that the work can be cut in.
+    """
+
+    numbers: np.ndarray
+    start: np.ndarray
+    work: int
+    units: int
+
+    @functools.cached_property
+    def tables(self) -> tuple[int, ...]:
+        return (
+            self.numbers.ctypes.data, self.numbers.size, self.start.ctypes.data, self.start.size,
+        )  # fmt: skip
+
+
+_Kernels = tuple[jit.Shares, jit.Shares]
+"""For winners of one byte, and of more."""
+
+
+@functools.lru_cache(1024)
+def _forward_plan(problem: MaxPool2D) -> tuple[_Plan, _Kernels]:
+    if _in_lanes(problem):
+        return _lanes_plan(problem), (_select_in_lanes, _select_of_many_in_lanes)
+    return _select_plan(problem), (_select, _select_of_many)
+
+
+@functools.lru_cache(1024)
+def _backward_plan(problem: MaxPool2D) -> tuple[_Plan, _Kernels]:
+    if _in_lanes(problem):
+        return _lanes_plan(problem), (_credit_in_lanes, _credit_of_many_in_lanes)
+    return _credit_plan(problem), (_credit, _credit_of_many)
+
+
+def _in_lanes(problem: MaxPool2D) -> bool:
+    """Return whether lanes are planes: lines are short, and there are enough planes."""
+    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
+    return (
+        problem.shapes.y[3] < lanes <= problem.batch * problem.channels
+        and problem.height * problem.width * lanes <= _COPY
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# forward
+
+_SIZES = 16
+
+
+def _select_plan(problem: MaxPool2D) -> _Plan:
+    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
+    rows, cols = problem.kernel_size
+    (step_h, step_w), (dilation_h, dilation_w) = problem.stride, problem.dilation
     (top, _), (left, _) = problem.padding
-    return (*problem.kernel_size, *problem.stride, top, left, *problem.dilation)
+    _, _, p_size, q_size = problem.shapes.y
+    r, s = (axis.ravel() for axis in np.indices((rows, cols)))
+    down, across = r * dilation_h, s * dilation_w
+    more_rows = (rows - 1) * dilation_h // step_h
+    pitch = q_size + (cols - 1) * dilation_w // step_w
+    phases, which = np.unique(down % step_h * step_w + across % step_w, return_inverse=True)
+    lines = max(1, min(p_size, _COPY // (phases.size * pitch) - more_rows))
+    chunks = -(-p_size // lines)
+    lines = -(-p_size // chunks)
+    plane = (lines + more_rows) * pitch
+    offsets = which * plane + down // step_h * pitch + across // step_w
+    copy = -(-phases.size * plane // lanes) * lanes + 2 * lanes
+    sizes = (
+        problem.batch * problem.channels, problem.height, problem.width, p_size, q_size, step_h,
+        step_w, top, left, rows * cols, more_rows, pitch, lines, chunks, lanes, copy,
+    )  # fmt: skip
+    # The first tap on a pixel, for windows in lines that begin at the top, or, below, elsewhere.
+    first_r = [-(-max(0, top - p * step_h) // dilation_h) for p in range(p_size)]
+    first_s = [-(-max(0, left - q * step_w) // dilation_w) for q in range(pitch)]
+    start = np.add.outer(np.array(first_r) * cols, np.minimum(first_s, cols - 1))
+    return _Plan(
+        np.concatenate((sizes, offsets, phases)).astype(np.int64),
+        np.concatenate((start.ravel(), np.zeros(lanes))).astype(np.int32),
+        copy + lanes,
+        problem.batch * problem.channels,
+    )
 
 
-_tap_range = jit.inlined(contract.tap_range)
+@jit.kernel()
+def _select_planes(number, arguments, like, index):  # type: ignore[no-untyped-def]
+    """Set the outputs and winners of some planes."""
+    table = jit.array_at(arguments[5], arguments, (arguments[6],))
+    (
+        planes, height, wide, p_size, q_size, step_h, step_w, top, left, taps, more_rows, pitch,
+        lines, chunks, lanes, copy,
+    ) = to_fixed_tuple(table[:_SIZES], _SIZES)  # fmt: skip
+    x = jit.array_at(arguments[0], like, (planes * height * wide,))
+    y = jit.array_at(arguments[1], like, (planes * p_size * q_size,))
+    winners = jit.array_of(index, arguments[2], (planes * p_size * q_size,))
+    shares = arguments[3]
+    work = simd.scratch(arguments[4], y)
+    line_winners = np.empty(lanes, winners.dtype)
+    start = jit.array_of(np.int32, arguments[7], (arguments[8],))
+    offsets, phases = table[_SIZES : _SIZES + taps], table[_SIZES + taps :]
+    n0, n1 = number * planes // shares, (number + 1) * planes // shares
+    last = n1 * p_size * q_size
+    for n in range(n0, n1):
+        for chunk in range(chunks):
+            p0, p1 = chunk * p_size // chunks, (chunk + 1) * p_size // chunks
+            simd.copy_phases(
+                work, 0, x, n * height * wide, height, wide, p0 * step_h - top, -left,
+                lines + more_rows, step_h, step_w, pitch, phases, -np.inf, lanes,
+            )  # fmt: skip
+            # Windows of a line, or of all lines where there are no gaps between them. What is
+            # written beyond the end is overwritten by the next, unless that is another thread's.
+            together = p1 - p0 if pitch == q_size else 1
+            for p in range(0, p1 - p0, together):
+                to, of = (n * p_size + p0 + p) * q_size, p * pitch
+                end = to + together * q_size
+                while to < end and to + lanes <= last:
+                    simd.select_tap(
+                        y, to, winners, to, work, of, offsets, 0, taps, start, p0 * pitch + of
+                    )
+                    to += lanes
+                    of += lanes
+                if to < end:
+                    simd.select_tap(
+                        work, copy, line_winners, 0, work, of, offsets, 0, taps, start,
+                        p0 * pitch + of,
+                    )  # fmt: skip
+                    for lane in range(end - to):
+                        y[to + lane] = work[copy + lane]
+                        winners[to + lane] = line_winners[lane]
 
 
-@jit.inlined
-def _column_ranges(cols, out_width, width, stride_w, left, dilation_w):  # type: ignore[no-untyped-def]
-    """Return for each column of taps the range of outputs that see a pixel there."""
-    return [_tap_range(out_width, width, stride_w, s * dilation_w - left) for s in range(cols)]
+# --------------------------------------------------------------------------------------------
+# backward
 
 
-@jit.kernel(parallel=True)
-def _forward(x, y, winners, rows, cols, stride_h, stride_w, top, left, dilation_h, dilation_w):  # type: ignore[no-untyped-def]
-    batch, channels, height, width = x.shape
-    _, _, out_height, out_width = y.shape
-    ranges = _column_ranges(cols, out_width, width, stride_w, left, dilation_w)
-    for plane in numba.prange(batch * channels):
-        n, c = plane // channels, plane % channels
-        for p in range(out_height):
-            best, winner = y[n, c, p], winners[n, c, p]
-            h0 = p * stride_h - top
-            first_r, last_r = _tap_range(rows, height, dilation_h, h0)
-            # -inf loses to all but itself and NaN: the first tap on a pixel wins by being first.
-            for q in range(out_width):
-                best[q] = -np.inf
-                winner[q] = 255 if rows * cols <= 255 else -1
-            for r in range(first_r, last_r):
-                line = x[n, c, h0 + r * dilation_h]
-                for s in range(cols):
-                    across = s * dilation_w - left
-                    first_q, last_q = ranges[s]
-                    tap = r * cols + s
-                    if stride_w == 1:
-                        _select(line, across, 1, best, winner, first_q, last_q, tap)
-                    elif stride_w == 2:
-                        _select(line, across, 2, best, winner, first_q, last_q, tap)
+_BACKWARD_SIZES = 20
+
+
+def _credit_plan(problem: MaxPool2D) -> _Plan:
+    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
+    rows, cols = problem.kernel_size
+    (step_h, step_w), (dilation_h, dilation_w) = problem.stride, problem.dilation
+    (top, _), (left, _) = problem.padding
+    _, _, p_size, q_size = problem.shapes.y
+    r, s = (axis.ravel() for axis in np.indices((rows, cols)))
+    down, across = r * dilation_h, s * dilation_w
+    more_rows = (rows - 1) * dilation_h // step_h
+    more_cols = (cols - 1) * dilation_w // step_w
+    # Lines u and columns v of each phase: pixel (u * step_h + phase - top, ...).
+    u_size, v_size = -(-(problem.height + top) // step_h), -(-(problem.width + left) // step_w)
+    pitch = v_size + more_cols
+    lines = max(1, min(u_size, _COPY // (2 * pitch) - more_rows))
+    chunks = -(-u_size // lines)
+    lines = -(-u_size // chunks)
+    phases = down % step_h * step_w + across % step_w
+    order = np.argsort(phases, kind="stable")
+    offsets = (more_rows - down // step_h) * pitch + more_cols - across // step_w
+    firsts = np.searchsorted(phases[order], np.arange(step_h * step_w + 1))
+    count = -(-lines * pitch // lanes) * lanes
+    copy = (lines + more_rows) * pitch + 2 * lanes
+    sizes = (
+        problem.batch * problem.channels, problem.height, problem.width, p_size, q_size, step_h,
+        step_w, top, left, rows * cols, more_rows, more_cols, pitch, lines, chunks, u_size, v_size,
+        lanes, count, copy,
+    )  # fmt: skip
+    line = v_size * step_w + 4 * lanes
+    return _Plan(
+        np.concatenate((sizes, offsets[order], order, firsts)).astype(np.int64),
+        np.zeros(1, np.int32),
+        copy + step_h * step_w * count + lanes + line,
+        problem.batch * problem.channels,
+    )
+
+
+@jit.kernel()
+def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-def]
+    """Set the gradients of some planes."""
+    table = jit.array_at(arguments[5], arguments, (arguments[6],))
+    (
+        planes, height, wide, p_size, q_size, step_h, step_w, top, left, taps, more_rows, more_cols,
+        pitch, _, chunks, u_size, v_size, lanes, room, copy,
+    ) = to_fixed_tuple(table[:_BACKWARD_SIZES], _BACKWARD_SIZES)  # fmt: skip
+    dy = jit.array_at(arguments[0], like, (planes * p_size * q_size,))
+    winners = jit.array_of(index, arguments[1], (planes * p_size * q_size,))
+    dx = jit.array_at(arguments[2], like, (planes * height * wide,))
+    shares = arguments[3]
+    work = simd.scratch(arguments[4], dx)
+    won = np.zeros(copy, winners.dtype)
+    offsets = table[_BACKWARD_SIZES : _BACKWARD_SIZES + taps]
+    numbers = table[_BACKWARD_SIZES + taps : _BACKWARD_SIZES + 2 * taps]
+    firsts = table[_BACKWARD_SIZES + 2 * taps :]
+    sums, line = copy, copy + step_h * step_w * room + lanes
+    # Where no two windows share a pixel, and all lines have windows, they are read in place.
+    apart = more_rows + more_cols == 0 and u_size == p_size and v_size == q_size
+    n0, n1 = number * planes // shares, (number + 1) * planes // shares
+    last = n1 * height * wide
+    for n in range(n0, n1):
+        for chunk in range(chunks):
+            u0, u1 = chunk * u_size // chunks, (chunk + 1) * u_size // chunks
+            count = (u1 - u0) * pitch - more_cols
+            first = (n * p_size + u0) * q_size
+            gradients, their_winners = dy, winners
+            if not (apart and first + count + lanes <= dy.size):
+                # dy with zeros around it, and its winners: beyond the edges nothing is won.
+                first, to = 0, 0
+                inside = min(q_size, v_size)
+                for p in range(u0 - more_rows, u1):
+                    if 0 <= p < p_size:
+                        of = (n * p_size + p) * q_size
+                        simd.fill_run(work, to, more_cols, 0, lanes)
+                        simd.copy_run(work, to + more_cols, dy, of, inside, lanes, 1)
+                        end = to + more_cols + inside
+                        simd.fill_run(work, end, to + pitch - end, 0, lanes)
+                        line_won = won[to + more_cols : end]
+                        line_winners = winners[of : of + inside]
+                        for q in range(inside):
+                            line_won[q] = line_winners[q]
                     else:
-                        _select(line, across, stride_w, best, winner, first_q, last_q, tap)
-
-
-@jit.inlined
-def _select(line, across, stride, best, winner, first, last, tap):  # type: ignore[no-untyped-def]
-    """Let a tap win where it is greater, not a number, or the first on a pixel."""
-    none = winner.dtype.type(-1)
-    for q in range(first, last):
-        pixel = line[q * stride + across]
-        wins = (pixel > best[q]) | (pixel != pixel) | (winner[q] == none)
-        best[q] = pixel if wins else best[q]
-        winner[q] = tap if wins else winner[q]
-
-
-@jit.kernel(parallel=True)
-def _backward(dy, winners, dx, rows, cols, stride_h, stride_w, top, left, dilation_h, dilation_w):  # type: ignore[no-untyped-def]
-    batch, channels, height, width = dx.shape
-    _, _, out_height, out_width = dy.shape
-    ranges = _column_ranges(cols, out_width, width, stride_w, left, dilation_w)
-    for plane in numba.prange(batch * channels):
-        n, c = plane // channels, plane % channels
-        dx[n, c] = 0
-        for p in range(out_height):
-            gradient, winner = dy[n, c, p], winners[n, c, p]
-            h0 = p * stride_h - top
-            first_r, last_r = _tap_range(rows, height, dilation_h, h0)
-            for r in range(first_r, last_r):
-                line = dx[n, c, h0 + r * dilation_h]
-                for s in range(cols):
-                    across = s * dilation_w - left
-                    first_q, last_q = ranges[s]
-                    tap = r * cols + s
-                    if stride_w == 1:
-                        _credit(line, across, 1, gradient, winner, first_q, last_q, tap)
-                    elif stride_w == 2:
-                        _credit(line, across, 2, gradient, winner, first_q, last_q, tap)
+                        simd.fill_run(work, to, pitch, 0, lanes)
+                    to += pitch
+                gradients, their_winners = work, won
+            for phase in range(step_h * step_w):
+                at = 0
+                while at < count:
+                    simd.sum_won(
+                        work, sums + phase * room + at, gradients, their_winners, first + at,
+                        offsets, numbers, firsts[phase], firsts[phase + 1] - firsts[phase],
+                    )  # fmt: skip
+                    at += lanes
+            for u in range(u0, u1):
+                for row in range(step_h):
+                    h = u * step_h + row - top
+                    if not 0 <= h < height:
+                        continue
+                    of = sums + row * step_w * room + (u - u0) * pitch
+                    at = (n * height + h) * wide
+                    # What is written beyond the end of a line is overwritten by the next.
+                    beyond = at + wide + 2 * lanes > last
+                    if step_w == 2 and left == 0 and not beyond:
+                        _interleave(dx, at, work, of, room, wide, lanes)
+                        continue
+                    if step_w == 2:
+                        _interleave(work, line, work, of, room, 2 * v_size, lanes)
+                        of = line
+                    elif step_w > 2:
+                        for v in range(v_size):
+                            for col in range(step_w):
+                                work[line + v * step_w + col] = work[of + col * room + v]
+                        of = line
+                    if beyond:
+                        for v in range(wide):
+                            dx[at + v] = work[of + left + v]
                     else:
-                        _credit(line, across, stride_w, gradient, winner, first_q, last_q, tap)
+                        simd.copy_run(dx, at, work, of + left, wide, lanes, 1)
 
 
 @jit.inlined
-def _credit(line, across, stride, gradient, winner, first, last, tap):  # type: ignore[no-untyped-def]
-    """Add the gradients of those windows that a tap has won."""
-    zero = gradient.dtype.type(0)
-    for q in range(first, last):
-        line[q * stride + across] += gradient[q] if winner[q] == tap else zero
+def _interleave(to, at, work, of, room, length, lanes):  # type: ignore[no-untyped-def]
+    """Set a line to the columns of two phases in turns, in whole vectors."""
+    end = at + length
+    while at < end:
+        simd.interleave_vectors(to, at, work, of, of + room)
+        at += 2 * lanes
+        of += lanes
+
+
+@jit.Shares
+def _select(number, arguments, like):  # type: ignore[no-untyped-def]
+    _select_planes(number, arguments, like, np.uint8)
+
+
+@jit.Shares
+def _select_of_many(number, arguments, like):  # type: ignore[no-untyped-def]
+    _select_planes(number, arguments, like, np.int64)
+
+
+@jit.Shares
+def _credit(number, arguments, like):  # type: ignore[no-untyped-def]
+    _credit_planes(number, arguments, like, np.uint8)
+
+
+@jit.Shares
+def _credit_of_many(number, arguments, like):  # type: ignore[no-untyped-def]
+    _credit_planes(number, arguments, like, np.int64)
+
+
+# --------------------------------------------------------------------------------------------
+# a lane a plane
+
+_LANES_SIZES = 5
+
+
+@functools.lru_cache(1024)
+def _lanes_plan(problem: MaxPool2D) -> _Plan:
+    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
+    rows, cols = problem.kernel_size
+    (top, _), (left, _) = problem.padding
+    _, _, p_size, q_size = problem.shapes.y
+    planes, pixels = problem.batch * problem.channels, problem.height * problem.width
+    p, q, r, s = np.indices((p_size, q_size, rows, cols))
+    h = p * problem.stride[0] + r * problem.dilation[0] - top
+    v = q * problem.stride[1] + s * problem.dilation[1] - left
+    inside = (h >= 0) & (h < problem.height) & (v >= 0) & (v < problem.width)
+    # Where a window's taps are; beyond the edges, a line of -inf that stands after the pixels.
+    sees = np.where(inside, h * problem.width + v, pixels).reshape(-1, rows * cols)
+    first = inside.reshape(sees.shape).argmax(1)
+    # And for each pixel the windows that see it, and as which of their taps.
+    window, tap = np.nonzero(sees < pixels)
+    order = np.argsort(sees[window, tap], kind="stable")
+    firsts = np.searchsorted(sees[window, tap][order], np.arange(pixels + 1))
+    sizes = planes, pixels, len(sees), rows * cols, lanes
+    numbers = (sizes, sees.ravel() * lanes, first, window[order] * lanes, tap[order], firsts)
+    return _Plan(
+        np.concatenate(numbers).astype(np.int64),
+        np.repeat(np.arange(rows * cols), lanes).astype(np.int32),
+        (pixels + 3 * len(sees) + 4 * lanes) * lanes,
+        -(-planes // lanes),
+    )
+
+
+@jit.kernel()
+def _select_lanes(number, arguments, like, index, wide):  # type: ignore[no-untyped-def]
+    """Set the outputs and winners of some planes; `wide` is an integer as wide as a pixel."""
+    table = jit.array_at(arguments[5], arguments, (arguments[6],))
+    planes, pixels, windows, taps, lanes = to_fixed_tuple(table[:_LANES_SIZES], _LANES_SIZES)
+    x = jit.array_at(arguments[0], like, (planes * pixels,))
+    y = jit.array_at(arguments[1], like, (planes * windows,))
+    winners = jit.array_of(index, arguments[2], (planes * windows,))
+    shares = arguments[3]
+    work = simd.scratch(arguments[4], y)
+    start = jit.array_of(np.int32, arguments[7], (arguments[8],))
+    sees = table[_LANES_SIZES:]
+    firsts = table[_LANES_SIZES + windows * taps :]
+    won = np.empty((windows + lanes) * lanes, wide)
+    turned = np.empty((windows + lanes) * lanes, wide)
+    best = (pixels + lanes) * lanes
+    groups = (planes + lanes - 1) // lanes
+    for group in range(number * groups // shares, (number + 1) * groups // shares):
+        n0 = group * lanes
+        rows = min(lanes, planes - n0)
+        simd.turn(work, 0, lanes, x, n0 * pixels, pixels, rows, pixels, lanes)
+        simd.fill_vector(work, pixels * lanes, -np.inf)
+        for window in range(windows):
+            simd.select_tap(
+                work, best + window * lanes, won, window * lanes, work, 0,
+                sees, window * taps, taps, start, firsts[window] * lanes,
+            )  # fmt: skip
+        simd.turn_back(y, n0 * windows, windows, work, best, lanes, rows, windows, lanes)
+        simd.turn_back(turned, 0, windows, won, 0, lanes, rows, windows, lanes)
+        mine = winners[n0 * windows : (n0 + rows) * windows]
+        for i in range(rows * windows):
+            mine[i] = turned[i]
+
+
+@jit.kernel()
+def _credit_lanes(number, arguments, like, index, wide):  # type: ignore[no-untyped-def]
+    """Set the gradients of some planes; `wide` is an integer as wide as a pixel."""
+    table = jit.array_at(arguments[5], arguments, (arguments[6],))
+    planes, pixels, windows, taps, lanes = to_fixed_tuple(table[:_LANES_SIZES], _LANES_SIZES)
+    dy = jit.array_at(arguments[0], like, (planes * windows,))
+    winners = jit.array_of(index, arguments[1], (planes * windows,))
+    dx = jit.array_at(arguments[2], like, (planes * pixels,))
+    shares = arguments[3]
+    work = simd.scratch(arguments[4], dx)
+    firsts = table[table.size - pixels - 1 :]
+    credits = firsts[pixels]
+    sees = table[_LANES_SIZES + windows * taps + windows :]
+    numbers = table[_LANES_SIZES + windows * taps + windows + credits :]
+    won = np.empty((windows + lanes) * lanes, wide)
+    turned = np.empty((windows + lanes) * lanes, wide)
+    sums = (windows + lanes) * lanes
+    groups = (planes + lanes - 1) // lanes
+    for group in range(number * groups // shares, (number + 1) * groups // shares):
+        n0 = group * lanes
+        rows = min(lanes, planes - n0)
+        simd.turn(work, 0, lanes, dy, n0 * windows, windows, rows, windows, lanes)
+        mine = winners[n0 * windows : (n0 + rows) * windows]
+        for i in range(rows * windows):
+            turned[i] = mine[i]
+        simd.turn(won, 0, lanes, turned, 0, windows, rows, windows, lanes)
+        for pixel in range(pixels):
+            simd.sum_won(
+                work, sums + pixel * lanes, work, won, 0, sees, numbers, firsts[pixel],
+                firsts[pixel + 1] - firsts[pixel],
+            )  # fmt: skip
+        simd.turn_back(dx, n0 * pixels, pixels, work, sums, lanes, rows, pixels, lanes)
+
+
+@jit.Shares
+def _select_in_lanes(number, arguments, like):  # type: ignore[no-untyped-def]
+    _select_lanes(number, arguments, like, np.uint8, simd.integer(like))
+
+
+@jit.Shares
+def _select_of_many_in_lanes(number, arguments, like):  # type: ignore[no-untyped-def]
+    _select_lanes(number, arguments, like, np.int64, simd.integer(like))
+
+
+@jit.Shares
+def _credit_in_lanes(number, arguments, like):  # type: ignore[no-untyped-def]
+    _credit_lanes(number, arguments, like, np.uint8, simd.integer(like))
+
+
+@jit.Shares
+def _credit_of_many_in_lanes(number, arguments, like):  # type: ignore[no-untyped-def]
+    _credit_lanes(number, arguments, like, np.int64, simd.integer(like))

@@ -1,0 +1,99 @@
+"""What forward and backward-data of a convolution come to: correlations, worked out once."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnnkernels import simd
+
+BLOCK = 288
+"""Taps of a block, at the most: 36 KiB of a panel with the widest vectors, 18 KiB with AVX2's."""
+
+_CHANNELS = 8
+"""Channels of a chunk, at the least: what is found for a window serves as many."""
+
+
+@dataclass(frozen=True, eq=False)
+class Correlation:
+    """``out[n, m, place(p, q)] = sum(w[m, c, window] * source[n, c, p*step + down, ...])``.
+
+    Attributes
+    ----------
+    dtype : str
+    batch, groups, filters : int
+        Filters are the output's channels of one group.
+    source : tuple of int
+        (channels of one group, height, width).
+    grid : tuple of int
+        (P, Q): the pixels of each output channel that are set.
+    out : tuple of int
+        (height, width) of the output.
+    step, spread, corner : tuple of int
+        Pixel (p, q) looks from row ``p * step[0]`` of the source, and stands in row
+        ``corner[0] + p * spread[0]`` of the output; the same for columns.
+    windows : np.ndarray, (3, RS), int64
+        For each pixel of the window: its row and column relative to where a pixel looks from, and
+        the offset of its weight.
+    weights : tuple of int
+        Elements of the weights from group to group, filter to filter and channel to channel.
+    """
+
+    dtype: str
+    batch: int
+    groups: int
+    filters: int
+    source: tuple[int, int, int]
+    grid: tuple[int, int]
+    out: tuple[int, int]
+    step: tuple[int, int]
+    spread: tuple[int, int]
+    corner: tuple[int, int]
+    windows: np.ndarray
+    weights: tuple[int, int, int]
+
+    @functools.cached_property
+    def taps(self) -> int:
+        """How many products each output pixel is the sum of."""
+        return self.source[0] * int(self.windows.shape[1])
+
+    @functools.cached_property
+    def blocks(self) -> tuple[int, int]:
+        """Channels and windows of a block of taps."""
+        channels, windows = self.source[0], self.windows.shape[1]
+        c = min(channels, max(_CHANNELS, BLOCK // windows))
+        w = min(windows, max(1, BLOCK // c))
+        return even(channels, c), even(windows, w)
+
+    @functools.cached_property
+    def tiles(self) -> int:
+        """Tiles of one group's filters."""
+        return -(-self.filters // simd.ROWS)
+
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """What kernels unpack, in the order of `SIZES`."""
+        return np.array(
+            (
+                self.batch, self.groups, self.filters, *self.source, *self.grid, *self.out,
+                *self.step, *self.spread, *self.corner, *self.weights, self.windows.shape[1],
+                *self.blocks,
+            ),
+            np.int64,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def tables(self) -> tuple[int, int]:
+        """Where kernels find windows and sizes: asking anew at each call takes its time."""
+        return self.windows.ctypes.data, self.sizes.ctypes.data
+
+
+SIZES = 22
+"""How many numbers `Correlation.sizes` has."""
+
+
+def even(total: int, most: int) -> int:
+    """Return the size of parts that are no larger than `most`, and nearly alike."""
+    return -(-total // -(-total // most))

@@ -1,0 +1,246 @@
+"""Correlations with few filters in a group, depthwise among them, on padded copies of planes.
+
+Where few filters use what is gathered, `panels` would spend its time gathering. Here the
+lines of a channel are copied once, with zeros around them, and every tap is read where it stands in
+that copy: the sums of a line of output pixels are next to those of the following line, so that all
+are made in one go, with those in the gaps between lines thrown away. For a stride of s the columns
+and rows of the copy are sorted by their remainders, so that each tap sees its pixels side by side.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from cnnkernels import jit, simd
+from cnnkernels.correlation.plan import BLOCK, Correlation, even
+
+FILTERS = 8
+"""Filters of a group, at the most."""
+
+_COPY = 48 * 1024
+"""Elements of a copy, about: it stays in the second cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """How the planes of a correlation are copied and cut.
+
+    Attributes
+    ----------
+    sizes : np.ndarray
+        int64; see `_SIZES`.
+    taps : np.ndarray, int64
+        For each window which plane of a channel's copies it sees; then for each where in it; then
+        the offset of its weight; then for each plane what it is of: rows' and columns' remainders.
+    work : int
+        Elements of scratch memory a thread.
+    units : int
+        Parts that the work can be cut in.
+    """
+
+    sizes: np.ndarray
+    taps: np.ndarray
+    work: int
+    units: int
+
+    @functools.cached_property
+    def tables(self) -> tuple[int, int]:
+        return self.taps.ctypes.data, self.sizes.ctypes.data
+
+
+_SIZES = 31
+
+
+@functools.lru_cache(2048)
+def _plan(correlation: Correlation, threads: int) -> _Plan:
+    (channels, height, wide), (p_size, q_size) = correlation.source, correlation.grid
+    down, across, weight = correlation.windows
+    step_h, step_w = correlation.step
+    first_row, first_col = int(down.min()), int(across.min())
+    more_rows = (int(np.ptp(down))) // step_h
+    pitch = q_size + int(np.ptp(across)) // step_w
+    phases = (down - first_row) % step_h * step_w + (
+        across - first_col
+    ) % step_w  # of rows and of columns
+    place = (down - first_row) // step_h * pitch + (across - first_col) // step_w
+    in_block = even(channels, max(1, min(channels, BLOCK // down.size)))
+    used = np.unique(phases)
+    # Lines of a chunk: as many as the copy has room for, but enough chunks for all threads.
+    line = in_block * used.size * pitch
+    images = correlation.batch * correlation.groups
+    lines = max(1, min(p_size, _COPY // line - more_rows, -(-p_size * images // (4 * threads))))
+    chunks = -(-p_size // lines)
+    lines = -(-p_size // chunks)
+    plane = (lines + more_rows) * pitch
+    width = 8 * simd.lanes(np.dtype(correlation.dtype).itemsize)
+    positions = -(-((lines - 1) * pitch + q_size) // width) * width
+    copy = in_block * used.size * plane + 2 * width + pitch
+    taps = np.concatenate((np.searchsorted(used, phases), place, weight, used))
+    sizes = (
+        correlation.batch, correlation.groups, correlation.filters, channels, height, wide, p_size,
+        q_size, *correlation.out, step_h, step_w, *correlation.spread, *correlation.corner,
+        *correlation.weights, down.size, in_block, first_row, first_col, more_rows, pitch, lines,
+        chunks, plane, used.size, positions, copy,
+    )  # fmt: skip
+    return _Plan(
+        sizes=np.array(sizes, np.int64),
+        taps=taps,
+        work=-(-(copy + correlation.filters * (positions + pitch) + width) // 32) * 32,
+        units=images * chunks,
+    )
+
+
+def run(
+    correlation: Correlation, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray
+) -> None:
+    """Set the pixels of a correlation's grid: see `panels.run`."""
+    threads = numba.get_num_threads()
+    plan = _plan(correlation, threads)
+    dtype = correlation.dtype
+    shares = min(plan.units, 4 * threads)
+    _correlate(
+        shares, dtype, simd.tile_address(dtype), source, source.size, w, w.size, start, out,
+        plan.work, shares, *plan.tables, plan.taps.size, simd.lanes(out.itemsize),
+    )  # fmt: skip
+
+
+@jit.Shares
+def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
+    """Set the outputs of some chunks of lines of some images' groups."""
+    micro = arguments[0]
+    room, shares, lanes = arguments[7], arguments[8], arguments[12]
+    (
+        batch, groups, filters, channels, height, wide, p_size, q_size, out_height, out_width,
+        step_h, step_w, spread_h, spread_w, corner_h, corner_w, w_group, w_row, w_channel, windows,
+        in_block, first_row, first_col, more_rows, pitch, lines, chunks, plane, used, positions,
+        copy,
+    ) = to_fixed_tuple(jit.array_at(arguments[10], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    out_row = out_height * out_width
+    source = jit.array_at(arguments[1], like, (arguments[2],))
+    w = jit.array_at(arguments[3], like, (arguments[4],))
+    start = jit.array_at(arguments[5], like, (groups * filters + simd.ROWS,))
+    out = jit.array_at(arguments[6], like, (batch * groups * filters * out_row,))
+    work = simd.scratch(room, out)
+    taps = jit.array_at(arguments[9], arguments, (arguments[11],))
+    phases = taps[3 * windows :]
+    looks = np.empty(in_block * windows, np.int64)
+    weights = np.empty(in_block * windows, np.int64)
+    tiles = (filters + simd.ROWS - 1) // simd.ROWS
+    widest = simd.widest((filters + tiles - 1) // tiles)
+    units = batch * groups * chunks
+    for unit in range(number * units // shares, (number + 1) * units // shares):
+        image, group, chunk = unit // (groups * chunks), unit // chunks % groups, unit % chunks
+        p0, p1 = chunk * p_size // chunks, (chunk + 1) * p_size // chunks
+        count = (p1 - p0 - 1) * pitch + q_size
+        for c0 in range(0, channels, in_block):
+            c1 = min(channels, c0 + in_block)
+            for c in range(c1 - c0):
+                simd.copy_phases(
+                    work, c * used * plane, source,
+                    ((image * groups + group) * channels + c0 + c) * height * wide, height, wide,
+                    p0 * step_h + first_row, first_col, lines + more_rows, step_h, step_w, pitch,
+                    phases, 0, lanes,
+                )  # fmt: skip
+            for r in range(windows):
+                for c in range(c1 - c0):
+                    j = r * (c1 - c0) + c
+                    looks[j] = (c * used + taps[r]) * plane + taps[windows + r]
+                    weights[j] = c * w_channel + taps[2 * windows + r]
+            for tile in range(tiles):
+                m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
+                a_first = group * w_group + m0 * w_row + c0 * w_channel
+                at = 0
+                while at < count:
+                    vectors = widest
+                    while vectors > 1 and (vectors // 2) * lanes >= count - at:
+                        vectors //= 2
+                    simd.multiply_tile(
+                        micro, m1 - m0, vectors, w, a_first, w_row, weights, 0,
+                        work, at, looks, 0, (c1 - c0) * windows,
+                        work, copy + m0 * positions + at, positions,
+                        start, groups * filters if c0 > 0 else group * filters + m0, c0 > 0,
+                    )  # fmt: skip
+                    at += vectors * lanes
+        for m in range(filters):
+            row = ((image * groups + group) * filters + m) * out_row + corner_h * out_width
+            row += corner_w + p0 * spread_h * out_width
+            end = row + (p1 - p0 - 1) * spread_h * out_width + q_size
+            of = copy + m * positions
+            for _ in range(p1 - p0):
+                if spread_h == 1 and spread_w == 1 and row + q_size + lanes <= end:
+                    # What is written beyond the end of this line is overwritten by the next.
+                    simd.copy_run(out, row, work, of, q_size, lanes, 1)
+                else:
+                    for q in range(q_size):
+                        out[row + q * spread_w] = work[of + q]
+                row += spread_h * out_width
+                of += pitch
+
+
+def weights(correlation: Correlation, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
+    """Set the weights' gradient of a depthwise convolution.
+
+    Parameters
+    ----------
+    correlation : Correlation
+        What forward is, with one channel a group.
+    dy, x, dw : np.ndarray
+        C-contiguous, of the correlation's dtype.
+    """
+    plan = _plan(correlation, 1)
+    threads = numba.get_num_threads()
+    shares = min(correlation.groups, 4 * threads)
+    _sum_weights(
+        shares, correlation.dtype, x, x.size, dy, dw, plan.work, shares, *plan.tables,
+        plan.taps.size, simd.lanes(dw.itemsize),
+    )  # fmt: skip
+
+
+@jit.Shares
+def _sum_weights(number, arguments, like):  # type: ignore[no-untyped-def]
+    """Set the gradients of some groups' weights, summed over all images."""
+    room, shares, lanes = arguments[4], arguments[5], arguments[9]
+    (
+        batch, groups, filters, _, height, wide, p_size, q_size, _, _, step_h, step_w,
+        _, _, _, _, _, _, _, windows, _, first_row, first_col, more_rows, pitch, lines, chunks,
+        plane, _, _, copy,
+    ) = to_fixed_tuple(jit.array_at(arguments[7], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    source = jit.array_at(arguments[0], like, (arguments[1],))
+    dy = jit.array_at(arguments[2], like, (batch * groups * filters * p_size * q_size,))
+    dw = jit.array_at(arguments[3], like, (groups * filters * windows,))
+    work = simd.scratch(room, dw)
+    taps = jit.array_at(arguments[6], arguments, (arguments[8],))
+    phases = taps[3 * windows :]
+    for group in range(number * groups // shares, (number + 1) * groups // shares):
+        for j in range(group * filters * windows, (group + 1) * filters * windows):
+            dw[j] = 0
+        for image in range(batch):
+            for chunk in range(chunks):
+                p0, p1 = chunk * p_size // chunks, (chunk + 1) * p_size // chunks
+                simd.copy_phases(
+                    work, 0, source, (image * groups + group) * height * wide, height, wide,
+                    p0 * step_h + first_row, first_col, lines + more_rows, step_h, step_w, pitch,
+                    phases, 0, lanes,
+                )  # fmt: skip
+                count = (p1 - p0 - 1) * pitch + q_size
+                for m in range(filters):
+                    of = (((image * groups + group) * filters + m) * p_size + p0) * q_size
+                    to = copy
+                    for _ in range(p1 - p0):  # dy with gaps of zeros between its lines
+                        simd.copy_run(work, to, dy, of, q_size, lanes, 1)
+                        simd.fill_run(work, to + q_size, pitch - q_size, 0, lanes)
+                        of += q_size
+                        to += pitch
+                    gradient = work[copy : copy + count]
+                    for r in range(windows):
+                        at = taps[r] * plane + taps[windows + r]
+                        pixels = work[at : at + count]
+                        total = dw.dtype.type(0)
+                        for v in range(count):
+                            total += gradient[v] * pixels[v]
+                        dw[(group * filters + m) * windows + r] += total

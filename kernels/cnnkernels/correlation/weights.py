@@ -1,0 +1,271 @@
+"""Backward-weights on vector registers: pixels are what is summed over.
+
+dw[m, c, r, s] is the sum over images and output pixels of dy[m] times the source pixel under tap
+(c, r, s). As a matrix product: a row a tap, read pixel by pixel where it stands in the image, times
+a panel of dy with a row a pixel and a column a filter. Filters lie in the lanes, so that only dy
+has to be turned, once for all taps, and no tap is ever copied. A tile's rows are channels under one
+window pixel, or, where there are few channels, a line of the window.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from cnnkernels import contract, jit, simd
+from cnnkernels.contract import Conv2D
+
+_BLOCK = 256
+"""Pixels of a block, at the most."""
+
+_TAPS = 512
+"""Taps of a share, about: their sums stay in the second cache."""
+
+_COPY = 96 * 1024
+"""Elements of a copy of what a block's taps reach, about: it stays in the second cache."""
+
+_SHARES = 8
+"""Shares that are made at the least, where the problem lets them."""
+
+_WORTH = 500_000
+"""Multiply-adds that a part of the batch has at the least: those of parts have to be added up."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """How a problem is cut.
+
+    Attributes
+    ----------
+    sizes : np.ndarray
+        int64; what the kernel unpacks.
+    reach : np.ndarray, (2, RS), int64
+        For each pixel of the window: its row and column from where an output pixel looks.
+    shares, splits : int
+        Of all work, and of the batch.
+    room, work : int
+        Elements of a copy of images, and of all scratch memory.
+    """
+
+    sizes: np.ndarray
+    reach: np.ndarray
+    shares: int
+    splits: int
+    room: int
+    work: int
+
+    @functools.cached_property
+    def tables(self) -> tuple[int, int]:
+        return self.reach.ctypes.data, self.sizes.ctypes.data
+
+
+_SIZES = 29
+
+
+@functools.lru_cache(1024)
+def _plan(problem: Conv2D) -> _Plan:
+    channels = problem.in_channels // problem.groups
+    filters = problem.out_channels // problem.groups
+    rows, cols = problem.kernel_size
+    windows = rows * cols
+    itemsize = np.dtype(problem.dtype).itemsize
+    width = simd.VECTORS * simd.lanes(itemsize)
+    _, _, p_size, q_size = problem.shapes.y
+    pixels = p_size * q_size
+    (top, _), (left, _) = problem.padding
+    (step_h, step_w), (dilation_h, dilation_w) = problem.stride, problem.dilation
+    span_h, span_w = (rows - 1) * dilation_h + 1, (cols - 1) * dilation_w + 1
+    along = channels >= min(cols, simd.ROWS)  # rows of a tile are channels
+    # Blocks: some whole images, or a part of one.
+    images = max(1, min(problem.batch, _BLOCK // pixels))
+    parts = -(-pixels // _BLOCK)
+    lines = p_size if parts == 1 else min(p_size, -(-pixels // parts) // q_size + 2)
+    lines = (lines - 1) * step_h + span_h
+    pitch = (q_size - 1) * step_w + span_w
+    plane = problem.height * problem.width
+    # Rows a multiple of 4 KiB apart evict each other from the first cache: they are copied, too.
+    places = {row * plane * itemsize // 64 % 64 for row in range(simd.ROWS)}
+    copied = (
+        max(top, left) > 0
+        or (p_size - 1) * step_h + span_h > problem.height
+        or pitch > problem.width
+        or (along and len(places) < simd.ROWS // 4)
+    )
+    most = max(1, _TAPS // windows)
+    if copied:
+        region = images * lines * pitch
+        region += (16 - region) % 32  # an odd number of lines of the cache, which do not
+        most = min(most, max(1, _COPY // region))
+    else:
+        region = 0
+    if along:
+        most = max(most, min(channels, simd.ROWS))
+    panels = -(-filters // width)
+    ranges = -(-channels // min(channels, most))
+    while problem.batch * problem.groups * panels * ranges < 4 and channels // ranges > simd.ROWS:
+        ranges *= 2
+    in_range = -(-channels // ranges)
+    ranges = -(-channels // in_range)
+    units = problem.groups * panels * ranges
+    worth = problem.multiply_adds // _WORTH
+    splits = max(1, min(problem.batch // images, -(-_SHARES // units), worth))
+    sizes = (
+        problem.batch, problem.groups, channels, problem.height, problem.width, filters,
+        p_size, q_size, rows, cols, step_h, step_w, dilation_h, dilation_w, top, left,
+        images, parts, lines, pitch, region, copied, along, panels, ranges, in_range, splits,
+        span_h, width,
+    )  # fmt: skip
+    copy = in_range * region + width if copied else 0
+    work = -(-(copy + (_BLOCK + width) * width + (in_range * windows) * width) // 32) * 32
+    r, s = (axis.ravel() for axis in np.indices((rows, cols)))
+    return _Plan(
+        sizes=np.array(sizes, np.int64),
+        reach=np.stack((r * dilation_h - top, s * dilation_w - left)),
+        shares=splits * units,
+        splits=splits,
+        room=-(-copy // 32) * 32,
+        work=work + 64,
+    )
+
+
+def run(problem: Conv2D, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
+    """Set the gradient of the weights.
+
+    Parameters
+    ----------
+    problem : Conv2D
+    dy, x, dw : np.ndarray
+        C-contiguous, of the problem's shapes and dtype, not empty.
+    """
+    plan, dtype = _plan(problem), problem.dtype
+    parts = dw if plan.splits == 1 else np.empty((plan.splits, dw.size), dtype)
+    _correlate(
+        plan.shares, dtype, simd.tile_address(dtype), x, dy, parts, parts.size, plan.work,
+        plan.room, _zeros(dtype), _ramp(int(plan.sizes[-1])), *plan.tables,
+    )  # fmt: skip
+    if plan.splits > 1:
+        np.add.reduce(parts, axis=0, out=dw.reshape(-1))
+
+
+@functools.cache
+def _zeros(dtype: str) -> np.ndarray:
+    return np.zeros(simd.ROWS, dtype)
+
+
+@functools.cache
+def _ramp(width: int) -> np.ndarray:
+    return np.arange(_BLOCK) * width
+
+
+@jit.Shares
+def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
+    """Set the gradients of one panel of filters and a range of channels, over a split's images."""
+    micro = arguments[0]
+    room, copy_room = arguments[5], arguments[6]
+    (
+        batch, groups, channels, height, wide, filters, p_size, q_size, rows, cols, step_h, step_w,
+        _, dilation_w, top, left, images, parts, lines, pitch, region, copied, along, panels,
+        ranges, in_range, splits, span_h, width,
+    ) = to_fixed_tuple(jit.array_at(arguments[10], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    windows = rows * cols
+    plane, pixels = height * wide, p_size * q_size
+    x = jit.array_at(arguments[1], like, (batch * groups * channels * plane,))
+    dy = jit.array_at(arguments[2], like, (batch * groups * filters * pixels,))
+    out = jit.array_at(arguments[3], like, (arguments[4],))
+    work = simd.scratch(room, out)
+    zeros = jit.array_at(arguments[7], like, (simd.ROWS,))
+    ramp = jit.array_at(arguments[8], arguments, (_BLOCK,))
+    reach = jit.array_at(arguments[9], arguments, (2, windows))
+    lanes = width // simd.VECTORS
+    split, unit = number // (groups * panels * ranges), number % (groups * panels * ranges)
+    group, panel, share = unit // (panels * ranges), unit // ranges % panels, unit % ranges
+    m0, m1 = panel * width, min(filters, (panel + 1) * width)
+    vectors = (m1 - m0 + lanes - 1) // lanes
+    c0, c1 = share * in_range, min(channels, (share + 1) * in_range)
+    blocks = (batch + images - 1) // images
+    looks = np.empty(_BLOCK, np.int64)
+    one_phase = np.zeros(1, np.int64)
+    sums = copy_room + (_BLOCK + width) * width
+    add = 0
+    for block in range(split * blocks // splits, (split + 1) * blocks // splits):
+        i0, i1 = block * images, min(batch, (block + 1) * images)
+        for part in range(parts):
+            t0, t1 = part * pixels // parts, (part + 1) * pixels // parts
+            # Where the block's pixels look, and what they see there.
+            first_line = t0 // q_size * step_h - top
+            if copied:
+                seen = ((t1 - 1) // q_size - t0 // q_size) * step_h + span_h
+                for c in range(c0, c1):
+                    for i in range(i1 - i0):
+                        simd.copy_phases(
+                            work, (c - c0) * region + i * lines * pitch,
+                            x, (((i0 + i) * groups + group) * channels + c) * plane, height, wide,
+                            first_line, -left, seen, 1, 1, pitch, one_phase, 0, lanes,
+                        )  # fmt: skip
+                image, base, line, image_size, row = work, 0, pitch, lines * pitch, region
+                base = top * pitch + left
+            else:
+                image, line, image_size, row = x, wide, groups * channels * plane, plane
+                base = ((i0 * groups + group) * channels + c0) * plane + first_line * wide
+            count = 0
+            for i in range(i1 - i0):
+                p, q = t0 // q_size, t0 % q_size
+                of = i * image_size - p * step_h * line
+                for _ in range(t0, t1):
+                    looks[count] = of + p * step_h * line + q * step_w
+                    count += 1
+                    q += 1
+                    if q == q_size:
+                        p, q = p + 1, 0
+                simd.turn(
+                    work, copy_room + i * (t1 - t0) * width, width, dy,
+                    (((i0 + i) * groups + group) * filters + m0) * pixels + t0,
+                    pixels, m1 - m0, t1 - t0, lanes,
+                )  # fmt: skip
+            # Rows of a tile: channels under one pixel of the window, or pixels of its line.
+            for outer in range(windows if along else (c1 - c0) * rows):
+                inner = c1 - c0 if along else cols
+                tiles = (inner + simd.ROWS - 1) // simd.ROWS
+                for tile in range(tiles):
+                    k0, k1 = tile * inner // tiles, (tile + 1) * inner // tiles
+                    if along:
+                        window, c, a_row, c_row = outer, k0, row, windows * width
+                    else:
+                        window, c = outer % rows * cols + k0, outer // rows
+                        a_row, c_row = dilation_w, width
+                    first = base + c * row + reach[0, window] * line + reach[1, window]
+                    simd.multiply_tile(
+                        micro, k1 - k0, vectors, image, first, a_row, looks, 0,
+                        work, copy_room, ramp, 0, count,
+                        work, sums + (c * windows + window) * width, c_row, zeros, 0, add,
+                    )  # fmt: skip
+            add = 1
+    taps = channels * windows
+    simd.turn_back(
+        out, ((split * groups + group) * filters + m0) * taps + c0 * windows, taps,
+        work, sums, width, m1 - m0, (c1 - c0) * windows, lanes,
+    )  # fmt: skip
+
+
+def sum_filters(problem: Conv2D, dy: np.ndarray) -> np.ndarray:
+    """Return the gradient of the biases, (K,): the sums of dy over images and pixels."""
+    db = contract.empty(problem.shapes.b, problem.dtype)
+    _, filters, *image = dy.shape
+    _sum_filter(filters, problem.dtype, dy, db, problem.batch, filters, image[0] * image[1])
+    return db
+
+
+@jit.Shares
+def _sum_filter(number, arguments, like):  # type: ignore[no-untyped-def]
+    """Set one filter's bias gradient."""
+    batch, filters, pixels = arguments[2], arguments[3], arguments[4]
+    dy = jit.array_at(arguments[0], like, (batch, filters, pixels))
+    db = jit.array_at(arguments[1], like, (filters,))
+    total = db.dtype.type(0)
+    for n in range(batch):
+        for pixel in range(pixels):
+            total += dy[n, number, pixel]
+    db[number] = total

@@ -1,0 +1,68 @@
+"""Max-pooling on vector registers: every way a share of the work can be cut."""
+
+import numpy as np
+import pytest
+
+from cnnkernels import conformance, registry
+from cnnkernels.contract import MaxPool2D
+from cnnkernels.descriptor import parse
+
+pytest.importorskip("numba")
+numba_simd = pytest.importorskip("cnnkernels.pooling.numba_simd")
+
+CUTS = {
+    "lines without gaps": "mb2ic3ih36oh18kh2sh2ph0",
+    "lines with gaps, padded": "mb2ic3ih37oh19kh3sh2ph1",
+    "chunks of lines": "mb1ic2ih260oh130kh2sh2ph0",
+    "chunks of lines, windows that overlap": "mb1ic2ih261oh130kh3sh2ph0",
+    "every third column": "mb1ic3ih70oh23kh3sh3ph0",
+    "windows that leave pixels out": "mb1ic3ih70oh24kh2sh3ph1",
+    "stride 1": "mb2ic2ih20oh20kh3sh1ph1",
+    "winners of more than a byte": "mb1ic2ih40oh24kh17sh1ph0",
+    "lanes of planes": "mb16ic5ih8oh4kh2sh2ph0",
+    "lanes of planes, some of them empty": "mb3ic7ih5oh3kh3sh2ph1",
+    "lanes of planes, winners of more than a byte": "mb8ic4ih20oh4kh17sh1ph0",
+    "a plane": "mb1ic1ih9oh4kh3sh2ph0",
+}
+
+
+@pytest.mark.parametrize("dtype", ["", pytest.param("f64", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("descriptor", CUTS.values(), ids=CUTS)
+def test_every_cut_is_exact(descriptor, dtype):
+    found = conformance.check(registry.load("numba-simd"), parse(descriptor + dtype))
+    assert (found.outcome, found.reason) == ("ok", "")
+
+
+@pytest.mark.parametrize("descriptor", CUTS.values(), ids=CUTS)
+def test_the_bits_are_the_same_at_any_number_of_threads(descriptor, thread_counts):
+    problem = parse(descriptor)
+    random = np.random.default_rng(2)
+    x, dy = (
+        random.standard_normal(shape, "float32") for shape in (problem.shapes.x, problem.shapes.y)
+    )
+    results = set()
+    for _ in thread_counts():
+        y, cache = numba_simd.forward(problem, x)
+        dx = numba_simd.backward(problem, dy, cache)
+        results.add((y.tobytes(), cache[0].tobytes(), dx.tobytes()))
+    assert len(results) == 1
+
+
+def test_shapes_that_nobody_listed_are_exact():
+    random = np.random.default_rng(20261123)
+    backend = registry.load("numba-simd")
+    done = 0
+    while done < 60:
+        kernel, stride, dilation = random.integers(1, 4, (3, 2)).tolist()
+        padding = tuple(map(tuple, random.integers(0, 3, (2, 2)).tolist()))
+        batch, channels = random.integers(1, 9, 2).tolist()
+        size = random.integers(1, 40, 2).tolist()
+        try:
+            problem = MaxPool2D(
+                batch, channels, *size, tuple(kernel), tuple(stride), padding, tuple(dilation)
+            )
+        except ValueError:  # a window that does not fit, or lies in the padding
+            continue
+        found = conformance.check(backend, problem)
+        assert (found.outcome, found.reason) == ("ok", ""), str(problem)
+        done += 1
