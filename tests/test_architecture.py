@@ -14,6 +14,7 @@ FLOORS = (
     ("contract",),
     ("descriptor", "strided", "jit"),
     ("simd",),
+    ("vectors", "correlation"),
     ("convolution", "pooling"),
     ("backends",),
     ("registry",),
@@ -22,15 +23,23 @@ FLOORS = (
 )
 """What lies directly below cnnkernels imports from lower floors only."""
 
-OPEN_PLAN = ("conformance",)
+OPEN_PLAN = ("conformance", "correlation")
 """Packages whose modules import one another; those of the others are rivals, and do not."""
 
-BENCH_NUMBA = ("cnnbench.ceilings",)
+BENCH_NUMBA = ("cnnbench.ceilings", "cnnbench.digits.*numba*")
 """The modules of cnnbench that import Numba."""
 
 HOMES = {
     "torch": ("*.torch_aten", "cnnkernels.torch", "cnnbench.worker", "cnnbench.digits.*torch*"),
-    "numba": ("cnnkernels.*numba*", "cnnkernels.jit", "cnnkernels.simd", *BENCH_NUMBA),
+    "numba": (
+        "cnnkernels.*numba*",
+        "cnnkernels.jit",
+        "cnnkernels.simd",
+        "cnnkernels.correlation.*",
+        "cnnkernels.vectors",
+        *BENCH_NUMBA,
+    ),
+    "jax": ("cnnbench.digits.*jax*",),
 }
 """Which modules import a heavy library, by name."""
 

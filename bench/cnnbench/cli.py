@@ -9,7 +9,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,14 @@ _RESULTS = Path("results")
 
 Backends = Annotated[
     str, typer.Option(help="Comma-separated backends; all if not given.", metavar="A,B")
+]
+Trainers = Annotated[
+    str,
+    typer.Option(
+        "--backends",
+        help="Comma-separated backends, and programs that train; all if not given.",
+        metavar="A,B",
+    ),
 ]
 Cases = Annotated[
     str, typer.Option(help="Comma-separated sets, files or descriptors.", metavar="CASES")
@@ -164,7 +172,7 @@ def time(
 
 @app.command()
 def train(
-    backends: Backends = "",
+    backends: Trainers = "",
     epochs: Annotated[int, typer.Option(help="Times through the data.", min=1)] = 10,
     recipe: Annotated[
         str, typer.Option(help="digits, notebook-numpy or notebook-torch.")
@@ -179,7 +187,7 @@ def train(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Train the digits CNN on backends, in turns: what it took, and what came of it."""
+    """Train the digits CNN on backends and by programs, in turns: what it took, what it gave."""
     import dataclasses
 
     from rich.console import Console
@@ -208,11 +216,11 @@ def train(
                 tables.show(console, tables.epochs_sheet(title, row.details["epochs"]))
         _finish(run)
         return
-    names = _with_baseline(_backends(backends), baseline)
+    names = _with_baseline(_trainers(backends), baseline)
     _keep(run, "train", json_file, save, machine)
     effort = QUICK if quick else Effort()
-    with _recording(run), _progress() as progress:
-        trainings.train(run, names, counts, baseline, chosen, full, effort, progress)
+    with _recording(run), _progress() as progress, _folder() as caches:
+        trainings.train(run, names, counts, baseline, chosen, full, effort, progress, caches)
     for count in counts:
         tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
     _finish(run)
@@ -220,7 +228,7 @@ def train(
 
 @app.command()
 def compare(
-    backends: Backends = "",
+    backends: Trainers = "",
     baseline: Baseline = "torch-cpu",
     threads: Annotated[
         int | None, typer.Option(help="Thread count; all cores if not given.", min=1)
@@ -235,11 +243,13 @@ def compare(
 
     from cnnbench import speed, trainings
     from cnnbench.digits.recipes import RECIPES
+    from cnnbench.digits.trainers import PROGRAMS
     from cnnbench.effort import QUICK, SHORT
     from cnnbench.report import tables
     from cnnbench.report.answer import answer, evidence
 
-    names = _with_baseline(_backends(backends), baseline)
+    names = _with_baseline(_trainers(backends), baseline)
+    kernels = [name for name in names if name not in PROGRAMS]
     (count,) = _threads("" if threads is None else str(threads))
     console = Console()
     run = _run()
@@ -247,7 +257,7 @@ def compare(
     effort = QUICK if quick else SHORT
     digits, recipe = _cases("digits", None, None), RECIPES["digits"]
     with _recording(run), _progress() as progress, _folder() as caches:
-        speed.time(run, digits, names, [count], baseline, effort, progress, caches)
+        speed.time(run, digits, kernels, [count], baseline, effort, progress, caches)
         trainings.train(run, names, [count], baseline, recipe, False, effort, progress, caches)
     for sheet in tables.check_sheets(_layers(run.rows)):
         tables.show(console, sheet)
@@ -374,10 +384,21 @@ def _cases(text: str, batch: int | None, dtype: str | None) -> list[CaseSet]:
 def _backends(text: str) -> list[str]:
     from cnnkernels import registry
 
+    return _named(text, registry)
+
+
+def _trainers(text: str) -> list[str]:
+    from cnnbench.digits import trainers
+
+    return _named(text, trainers)
+
+
+def _named(text: str, those: Any) -> list[str]:
+    """Return the names in a text, or all there are: of `registry`, or of `trainers`."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        registry.require_known(name)
-    return list(dict.fromkeys(names)) or list(registry.names())
+        those.require_known(name)
+    return list(dict.fromkeys(names)) or list(those.names())
 
 
 def _with_baseline(names: list[str], baseline: str) -> list[str]:

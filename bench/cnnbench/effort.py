@@ -36,19 +36,22 @@ class Effort:
         half of it is stopped, unless it is asked for in full.
     call_seconds : float or None
         What takes longer a call is not run; None runs everything.
+    first_steps : bool
+        Whether what compiling costs before a training is measured, in new processes.
     """
 
     rounds: int = timing.ROUNDS
     seconds: float = 6.0
     training_seconds: float = 20.0
     call_seconds: float | None = CALL_BUDGET_SECONDS
+    first_steps: bool = True
 
     def rounds_for(self, side_seconds: float, budget_seconds: float) -> int:
         """Return how many rounds of two sides fit into a budget, one at the least."""
         return max(1, min(self.rounds, int(budget_seconds / (2 * side_seconds))))
 
 
-SHORT = Effort(rounds=6, seconds=1.0, training_seconds=8.0)
+SHORT = Effort(rounds=6, seconds=1.0, training_seconds=9.0, first_steps=False)
 """For a comparison of everything in minutes: intervals, and no more rounds for the unclear."""
 
 QUICK = Effort(rounds=3, seconds=1.0, training_seconds=8.0, call_seconds=2.0)

@@ -42,6 +42,7 @@ class Row:
         'forward', 'backward_data', 'backward_weights', 'backward' or 'train'; of a check that has
         not come to a direction, 'check'.
     backend : str
+        Of a training perhaps a program instead.
     threads : int
     outcome, reason : str
         'ok', 'wrong', 'failed' or 'unsupported', and why not ok. Only an 'ok' row has a time.

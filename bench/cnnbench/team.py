@@ -86,8 +86,10 @@ class Team:
 
 
 def cache_of(backend: str, caches: Path | None) -> dict[str, str]:
-    """Return the environment variable that tells Numba a backend's folder for compiled code."""
-    return {} if caches is None else {"NUMBA_CACHE_DIR": str(caches / backend)}
+    """Return the environment variables that tell compilers a backend's folder for their code."""
+    if caches is None:
+        return {}
+    return dict.fromkeys(("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"), str(caches / backend))
 
 
 def baseline_for(team: Team, wanted: str) -> str:

@@ -1,13 +1,13 @@
-"""Training the digits CNN on every backend, in turns: rows out."""
+"""Training the digits CNN on every backend and by every program, in turns: rows out."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import math
-import os
 import statistics
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from cnnbench.digits.recipes import Recipe
 from cnnbench.effort import Effort, Progress
 from cnnbench.results import Row, Run
 from cnnbench.speed import compare, measure_floor, probes
-from cnnbench.team import Team, baseline_for, failing, note, note_threading
+from cnnbench.team import Team, baseline_for, cache_of, failing, note, note_threading
 from cnnbench.timing import Contestant
-from cnnbench.worker import Worker, rest
+from cnnbench.worker import Worker, WorkerError, rest
 from cnnkernels.conformance import Outcome
 
 LOSS_TOLERANCE = 1e-5
@@ -42,20 +42,19 @@ def train(
     full: bool,
     effort: Effort,
     progress: Progress,
-    caches: Path | None = None,
+    caches: Path,
 ) -> None:
-    """Train the digits CNN on every backend, interleaved; rows go to the run.
+    """Train the digits CNN by every trainer, interleaved; rows go to the run.
 
-    Every backend is first checked on the network's layers, unless the run has passed rows of them,
-    and its losses are compared with float64's.
+    A backend is first checked on the network's layers, unless the run has passed rows of them; the
+    losses of all are compared with float64's. Compiled code goes to `caches`: to who has none
+    there, the first step tells what compiling costs.
     """
     (digits,) = cases.load("digits", recipe.options.batch_size)
-    progress.begin(len(threads) * 3 * len(backends) + len(threads) * (effort.rounds + 1))
+    progress.begin(len(threads) * (3 * len(backends) + effort.rounds + 1))
     options = dataclasses.asdict(recipe.options)
     random = np.random.default_rng()
     for count in threads:
-        progress.step("the same training in float64")
-        exact = _float64_losses(options)
         with Team(backends, count, caches) as team, fills_folder() as folder:
             base = baseline_for(team, baseline)
             floor = run.environment.get("aa_floor", {}).get(str(count), math.nan)
@@ -63,21 +62,31 @@ def train(
                 floor = measure_floor(base, count, probes([digits]), effort)
             note(run, "baseline", count, base)
             note(run, "aa_floor", count, floor)
-            rows: list[Row] = []
-            trainees = []
+            rows = [
+                Row("digits", _describe(recipe), "train", "train", backend, count, "ok")
+                for backend in backends
+            ]
+            trainees: list[_Trainee] = []
             try:
-                for backend in backends:
-                    progress.step(f"checking the layers on {backend}")
-                    row = Row("digits", _describe(recipe), "train", "train", backend, count, "ok")
-                    rows.append(row)
-                    row.outcome, row.reason = _passed(run, team, row, digits, folder)
+                if effort.first_steps and count == threads[0]:  # the caches keep what is compiled
+                    for row in rows:
+                        progress.step(f"first step of {row.backend}")
+                        if row.backend in team.present:
+                            with contextlib.suppress(WorkerError):
+                                first_steps = _first_steps(row.backend, count, options, caches)
+                                row.first_call_seconds, row.cached_first_call_seconds = first_steps
+                with _compiling(team, options):  # nothing of this is timed
+                    progress.step("the same training in float64")
+                    exact = _float64_losses(options)
+                    for row in rows:
+                        progress.step(f"checking the layers on {row.backend}")
+                        outcome, reason = _passed(run, team, row, digits, folder)
+                        if outcome != "ok":
+                            row.withdraw(outcome, reason)
+                for row in rows:
                     if row.outcome != "ok":
                         continue
                     with failing([row]):
-                        if not _first_calls_known(run, row):
-                            progress.step(f"first step of {row.backend}")
-                            first_steps = _first_steps(row.backend, count, options)
-                            row.first_call_seconds, row.cached_first_call_seconds = first_steps
                         progress.step(f"training on {row.backend}")
                         budget = None if full else effort.training_seconds / 2
                         done = team.ask(
@@ -113,26 +122,28 @@ def train_alone(run: Run, name: str, recipe: Recipe, threads: int, progress: Pro
     run.add([row])
 
 
-def _first_calls_known(run: Run, row: Row) -> bool:
-    """Return whether the run has rows that tell what compiling the row's backend costs."""
-    return any(
-        (other.backend, other.threads) == (row.backend, row.threads)
-        and other.first_call_seconds is not None
-        for other in run.rows
-    )
-
-
-def _first_steps(backend: str, threads: int, options: dict[str, Any]) -> tuple[float, float]:
-    """Return the seconds of a training's first step, cold and with a warm cache."""
+def _first_steps(
+    backend: str, threads: int, options: dict[str, Any], caches: Path
+) -> tuple[float, float]:
+    """Return the seconds of compiling and of a first step, cold and with a warm cache."""
     seconds = []
-    with tempfile.TemporaryDirectory(prefix="cnnbench-") as cache:
-        for _ in ("cold", "cached"):
-            with Worker(backend, threads, {"NUMBA_CACHE_DIR": cache}) as worker:
-                done = worker.ask("train", **options | {"most_steps": 1})
-                seconds.append(float(done["seconds"]))
-            if not os.listdir(cache):
-                break
+    for _ in ("cold", "cached"):
+        with Worker(backend, threads, cache_of(backend, caches)) as worker:
+            done = worker.ask("train", **options | {"most_steps": 1})
+            seconds.append(float(done["compile_seconds"] + done["seconds"]))
+        if not (caches / backend).exists():
+            break
     return seconds[0], seconds[-1]
+
+
+@contextlib.contextmanager
+def _compiling(team: Team, options: dict[str, Any]) -> Iterator[None]:
+    """Let programs compile while the block runs; what goes wrong shows when they train."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for name in team.present:
+            if not team.about(name)["kernels"]:
+                pool.submit(team.ask, name, "train", **options | {"most_steps": 1})
+        yield
 
 
 def _float64_losses(options: dict[str, Any]) -> list[float]:
@@ -143,9 +154,14 @@ def _float64_losses(options: dict[str, Any]) -> list[float]:
 
 
 def _passed(run: Run, team: Team, row: Row, digits: CaseSet, folder: Path) -> tuple[Outcome, str]:
-    """Return whether a backend passes the checks of the network's layers, from the run or anew."""
+    """Return whether a backend passes the checks of the network's layers, from the run or anew.
+
+    A program that is not made of kernels has no checks to pass but that of its losses.
+    """
     if row.backend in team.absent:
         return team.absent[row.backend]
+    if not team.about(row.backend)["kernels"]:
+        return "ok", ""
     for case in digits.cases:
         known = [
             other.outcome
@@ -195,17 +211,22 @@ def _details(done: dict[str, Any]) -> dict[str, Any]:
         "loss": last.get("loss", done["step_losses"][-1]),
         "train_accuracy": last.get("train_accuracy"),
         "test_accuracy": last.get("test_accuracy"),
-        "seconds_per_step": done["step_seconds"] / max(1, done["steps"]),
+        "seconds_per_step": _seconds_per_step(done),
         **{key: done[key] for key in ("steps", "all_steps", "epochs", "step_losses")},
     }
 
 
+def _seconds_per_step(done: dict[str, Any]) -> float | None:
+    seconds = done["step_seconds"]
+    return None if seconds is None else float(seconds) / max(1, done["steps"])
+
+
 class _Trainee:
-    """A backend that trains in turns with the others, and the row that is about it."""
+    """A backend or program that trains in turns with the others, and the row that is about it."""
 
     def __init__(self, team: Team, row: Row, options: dict[str, Any], effort: Effort) -> None:
         self._team, self._row, self._options = team, row, options
-        self._step_seconds: list[float] = []
+        self._step_seconds: list[float | None] = []
         rounds = effort.rounds_for(row.seconds or 0.0, effort.training_seconds)
         self.contestant = Contestant(row.backend, self._side, rounds)
 
@@ -215,7 +236,7 @@ class _Trainee:
         if self._row.outcome == "ok":
             with failing([self._row]):
                 done = self._team.ask(self._row.backend, "train", **self._options)
-                self._step_seconds.append(done["step_seconds"] / done["steps"])
+                self._step_seconds.append(_seconds_per_step(done))
                 seconds = float(done["seconds"])
         return seconds
 
@@ -224,7 +245,8 @@ class _Trainee:
         if self._row.outcome == "ok" and self.contestant.samples:
             self._row.samples = self.contestant.samples
             self._row.seconds = self.contestant.seconds
-            self._row.details["seconds_per_step"] = statistics.median(self._step_seconds)
+            known = [seconds for seconds in self._step_seconds if seconds is not None]
+            self._row.details["seconds_per_step"] = statistics.median(known) if known else None
 
 
 def _describe(recipe: Recipe) -> str:

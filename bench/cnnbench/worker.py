@@ -1,4 +1,4 @@
-"""One process per backend and thread count: it checks, times and trains on command.
+"""One process per backend or program and thread count: it checks, times and trains on command.
 
 Nothing that is timed shares a process with another thread pool, and a crash is one row's `failed`.
 The parent holds a `Worker`; the child runs `main`, and the two talk in lines of JSON over the
@@ -24,9 +24,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cnnkernels import registry
+from cnnbench.digits import trainers
+from cnnbench.digits.training import Options
 from cnnkernels.conformance import Call, Check, check, filled
-from cnnkernels.contract import Conv2D, Direction, MaxPool2D, Problem, Unsupported
+from cnnkernels.contract import Backend, Conv2D, Direction, MaxPool2D, Problem, Unsupported
 from cnnkernels.descriptor import parse
 
 SIDE_SECONDS = 0.02
@@ -58,12 +59,12 @@ class WorkerUnsupportedError(WorkerError):
 
 
 class Worker:
-    """The parent's end: a backend in a process of its own.
+    """The parent's end: a backend, or a program that trains, in a process of its own.
 
     Parameters
     ----------
     backend : str
-        Which backend it loads.
+        Which it loads; one of `cnnbench.digits.trainers`.
     threads : int
         How many threads every library in it may use.
     environment : dict, optional
@@ -101,6 +102,8 @@ class Worker:
                 "MKL_NUM_THREADS": count,
                 "OPENBLAS_NUM_THREADS": count,
                 "NUMBA_NUM_THREADS": count,
+                "PJRT_NPROC": count,  # JAX's threads
+                "TORCHINDUCTOR_COMPILE_THREADS": "1",  # in the worker: no processes of its own
                 **(environment or {}),
             },
             start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
@@ -198,16 +201,21 @@ class _Session:
         self._cache: Any = None
 
     def load(self, backend: str, threads: int) -> dict[str, Any]:
-        """Load the backend, and hold every library in this process to the thread count."""
-        self._backend = registry.load(backend)
-        return {
+        """Load what is asked from here on, and hold every library here to the thread count."""
+        self._trainer = trainers.load(backend)
+        about = {
             "backend": backend,
-            "description": self._backend.description,
-            "layout": self._backend.arrays.layout,
-            "device": self._backend.arrays.device,
-            "deterministic": self._backend.deterministic,
+            "description": self._trainer.description,
+            "kernels": self._trainer.backend is not None,
             "threads": _set_threads(threads),
         }
+        if self._trainer.backend is not None:
+            about |= {
+                "layout": self._backend.arrays.layout,
+                "device": self._backend.arrays.device,
+                "deterministic": self._backend.deterministic,
+            }
+        return about
 
     def threading(self) -> dict[str, Any]:
         """Return the thread pools in this process, once it has computed something."""
@@ -292,16 +300,19 @@ class _Session:
 
     def train(self, **options: Any) -> dict[str, Any]:
         """Train the digits CNN, and return what came of it."""
-        from cnnbench.digits.training import Options, train
-
-        return asdict(train(self._backend, Options(**options)))
+        return asdict(self._trainer.train(Options(**options)))
 
     def train_in_pytorch(self, **options: Any) -> dict[str, Any]:
         """Train PyTorch's own TinyCNN, and return what came of it."""
         from cnnbench.digits.torch_notebook import train
-        from cnnbench.digits.training import Options
 
         return asdict(train(Options(**options)))
+
+    @property
+    def _backend(self) -> Backend:
+        if self._trainer.backend is None:
+            raise Unsupported(f"{self._trainer.name} is a whole program, not made of kernels")
+        return self._trainer.backend
 
     def _runner(self, direction: Direction, nchw: bool) -> Callable[[], object]:
         call, cache = self._call, self._cache
@@ -323,7 +334,7 @@ class _Session:
     def _seconds_a_tap(self, kind: type[Problem]) -> float:
         """Return the time of one multiply-add or comparison, measured on growing problems."""
         if kind not in self._pace:
-            for size in (4, 4, 8, 16, 32, 64, 128):
+            for size in (4, 8, 16, 32, 64, 128):
                 problem: Problem
                 if kind is Conv2D:
                     problem = Conv2D(1, 4, size, size, 4, 3, padding=1)
@@ -331,8 +342,10 @@ class _Session:
                     problem = MaxPool2D(1, 16, size, size, 3, stride=1, padding=1)
                 call = Call(self._backend, problem, filled(problem, "real"))
                 seconds = _seconds(call.forward, 1)
+                if seconds > 0.002:  # it may have been compiled, at any size
+                    seconds = min(seconds, _seconds(call.forward, 1))
                 self._pace[kind] = seconds / _work(problem)[0]
-                if seconds > 0.002 and size > 4:
+                if seconds > 0.002:
                     break
         return self._pace[kind]
 

@@ -16,6 +16,7 @@ STRANGERS = (
     "exits",
     "prints",
     "sleeps",
+    "compiles",
     "declines",
     "refuses",
     "unloadable",

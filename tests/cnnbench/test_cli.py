@@ -159,6 +159,9 @@ def test_bad_input_is_one_clear_message_before_anything_is_measured(
             "recipe notebook-numpy is for numpy alone",
         ),
         (("train", "--backends", "nunba"), "unknown backend 'nunba'"),
+        (("train", "--backends", "jux"), "unknown backend 'jux' (did you mean 'jax'?)"),
+        (("train", "--baseline", "jax"), "unknown backend 'jax'"),
+        (("time", "--backends", "jax"), "unknown backend 'jax'"),
         (("compare", "--threads", "0"), "Invalid value for '--threads'"),
         (("compare", "--baseline", ""), "unknown backend ''"),
         (("selftest", "--baseline", "nunba"), "unknown backend 'nunba'"),
@@ -319,6 +322,22 @@ def test_train_writes_a_row_and_prints_it(command, tmp_path):
     assert (row["direction"], row["outcome"]) == ("train", "ok")
     assert re.search(rf"numpy +{row['loss']:.4f} +{row['train_accuracy']:.3f}", out)
     assert command("show", path)[0] == 0
+
+
+@pytest.mark.slow
+def test_programs_are_compared_in_training_alone(command, tmp_path):
+    pytest.importorskip("numba")
+    name, path = "numba (compiled run)", tmp_path / "out.json"
+    code, out, err = command(
+        "compare", "--quick", "--backends", name, "--baseline", "numpy", "--threads", "1",
+        "--json", path,
+    )  # fmt: skip
+    assert code == 0, err
+    rows = results.read(path).rows
+    assert [row.backend for row in rows if row.op == "train"] == [name, "numpy"]
+    assert {row.backend for row in rows if row.op != "train"} == {"numpy"}
+    assert {row.outcome for row in rows} == {"ok"}
+    assert f"{name} is the fastest" in " ".join(out.split())
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Who passes the checks trains; losses are held against float64's; a row says what was run."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strangers")]
 
 def trained(run, backends, steps, recipe=RECIPE, effort=EFFORT, full=False, baseline="numpy"):
     progress = steps()
-    trainings.train(run, backends, [1], baseline, recipe, full, effort, progress)
+    with tempfile.TemporaryDirectory() as caches:
+        trainings.train(run, backends, [1], baseline, recipe, full, effort, progress, Path(caches))
     return {row.backend: row for row in run.rows if row.op == "train"}
 
 
@@ -91,6 +94,40 @@ def test_ratios_are_against_the_baseline(everyone):
 def test_the_losses_are_the_same_to_the_bit_in_another_process(everyone):
     one, other = everyone.rows[:2]
     assert one.details["step_losses"] == other.details["step_losses"]
+
+
+# --------------------------------------------------------------------------------------------
+# programs
+
+
+@pytest.fixture(scope="module")
+def program(fresh_run, steps):
+    """The rows of a program beside a backend."""
+    pytest.importorskip("numba")
+    return trained(fresh_run(), ["numpy", "numba (compiled run)"], steps)
+
+
+def test_a_program_has_a_row_like_any_other_but_for_the_time_of_a_step(program):
+    row = program["numba (compiled run)"]
+    assert (row.outcome, row.reason) == ("ok", "")
+    assert 0 < row.error_over_bound <= 1
+    assert row.details["steps"] == len(row.details["step_losses"]) == STEPS
+    assert row.details["seconds_per_step"] is None
+    assert row.first_call_seconds > row.cached_first_call_seconds > 0
+    assert len(row.samples) == len(program["numpy"].samples) == 2
+    assert row.ratio > 0
+
+
+@pytest.mark.parametrize("departs_at", [None, 1, STEPS - 1])
+def test_a_program_whose_losses_depart_is_wrong_and_has_no_time(program, departs_at):
+    done = program["numpy"].details | {"seconds": 1.0, "step_seconds": None}
+    exact = list(done["step_losses"])
+    if departs_at is not None:
+        exact[departs_at] *= 1 + 2 * trainings.LOSS_TOLERANCE
+    row = results.Row("digits", "", "train", "train", "mine", 1, "ok")
+    trainings._note_training(row, done, exact, 1)
+    assert (row.outcome, row.seconds) == (("ok", 1.0) if departs_at is None else ("wrong", None))
+    assert row.reason.startswith("" if departs_at is None else f"the loss of step {departs_at + 1}")
 
 
 # --------------------------------------------------------------------------------------------

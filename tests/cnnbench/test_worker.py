@@ -78,6 +78,32 @@ def test_a_worker_trains(numpy_worker):
     assert done["epochs"] == []
 
 
+@pytest.mark.slow
+def test_a_program_trains_and_declines_what_takes_kernels():
+    pytest.importorskip("numba")
+    with Worker("numba (compiled run)", 1) as worker:
+        assert worker.about["kernels"] is False
+        with pytest.raises(
+            WorkerUnsupportedError, match=r"^numba \(compiled run\) is a whole program"
+        ):
+            finds(worker, CONV)
+        done = worker.ask("train", epochs=1, most_steps=2)
+        assert done["steps"] == len(done["step_losses"]) == 2
+
+
+@pytest.mark.slow
+def test_torch_compile_without_a_compiler_is_unsupported(tmp_path):
+    pytest.importorskip("torch")
+    missing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    with (
+        Worker("torch.compile", 1, missing) as worker,
+        pytest.raises(
+            WorkerUnsupportedError, match=r"^torch\.compile finds no C\+\+ compiler here"
+        ),
+    ):
+        worker.ask("train", epochs=1, most_steps=1)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_are_set_and_reported(threads):
     with Worker("numba", threads) as worker:
@@ -140,6 +166,11 @@ def test_a_problem_beyond_the_budget_is_unsupported_with_the_time_it_would_take(
         )
         assert re.fullmatch(expected, found["reason"])
         assert finds(worker, CONV, budget=60.0)["outcome"] == "ok"
+
+
+def test_what_compiling_takes_is_not_taken_for_the_time_of_a_call():
+    with Worker("compiles", 1) as worker:
+        assert finds(worker, "mb1ic16ih28oc16oh28kh3ph1", budget=20.0)["outcome"] == "ok"
 
 
 def test_a_command_that_raises_is_an_error_and_the_worker_goes_on(numpy_worker):

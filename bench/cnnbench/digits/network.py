@@ -55,7 +55,7 @@ class Network:
 
 
 def digits_cnn(backend: Backend, dtype: str, random: np.random.Generator) -> Network:
-    """Return the network with its initial weights: He's [1]_, the same for every backend.
+    """Return the network with its initial weights, the same for every backend.
 
     Parameters
     ----------
@@ -64,21 +64,43 @@ def digits_cnn(backend: Backend, dtype: str, random: np.random.Generator) -> Net
     dtype : str
         'float32' or 'float64'.
     random : Generator
-        Draws float32 normals for conv1, conv2 and the linear layer, in this order.
+        As `initial_weights` takes it.
+    """
+    *convolutions, linear = initial_weights(dtype, random)
+    layers: list[Layer] = []
+    for weights in convolutions:
+        layers.append(Convolution(backend, weights, padding=1, first=not layers))
+        layers.append(ReLU())
+        layers.append(MaxPool(backend, 2, dtype))
+    layers.append(Flatten())
+    layers.append(Linear(backend, linear))
+    return Network(layers)
+
+
+def initial_weights(dtype: str, random: np.random.Generator) -> list[np.ndarray]:
+    """Return the weights of conv1, conv2 and the linear layer: He's [1]_; biases start at zero.
+
+    Parameters
+    ----------
+    dtype : str
+        'float32' or 'float64'.
+    random : Generator
+        Draws float32 normals for the layers in this order.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        (8, 1, 3, 3), (16, 8, 3, 3) and (64, 10); the 64 features are (16, 2, 2) in C order.
 
     References
     ----------
     .. [1] K. He et al., "Delving Deep into Rectifiers", ICCV 2015.
     """
-    layers: list[Layer] = []
-    for channels, filters in itertools.pairwise(_CHANNELS):
-        weights = _he_normal(random, (filters, channels, 3, 3), channels * 9, dtype)
-        layers.append(Convolution(backend, weights, padding=1, first=not layers))
-        layers.append(ReLU())
-        layers.append(MaxPool(backend, 2, dtype))
-    layers.append(Flatten())
-    layers.append(Linear(backend, _he_normal(random, (_FEATURES, CLASSES), _FEATURES, dtype)))
-    return Network(layers)
+    convolutions = [
+        _he_normal(random, (filters, channels, 3, 3), channels * 9, dtype)
+        for channels, filters in itertools.pairwise(_CHANNELS)
+    ]
+    return [*convolutions, _he_normal(random, (_FEATURES, CLASSES), _FEATURES, dtype)]
 
 
 def _he_normal(

@@ -65,6 +65,7 @@ def train(options: Options) -> Training:
     loss_of = nn.CrossEntropyLoss()
 
     done = Training(all_steps=options.epochs * len(batches))
+    step_seconds = 0.0
     start = time.perf_counter()
     for _ in range(options.epochs):
         model.train()
@@ -76,13 +77,14 @@ def train(options: Options) -> Training:
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        done.step_seconds += time.perf_counter() - epoch_start
+        step_seconds += time.perf_counter() - epoch_start
         done.steps += len(losses)
         done.step_losses.extend(losses)
         done.epochs.append(
             Epoch(float(np.mean(losses)), _accuracy(model, train_set), _accuracy(model, test_set))
         )
     done.seconds = time.perf_counter() - start
+    done.step_seconds = step_seconds
     return done
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import array_api_compat
 import numpy as np
 
 from cnnbench.digits import data
 from cnnbench.digits.layers import softmax_cross_entropy
-from cnnbench.digits.network import Network, digits_cnn
+from cnnbench.digits.network import digits_cnn
 from cnnkernels.contract import Array, Backend
 
 
@@ -69,8 +71,10 @@ class Training:
         Done, and asked for.
     seconds : float
         From the first batch to the last evaluation; data and weights were in place before.
-    step_seconds : float
-        Of it, in steps.
+    step_seconds : float or None
+        Of it, in steps; None where that is not known.
+    compile_seconds : float
+        Before the first batch, of compiling what would else be compiled in the first steps.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -78,11 +82,44 @@ class Training:
     steps: int = 0
     all_steps: int = 0
     seconds: float = 0.0
-    step_seconds: float = 0.0
+    step_seconds: float | None = None
+    compile_seconds: float = 0.0
+
+
+class Steps(Protocol):
+    """What takes the steps of a training, from the initial weights on."""
+
+    def place(self, order: np.ndarray) -> Array:
+        """Return the numbers of all training images, in the order of an epoch, to take slices of.
+
+        Parameters
+        ----------
+        order : numpy.ndarray of int64, (N,)
+        """
+        ...
+
+    def step(self, batch: Array) -> Array:
+        """Take a step over the images of these numbers.
+
+        Parameters
+        ----------
+        batch : array, (images,)
+            A slice of what `place` returned.
+
+        Returns
+        -------
+        array of one element, still where it was computed
+            The mean loss of the images, before the step.
+        """
+        ...
+
+    def accuracies(self) -> tuple[float, float]:
+        """Return the shares of training and of test images that are told right."""
+        ...
 
 
 def train(backend: Backend, options: Options) -> Training:
-    """Train the digits CNN on a backend, from the same weights, with the same batches.
+    """Train the digits CNN layer by layer on a backend, from the same weights, same batches.
 
     Parameters
     ----------
@@ -90,71 +127,127 @@ def train(backend: Backend, options: Options) -> Training:
         Whose kernels and arrays.
     options : Options
     """
-    digits = data.load()
-    put = backend.arrays.put
-    network = digits_cnn(backend, options.dtype, np.random.default_rng(options.seed))
-    order = np.random.default_rng(options.seed)
-    if options.skipped_draws:
-        order.choice(len(digits.train_images), options.skipped_draws, replace=False)
-    images = put(digits.train_images.astype(options.dtype))
-    one_hot = np.eye(data.CLASSES, dtype=options.dtype)[digits.train_labels]
-    wanted = put(one_hot)
-    test_images = put(digits.test_images.astype(options.dtype))
-    xp = array_api_compat.array_namespace(images)
+    return take_steps(LayerByLayer(backend, options), options)
 
-    count = len(digits.train_images)
-    done = Training(all_steps=options.epochs * -(-count // options.batch_size))
-    start = time.perf_counter()
-    for _ in range(options.epochs):
-        shuffled = put(order.permutation(count))
-        losses = []
-        epoch_start = time.perf_counter()
-        for first in range(0, count, options.batch_size):
-            batch = shuffled[first : first + options.batch_size]
-            losses.append(
-                _step(
-                    network, xp.take(images, batch, axis=0), xp.take(wanted, batch, axis=0), options
-                )
-            )
-            done.steps += 1
-            if _stops(done, options, start):
-                break
-        done.step_losses.extend(float(loss) for loss in losses)
-        done.step_seconds += time.perf_counter() - epoch_start
-        if done.steps < done.all_steps and _stops(done, options, start):
-            break
-        done.epochs.append(
-            Epoch(
-                float(np.mean(done.step_losses[-len(losses) :])),
-                _accuracy(backend, network, images, digits.train_labels),
-                _accuracy(backend, network, test_images, digits.test_labels),
-            )
-        )
-    done.seconds = time.perf_counter() - start
+
+def train_compiled(start: Callable[[Options], Steps], options: Options) -> Training:
+    """Train the digits CNN after a rehearsal, in which what takes the steps may compile them.
+
+    Parameters
+    ----------
+    start : callable
+        Takes the options, and returns what takes the steps, from the beginning each time.
+    options : Options
+    """
+    began = time.perf_counter()
+    rehearsal = start(options)
+    count = len(data.load().train_labels)
+    everyone = rehearsal.place(np.arange(count))
+    for first in dict.fromkeys((0, (count - 1) // options.batch_size * options.batch_size)):
+        float(rehearsal.step(everyone[first : first + options.batch_size]))
+    rehearsal.accuracies()
+    compile_seconds = time.perf_counter() - began
+    done = take_steps(start(options), options)
+    done.compile_seconds = compile_seconds
     return done
 
 
-def _step(network: Network, images: Array, wanted: Array, options: Options) -> Array:
-    loss, dlogits = softmax_cross_entropy(network.forward(images), wanted)
-    network.backward(dlogits)
-    for parameter in network.parameters:
-        gradient = parameter.gradient
-        if parameter.decays:
-            gradient = gradient + options.weight_decay * parameter.value
-        parameter.velocity = (
-            options.momentum * parameter.velocity - options.learning_rate * gradient
+def take_steps(steps: Steps, options: Options) -> Training:
+    """Train: the same batches, in the same order, whatever takes the steps."""
+    count = len(data.load().train_labels)
+    done = Training(all_steps=options.epochs * -(-count // options.batch_size))
+    step_seconds = 0.0
+    began = time.perf_counter()
+    for order in orders(options):
+        shuffled = steps.place(order)
+        losses = []
+        epoch_began = time.perf_counter()
+        for first in range(0, count, options.batch_size):
+            losses.append(steps.step(shuffled[first : first + options.batch_size]))
+            done.steps += 1
+            if _stops(done, options, began):
+                break
+        done.step_losses.extend(float(loss) for loss in losses)
+        step_seconds += time.perf_counter() - epoch_began
+        if done.steps < done.all_steps and _stops(done, options, began):
+            break
+        mean = float(np.mean(done.step_losses[-len(losses) :]))
+        done.epochs.append(Epoch(mean, *steps.accuracies()))
+    done.seconds = time.perf_counter() - began
+    done.step_seconds = step_seconds
+    return done
+
+
+def orders(options: Options) -> Iterator[np.ndarray]:
+    """Yield the order of the training images in each epoch: their numbers, shuffled."""
+    count = len(data.load().train_labels)
+    random = np.random.default_rng(options.seed)
+    if options.skipped_draws:
+        random.choice(count, options.skipped_draws, replace=False)
+    for _ in range(options.epochs):
+        yield random.permutation(count)
+
+
+class LayerByLayer:
+    """Steps made of a backend's kernels, one layer after another.
+
+    Parameters
+    ----------
+    backend : Backend
+        Whose kernels and arrays.
+    options : Options
+    """
+
+    def __init__(self, backend: Backend, options: Options) -> None:
+        self._arrays, self._options = backend.arrays, options
+        self._network = digits_cnn(backend, options.dtype, np.random.default_rng(options.seed))
+        digits = data.load()
+        one_hot = np.eye(data.CLASSES, dtype=options.dtype)[digits.train_labels]
+        self._images, self._wanted, self._test_images = map(
+            backend.arrays.put,
+            (
+                digits.train_images.astype(options.dtype),
+                one_hot,
+                digits.test_images.astype(options.dtype),
+            ),
         )
-        parameter.value = parameter.value + parameter.velocity
-    return loss
+
+    def place(self, order: np.ndarray) -> Array:
+        """Put the order where the backend computes."""
+        return self._arrays.put(order)
+
+    def step(self, batch: Array) -> Array:
+        """Go forward, backward, and down the gradients."""
+        options = self._options
+        xp = array_api_compat.array_namespace(self._images)
+        images, wanted = (xp.take(array, batch, axis=0) for array in (self._images, self._wanted))
+        loss, dlogits = softmax_cross_entropy(self._network.forward(images), wanted)
+        self._network.backward(dlogits)
+        for parameter in self._network.parameters:
+            gradient = parameter.gradient
+            if parameter.decays:
+                gradient = gradient + options.weight_decay * parameter.value
+            parameter.velocity = (
+                options.momentum * parameter.velocity - options.learning_rate * gradient
+            )
+            parameter.value = parameter.value + parameter.velocity
+        return loss
+
+    def accuracies(self) -> tuple[float, float]:
+        """Go forward over all images at once, and compare on the host."""
+        digits = data.load()
+        return (
+            self._accuracy(self._images, digits.train_labels),
+            self._accuracy(self._test_images, digits.test_labels),
+        )
+
+    def _accuracy(self, images: Array, labels: np.ndarray) -> float:
+        predicted = self._arrays.get(self._network.forward(images)).argmax(axis=1)
+        return float(np.mean(predicted == labels))
 
 
-def _stops(done: Training, options: Options, start: float) -> bool:
+def _stops(done: Training, options: Options, began: float) -> bool:
     if options.most_steps is not None and done.steps >= options.most_steps:
         return True
-    elapsed = time.perf_counter() - start
+    elapsed = time.perf_counter() - began
     return options.budget_seconds is not None and elapsed > options.budget_seconds
-
-
-def _accuracy(backend: Backend, network: Network, images: Array, labels: np.ndarray) -> float:
-    predicted = backend.arrays.get(network.forward(images)).argmax(axis=1)
-    return float(np.mean(predicted == labels))

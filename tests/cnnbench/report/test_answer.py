@@ -52,6 +52,21 @@ def test_a_lone_backend_is_named_as_such():
     )
 
 
+def test_programs_are_named_beside_the_answer():
+    rows = [trained("jax", 1.5), trained("torch eager", 1.0), trained("a", 2.0), trained("b", 4.0)]
+    first, second = answer(rows, 0.05).split(". ")
+    assert first.startswith("Train with a here: 2.00 s")
+    assert second == "Of the programs for this CNN alone, torch eager is the fastest: 1.00 s."
+    assert answer(rows[:2], 0.05).startswith("No backend trained the digits CNN to the end here")
+
+
+def test_the_rounds_of_both_decide_who_is_first():
+    one, other = trained("one", 2.0), trained("other", 2.2)
+    one.samples, one.seconds = [4.0] * 4 + [2.0] * 20, 2.0
+    other.samples = [2.2] * 4  # it was timed in the first rounds alone
+    assert answer([one, other], 0.05).startswith("Train with other or one here")
+
+
 def test_only_who_is_right_and_trained_to_the_end_is_recommended():
     wrong, stopped = trained("wrong", 0.1), trained("stopped", 0.2)
     wrong.outcome, wrong.seconds = "wrong", None
