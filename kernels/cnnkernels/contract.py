@@ -11,7 +11,9 @@ column, k output channel, r s kernel row and column, p q output row and column.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -580,11 +582,22 @@ def _ceil_padding(
 # --------------------------------------------------------------------------------------------
 # arrays
 
-_allocate: ContextVar[Callable[..., np.ndarray]] = ContextVar("allocate", default=np.empty)
+_LINE = 64
+"""Bytes of a cache line. Vectors that lie across two of them take up to twice as long to store."""
+
+
+def _empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    kind = np.dtype(dtype)
+    memory = np.empty(math.prod(shape) * kind.itemsize + _LINE, np.uint8)
+    first = -ctypes.addressof(ctypes.c_char.from_buffer(memory.data)) % _LINE
+    return np.ndarray(shape, kind, memory.data, first)
+
+
+_allocate: ContextVar[Callable[..., np.ndarray]] = ContextVar("allocate", default=_empty)
 
 
 def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Return a new C-contiguous NumPy array of arbitrary contents.
+    """Return a new C-contiguous NumPy array of arbitrary contents, which begins with a cache line.
 
     The kernels of this package allocate what they return here and nowhere else, so that
     conformance can hand out poisoned memory between fences and see who misuses it.

@@ -514,3 +514,13 @@ def test_unsupported_is_the_error_that_others_take_for_a_skip():
 def test_all_gradients_are_needed_unless_told():
     assert contract.ALL == Needs() == (True, True, True)
     assert Needs._fields == contract.Conv2DGradients._fields == ("dx", "dw", "db")
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (1,), (3, 5, 7, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+def test_what_is_returned_begins_with_a_cache_line(shape, dtype):
+    array = contract.empty(shape, dtype)
+    assert (array.shape, array.dtype) == (shape, dtype)
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
+    assert array.ctypes.data % 64 == 0 or not array.size
