@@ -1,0 +1,150 @@
+"""Layers: seconds of every backend; beside PyTorch, ratios; errors; memory."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import ClassVar
+
+from asv_suite import cases, session
+
+Figures = dict[tuple[str, str, str], float | str]
+"""By what, case and backend: a figure, or the reason why there is none."""
+
+
+def keep_expected() -> None:
+    """Keep what is right for each case in the current folder, which a class's benchmarks share."""
+    session.keep_expected(Path.cwd())
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared(case: str, backend: str) -> session.Prepared:
+    """Return what is called, checked: once a process, for setup runs before each timed call."""
+    made = session.Prepared(case, backend)
+    made.require_right(session.expected(Path.cwd(), case))
+    return made
+
+
+class Speed:
+    """Seconds of one call: what it takes in training, allocation and packing included."""
+
+    params = (list(cases.CASES), list(cases.BACKENDS))
+    param_names = ("case", "backend")
+    skip_params = cases.TOO_SLOW
+    version = "1"
+    number = 1
+    repeat = (5, 40, 0.3)
+    rounds = 2
+    warmup_time = 0
+
+    setup_cache = staticmethod(keep_expected)
+
+    def setup(self, case: str, backend: str) -> None:
+        """Compile, check and warm up, on the first call."""
+        _prepared(case, backend)
+
+    def time_forward(self, case: str, backend: str) -> None:
+        """Time a forward call."""
+        _prepared(case, backend).forward()
+
+    def time_backward(self, case: str, backend: str) -> None:
+        """Time a backward call: all gradients."""
+        _prepared(case, backend).backward()
+
+
+def measure() -> Figures:
+    """Return errors and memory, and what part of PyTorch's time each call takes.
+
+    One process measures all, on one thread, so that what is compared is timed in turns; asv then
+    asks for each figure by a process of its own, which is quick.
+    """
+    figures: Figures = {}
+    for case in cases.CASES:
+        right = session.expected_of(case)
+        theirs = _checked(case, cases.BASELINE, right)
+        for backend in (*cases.OURS, cases.BASELINE):
+            ours = _checked(case, backend, right)
+            for what, figure in _figures(ours, theirs, right).items():
+                figures[what, case, backend] = figure
+    return figures
+
+
+def _checked(case: str, backend: str, right: session.Arrays) -> session.Prepared | str:
+    try:
+        made = session.Prepared(case, backend)
+        made.require_right(right)
+    except NotImplementedError as reason:
+        return str(reason)
+    return made
+
+
+def _figures(
+    ours: session.Prepared | str, theirs: session.Prepared | str, right: session.Arrays
+) -> dict[str, float | str]:
+    if isinstance(ours, str):
+        return dict.fromkeys(("error", "memory", "forward", "backward"), ours)
+    figures: dict[str, float | str] = {"error": ours.error_over_bound(right)}
+    try:
+        figures["memory"] = ours.extra_bytes()
+    except NotImplementedError as reason:
+        figures["memory"] = str(reason)
+    if isinstance(theirs, str):
+        return figures | dict.fromkeys(("forward", "backward"), theirs)
+    figures["forward"] = session.relative_seconds(ours.forward, theirs.forward)
+    figures["backward"] = session.relative_seconds(ours.backward, theirs.backward)
+    return figures
+
+
+class _Tracked:
+    """What `measure` found."""
+
+    param_names = ("case", "backend")
+    version = "1"
+    setup_cache = staticmethod(measure)
+    params: ClassVar = (list(cases.CASES), list(cases.OURS))
+
+    @staticmethod
+    def _figure(figures: Figures, what: str, case: str, backend: str) -> float:
+        found = figures[what, case, backend]
+        if isinstance(found, str):
+            raise NotImplementedError(found)
+        return found
+
+
+class Ratio(_Tracked):
+    """What part of torch-cpu's time a call takes, timed in turns in one process: less is better."""
+
+    unit = "of torch-cpu's time"
+
+    def track_forward(self, figures: Figures, case: str, backend: str) -> float:
+        """Return the median ratio of forward calls."""
+        return self._figure(figures, "forward", case, backend)
+
+    def track_backward(self, figures: Figures, case: str, backend: str) -> float:
+        """Return the median ratio of backward calls."""
+        return self._figure(figures, "backward", case, backend)
+
+
+class Error(_Tracked):
+    """The largest error of all results, in units of what rounding can make."""
+
+    unit = "of the bound"
+    params: ClassVar = (list(cases.CASES), [*cases.OURS, cases.BASELINE])
+
+    def track_error(self, figures: Figures, case: str, backend: str) -> float:
+        """Return the largest error over its bound; above 1 is wrong."""
+        return self._figure(figures, "error", case, backend)
+
+
+class Memory(_Tracked):
+    """Memory that a forward and a backward take beyond their arguments and results, at the peak."""
+
+    unit = "bytes"
+    params: ClassVar = (list(cases.CASES), [*cases.OURS, cases.BASELINE])
+
+    def track_extra(self, figures: Figures, case: str, backend: str) -> float:
+        """Return the growth of resident memory."""
+        return self._figure(figures, "memory", case, backend)
+
+
+keep_expected.timeout = measure.timeout = 600  # type: ignore[attr-defined]
