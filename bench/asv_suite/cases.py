@@ -38,26 +38,22 @@ REAL: dict[str, dict[str, Any]] = {
     "resnet.1x1-56": _convolution(2, 64, 56, 256, 1),
     "resnet.1x1-stride2-56": _convolution(2, 256, 56, 512, 1, stride=2),
     "resnet.3x3-56": _convolution(2, 64, 56, 64, 3, padding=1),
-    "resnet.3x3-28": _convolution(4, 128, 28, 128, 3, padding=1),
-    "resnet.3x3-14": _convolution(4, 256, 14, 256, 3, padding=1),
-    "resnet.3x3-7": _convolution(8, 512, 7, 512, 3, padding=1),
-    "resnet.1x1-7": _convolution(8, 2048, 7, 512, 1),
-    "vgg.3x3-112": _convolution(1, 64, 112, 128, 3, padding=1),
+    "resnet.3x3-28": _convolution(2, 128, 28, 128, 3, padding=1),
+    "resnet.3x3-14": _convolution(2, 256, 14, 256, 3, padding=1),
+    "resnet.3x3-7": _convolution(2, 512, 7, 512, 3, padding=1),
+    "resnet.1x1-7": _convolution(4, 2048, 7, 512, 1),
     "alexnet.5x5-groups2-27": _convolution(2, 96, 27, 256, 5, padding=2, groups=2),
     "mobilenet.depthwise-28": _convolution(8, 256, 28, 256, 3, padding=1, groups=256),
-    "mobilenet.depthwise-stride2-56": _convolution(
-        4, 128, 56, 128, 3, stride=2, padding=1, groups=128
-    ),
     "resnet.pool-112": {
-        "batch": 4, "channels": 64, "height": 112, "width": 112, "kernel_size": 3, "stride": 2,
+        "batch": 2, "channels": 64, "height": 112, "width": 112, "kernel_size": 3, "stride": 2,
         "padding": 1,
     },
     "vgg.pool-56": {
-        "batch": 4, "channels": 256, "height": 56, "width": 56, "kernel_size": 2, "stride": 2,
+        "batch": 2, "channels": 256, "height": 56, "width": 56, "kernel_size": 2, "stride": 2,
     },
 }  # fmt: skip
-"""Layers of ResNet-50, VGG-16, AlexNet and MobileNet v1: the shapes of `cnnbench`'s sets, in
-smaller batches."""
+"""Layers of ResNet-50, AlexNet, MobileNet v1 and VGG-16: shapes of `cnnbench`'s sets, in smaller
+batches."""
 
 CASES = {**DIGITS, **REAL}
 

@@ -33,7 +33,7 @@ class Speed:
     skip_params = cases.TOO_SLOW
     version = "1"
     number = 1
-    repeat = (5, 40, 0.3)
+    repeat = (3, 40, 0.25)
     rounds = 2
     warmup_time = 0
 

@@ -1,0 +1,135 @@
+"""Where asv's files of a checkout are, and asv itself, run on a configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cnnbench import machine
+from cnnbench.worker import KEPT_MEMORY
+
+CONFIGURATION = "asv.conf.json"
+
+
+class HistoryError(RuntimeError):
+    """History cannot be measured or read; the message says what to do."""
+
+
+def root() -> Path:
+    """Return the folder of the checkout, the nearest one above that has asv's configuration.
+
+    Raises
+    ------
+    HistoryError
+        If there is none.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / CONFIGURATION).is_file():
+            return folder
+    raise HistoryError(
+        f"expected {CONFIGURATION} in {here} or above it, and found none: run this in a checkout"
+    )
+
+
+def configuration(folder: Path) -> Any:
+    """Return asv's configuration of a checkout.
+
+    Raises
+    ------
+    HistoryError
+        If asv is not installed.
+    """
+    try:
+        from asv.config import Config
+    except ImportError as error:
+        raise HistoryError(
+            f"asv is not installed here ({error}): pip install 'cnnbench[history]'"
+        ) from None
+    return Config.load(str(folder / CONFIGURATION))
+
+
+def derived(folder: Path, to: Path, **changes: Any) -> Path:
+    """Write a copy of a checkout's configuration elsewhere, with some entries changed.
+
+    asv takes relative paths, and what its commands call {conf_dir}, from the configuration's folder:
+    here they are made absolute.
+    """
+    kept = {
+        key: value for key, value in vars(configuration(folder)).items() if not key.startswith("_")
+    }
+    for key in ("repo", "benchmark_dir", "results_dir", "env_dir", "html_dir"):
+        kept[key] = str((folder / kept[key]).resolve())
+    for key in ("build_command", "install_command"):
+        kept[key] = [line.replace("{conf_dir}", str(folder)) for line in kept[key]]
+    to.mkdir(parents=True, exist_ok=True)
+    path = to / CONFIGURATION
+    path.write_text(json.dumps({**kept, **changes}, indent=1))
+    return path
+
+
+def call(path: Path, *arguments: str, log: Path | None = None) -> int:
+    """Run asv on a configuration, in its folder; return its exit code.
+
+    What it prints goes to the terminal, or is added to a log.
+    """
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("a")) if log else None
+        return subprocess.run(
+            [sys.executable, "-m", "asv", "--config", str(path), *arguments],
+            env={"GLIBC_TUNABLES": KEPT_MEMORY, **os.environ},
+            stdout=output,
+            stderr=subprocess.STDOUT if log else None,
+            check=False,
+        ).returncode
+
+
+def write_machine(name: str | None = None) -> str:
+    """Tell asv what this machine is, once; return the name that its results stand under.
+
+    Coarse values only: asv begins a new line in every chart when one of them changes.
+    """
+    from asv.machine import MachineCollection
+
+    name = name or machine.name()
+    memory = machine.memory_bytes() or 0
+    known = {
+        "machine": name,
+        "os": sys.platform,
+        "arch": os.uname().machine if hasattr(os, "uname") else "",
+        "cpu": machine.cpu_model(),
+        "num_cpu": str(machine.cores()),
+        "ram": f"{round(memory / 2**30)} GiB",
+    }
+    MachineCollection.save(name, known)
+    return name
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Return what git says of a checkout.
+
+    Raises
+    ------
+    HistoryError
+        With git's own words, if it refuses.
+    """
+    told = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+    )
+    if told.returncode:
+        raise HistoryError(f"git {' '.join(arguments)}: {told.stderr.strip()}")
+    return told.stdout
+
+
+def commits(folder: Path, hashes: Sequence[str]) -> list[str]:
+    """Return commits in the order of history, the oldest first; those git does not know are left out."""
+    order = {
+        commit: number for number, commit in enumerate(git(folder, "rev-list", "--all").split())
+    }
+    return sorted((commit for commit in hashes if commit in order), key=lambda c: -order[c])

@@ -1,0 +1,207 @@
+"""What asv has measured, as series over commits: its own reader, and its own detection of steps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cnnbench.history import asv
+from cnnbench.history.asv import HistoryError
+
+LEAST_STEP = 0.05
+"""Levels that differ by less are one."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit, its day, and the first line of its message."""
+
+    hash: str
+    date: str
+    subject: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """A change of level: which commit is the first on the new one, and both levels."""
+
+    at: int
+    before: float
+    after: float
+    regression: bool
+
+    @property
+    def factor(self) -> float:
+        """How many times the old value is the new one; less is better."""
+        return self.after / self.before if self.before else math.inf
+
+
+@dataclass
+class Series:
+    """The values of one benchmark with one set of parameters, on one machine.
+
+    Attributes
+    ----------
+    benchmark, unit : str
+    case, backend : str
+        Parameters of these names, or ''; any others are part of `case`.
+    machine, environment : str
+    points : list of (int, float, float or None, float or None)
+        Commit, by number; value, and its interval where asv has one.
+    levels : list of (int, int, float)
+        Piecewise constant: first and last commit of each piece, and its value.
+    steps : list of Step
+    """
+
+    benchmark: str
+    unit: str
+    case: str
+    backend: str
+    machine: str
+    environment: str
+    points: list[tuple[int, float, float | None, float | None]]
+    levels: list[tuple[int, int, float]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def what(self) -> str:
+        """What is measured: 'Speed: forward'."""
+        *_, group, function = self.benchmark.split(".")
+        return f"{group}: {function.split('_', 1)[-1].replace('_', ' ')}"
+
+
+@dataclass(frozen=True)
+class History:
+    """Series over commits, the oldest first."""
+
+    commits: list[Commit]
+    series: list[Series]
+
+    @property
+    def regressions(self) -> list[tuple[Series, Step]]:
+        """Steps up that are still there, the largest first."""
+        found = [(series, step) for series in self.series for step in series.steps]
+        return sorted(
+            (pair for pair in found if pair[1].regression), key=lambda pair: -pair[1].factor
+        )
+
+
+def read(folder: Path, results: Path | None = None) -> History:
+    """Read the history of a checkout.
+
+    Parameters
+    ----------
+    folder : path
+        The checkout, whose git knows the commits.
+    results : path, optional
+        asv's results, if not those that its configuration names.
+
+    Raises
+    ------
+    HistoryError
+        If there are no results.
+    """
+    configuration = asv.configuration(folder)
+    from asv.benchmarks import Benchmarks
+    from asv.machine import iter_machine_files
+    from asv.results import iter_results_for_machine
+    from asv.util import UserError
+
+    if results is None:
+        results = folder / configuration.results_dir
+    configuration.results_dir = str(results)
+    try:
+        benchmarks = Benchmarks.load(configuration)
+    except UserError:
+        raise HistoryError(f"no history in {results}: measure one by make history") from None
+    found = [
+        (Path(path).parent.name, result)
+        for path in iter_machine_files(str(results))
+        for result in iter_results_for_machine(str(results), Path(path).parent.name)
+    ]
+    order = asv.commits(folder, list({result.commit_hash for _, result in found}))
+    if not order:
+        raise HistoryError(f"the results in {results} are of no commit of {folder}")
+    numbers = {commit: number for number, commit in enumerate(order)}
+    series: dict[tuple[str, ...], Series] = {}
+    for machine, result in found:
+        if result.commit_hash in numbers:
+            _add(series, numbers[result.commit_hash], machine, result, benchmarks)
+    for one in series.values():
+        one.points.sort()
+        _detect(one, configuration)
+    return History(
+        [_commit(folder, commit) for commit in order],
+        sorted(series.values(), key=lambda one: (one.what, one.case, one.machine, one.backend)),
+    )
+
+
+def _commit(folder: Path, commit: str) -> Commit:
+    date, subject = (
+        asv.git(folder, "log", "-1", "--format=%cs%x00%s", commit).strip().split("\0", 1)
+    )
+    return Commit(commit, date, subject)
+
+
+def _add(
+    series: dict[tuple[str, ...], Series],
+    commit: int,
+    machine: str,
+    result: Any,
+    benchmarks: Any,
+) -> None:
+    """Add what one commit gave to the series; what an older version of a benchmark gave is not."""
+    for name in result.get_result_keys(benchmarks):
+        benchmark = benchmarks[name]
+        params = benchmark["params"]
+        values = result.get_result_value(name, params)
+        stats = result.get_result_stats(name, params)
+        names = [*benchmark["param_names"], *map(str, range(len(params)))][: len(params)]
+        for chosen, value, about in zip(
+            itertools.product(*params), values, stats or [None] * len(values), strict=True
+        ):
+            if value is None or math.isnan(value):
+                continue
+            named = dict(zip(names, (text.strip("'") for text in chosen), strict=True))
+            backend = named.pop("backend", "")
+            case = ", ".join(named.values())
+            key = (name, case, backend, machine, result.env_name)
+            one = series.setdefault(
+                key,
+                Series(name, benchmark["unit"], case, backend, machine, result.env_name, []),
+            )
+            low, high = ((about or {}).get(end) for end in ("ci_99_a", "ci_99_b"))
+            one.points.append((commit, value, _finite(low), _finite(high)))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _detect(series: Series, configuration: Any) -> None:
+    """Find levels and steps by asv's own detection, as its web page does."""
+    from asv.graph import Graph
+    from asv.step_detect import detect_regressions
+
+    graph = Graph(series.benchmark, {})
+    for commit, value, _, _ in series.points:
+        graph.add_data_point(commit, value)
+    steps = graph.get_steps()
+    series.levels = [(left, right - 1, value) for left, right, value, _, _ in steps]
+    threshold = max(
+        (
+            value
+            for pattern, value in configuration.regressions_thresholds.items()
+            if re.match(pattern, series.benchmark)
+        ),
+        default=LEAST_STEP,
+    )
+    _, _, jumps = detect_regressions(steps, threshold)
+    worse = {after for _, after, _, _ in jumps or ()}
+    for (_, _, before), (first, _, after) in itertools.pairwise(series.levels):
+        if abs(after - before) > LEAST_STEP * min(abs(before), abs(after)):
+            series.steps.append(Step(first, before, after, first in worse))

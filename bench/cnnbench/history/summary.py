@@ -1,0 +1,86 @@
+"""The steps of a history in the terminal: of each benchmark, with the commit that made them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+
+from cnnbench.history import series
+from cnnbench.history.series import History, Series, Step
+from cnnbench.report import numbers, tables
+
+MOST = 40
+"""Steps shown, the largest; the page has all."""
+
+
+def show(root: Path, results: Path) -> None:
+    """Print what was measured, and the steps found."""
+    history = series.read(root, results)
+    console = Console()
+    for sheet in sheets(history):
+        tables.show(console, sheet)
+    first, last = history.commits[0], history.commits[-1]
+    console.print(
+        f"{len(history.commits)} commits, {first.hash[:8]} ({first.date}) to "
+        f"{last.hash[:8]} ({last.date}); all of it: cnnbench history",
+        highlight=False,
+    )
+
+
+def sheets(history: History) -> list[tables.Sheet]:
+    """Return the tables: what was measured, the steps, and the commits that made them."""
+    measured = Counter(one.what for one in history.series)
+    steps = Counter(one.what for one in history.series for _ in one.steps)
+    worse = Counter(one.what for one, _ in history.regressions)
+    overview = tables.Sheet(
+        "Measured",
+        ("what", "unit", "series", "steps", "regressions"),
+        tuple(
+            (what, unit, str(count), str(steps[what]), str(worse[what]))
+            for what, count in sorted(measured.items())
+            for unit in [next(one.unit for one in history.series if one.what == what)]
+        ),
+        texts=2,
+    )
+    found = [(one, step) for one in history.series for step in one.steps]
+    if not found:
+        return [overview]
+    found.sort(key=lambda pair: max(pair[1].factor, 1 / pair[1].factor), reverse=True)
+    shown = sorted(found[:MOST], key=lambda pair: (pair[1].at, pair[0].what, pair[0].case))
+    title = "Steps" if len(found) <= MOST else f"The {MOST} largest of {len(found)} steps"
+    lines = tuple(
+        (
+            history.commits[step.at].hash[:8],
+            one.what,
+            one.case,
+            one.backend,
+            f"{value(one, step.before)} to {value(one, step.after)}",
+        )
+        for one, step in shown
+    )
+    makers = dict.fromkeys(step.at for _, step in shown)
+    commits = tuple(
+        (history.commits[at].hash[:8], history.commits[at].date, history.commits[at].subject)
+        for at in makers
+    )
+    return [
+        overview,
+        tables.Sheet(title, ("commit", "what", "case", "backend", "change"), lines, texts=5),
+        tables.Sheet("Commits that made them", ("commit", "date", "subject"), commits, texts=3),
+    ]
+
+
+def value(one: Series, number: float) -> str:
+    """Return a value of a series with its unit."""
+    if one.unit == "seconds":
+        return numbers.seconds(number)
+    if one.unit == "bytes":
+        return numbers.bytes_(number)
+    return numbers.significant(number)
+
+
+def change(step: Step) -> str:
+    """Return what a step was: '2.13x as long', '1/3.20 of it'."""
+    return f"{step.factor:.2f}x" if step.factor >= 1 else f"1/{1 / step.factor:.2f}"
