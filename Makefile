@@ -4,11 +4,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= yes
 comma := ,
-EXTRAS := $(if $(filter no,$(TORCH)),history$(comma)dev,history$(comma)dev$(comma)torch)
+EXTRAS := history$(comma)report$(comma)dev$(if $(filter no,$(TORCH)),,$(comma)torch)
 STAMP := .venv/.installed-torch-$(TORCH)
 BIN := .venv/bin
 
-.PHONY: help .venv compare test test-fast lint types readme clean
+.PHONY: help .venv compare test test-fast lint types readme history regress regress-selftest speed clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,9 @@ help:
 	@echo "make lint       ruff, rules and format"
 	@echo "make types      mypy, strict"
 	@echo "make readme     write the tables of README.md anew from results/"
+	@echo "make history    measure the kernels of old commits by asv (RANGE=a..b, QUICK=1)"
+	@echo "make regress    whether HEAD is slower than BASE=main~1, by asv"
+	@echo "make speed      pytest-benchmark: time every layer, compare with the last run here"
 	@echo "make .venv      only install, all extras in it (TORCH=no: without PyTorch)"
 	@echo "make clean      remove .venv and caches"
 
@@ -51,5 +54,19 @@ types: $(STAMP)
 readme: $(STAMP)
 	$(BIN)/python -m cnnbench.report.readme README.md
 
+history: $(STAMP)
+	$(BIN)/python -m cnnbench.history.measure $(if $(RANGE),--range $(RANGE)) $(if $(QUICK),--quick) $(ARGS)
+
+regress: $(STAMP)
+	$(BIN)/python -m cnnbench.history.regress $(if $(BASE),--base $(BASE)) $(ARGS)
+
+regress-selftest: $(STAMP)
+	$(BIN)/python -m cnnbench.history.selftest
+
+speed: $(STAMP)
+	$(BIN)/python -m pytest bench/speed --benchmark-enable --benchmark-autosave --benchmark-compare \
+	  --benchmark-storage=file://.cnnbench/speed/$$($(BIN)/python -c 'from cnnbench import machine; print(machine.name())') \
+	  --benchmark-columns=median,iqr,rounds --benchmark-group-by=group --benchmark-sort=name $(ARGS)
+
 clean:
-	rm -rf .venv .cnnbench .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .asv .cnnbench .mypy_cache .pytest_cache .ruff_cache build dist

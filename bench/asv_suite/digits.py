@@ -47,7 +47,10 @@ class Network:
             contract.Conv2D(BATCH, 1, 8, 8, 8, 3, padding=1),
             contract.Conv2D(BATCH, 8, 4, 4, 16, 3, padding=1),
         ]
-        self._pools = [contract.MaxPool2D(BATCH, 8, 8, 8, 2), contract.MaxPool2D(BATCH, 16, 4, 4, 2)]
+        self._pools = [
+            contract.MaxPool2D(BATCH, 8, 8, 8, 2),
+            contract.MaxPool2D(BATCH, 16, 4, 4, 2),
+        ]
         for problem in (*self._convolutions, *self._pools):
             reason = loaded.unsupported(problem)
             if reason:
@@ -171,8 +174,9 @@ def _learnt(backend: str) -> Network:
     """
     network = Network(backend)
     network.run()
-    if network.accuracy() < 0.9:
+    right = network.accuracy()
+    if right < 0.9:
         raise AssertionError(
-            f"after {EPOCHS} epochs, only {network.accuracy():.0%} of the test images are told right"
+            f"after {EPOCHS} epochs, only {right:.0%} of the images are told right"
         )
     return network

@@ -1,7 +1,7 @@
 """What is right: convolution and max-pooling in float64, tap by tap, and what rounding may change.
 
-The same at every commit, and nobody's kernel: `cnnkernels.conformance` is the thorough check, of the
-tree it stands in. This one is what a time here is never shown without.
+The same at every commit, and nobody's kernel: `cnnkernels.conformance` is the thorough check, of
+the tree it stands in. This one is what a time here is never shown without.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _UNIT = float(np.finfo(np.float32).eps) / 2
 
 
 def expected(sizes: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what is right, by name, and under ``name + ".bound"`` the error that rounding can make.
+    """Return what is right by name, and by ``name + ".bound"`` the error that rounding can make.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def expected(sizes: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, 
 
 
 def error_over_bound(right: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> float:
-    """Return the largest error in units of its bound: above 1 is wrong, infinite where none may be."""
+    """Return the largest error in units of its bound; infinite where there may be none."""
     worst = 0.0
     for name, array in got.items():
         bound = right[f"{name}.bound"]

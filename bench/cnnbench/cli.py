@@ -1,4 +1,4 @@
-"""The command line: `cnnbench info | check | time | train | compare | selftest | show`.
+"""The command line: `cnnbench info | check | time | train | compare | selftest | show | history`.
 
 What a command needs is imported when it runs, so that help and errors come at once.
 """
@@ -345,6 +345,27 @@ def show(file: Annotated[Path, typer.Argument(help="A file that a command has wr
         tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
 
 
+@app.command()
+def history(
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("history.html"),
+    results: Annotated[
+        Path | None, typer.Option(help="asv's results, if not this checkout's.")
+    ] = None,
+) -> None:
+    """Write the performance history that asv measured as one HTML page, which opens offline."""
+    from cnnbench.history import asv, page, series
+
+    if output.is_dir():
+        raise typer.BadParameter(f"--output: expected a file, got the folder {output}")
+    found = series.read(asv.root(), results)
+    page.write(found, output)
+    regressions = len(found.regressions)
+    typer.echo(
+        f"{output}: {len(found.series)} curves over {len(found.commits)} commits, "
+        f"{sum(len(one.steps) for one in found.series)} steps, {regressions} of them regressions"
+    )
+
+
 # --------------------------------------------------------------------------------------------
 
 
@@ -506,10 +527,16 @@ def _finish(run: Run) -> None:
 def main() -> None:
     """Run the command line; an error that a person can mend is one sentence, and exit 2."""
     from cnnbench.cases import CaseError
+    from cnnbench.history.asv import HistoryError
     from cnnbench.results import ResultsError
     from cnnkernels.registry import UnknownBackendError
 
-    expected: tuple[type[BaseException], ...] = (CaseError, ResultsError, UnknownBackendError)
+    expected: tuple[type[BaseException], ...] = (
+        CaseError,
+        HistoryError,
+        ResultsError,
+        UnknownBackendError,
+    )
     try:
         app()
     except expected as error:

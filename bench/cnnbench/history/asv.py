@@ -58,8 +58,8 @@ def configuration(folder: Path) -> Any:
 def derived(folder: Path, to: Path, **changes: Any) -> Path:
     """Write a copy of a checkout's configuration elsewhere, with some entries changed.
 
-    asv takes relative paths, and what its commands call {conf_dir}, from the configuration's folder:
-    here they are made absolute.
+    asv takes relative paths, and what its commands call {conf_dir}, from the configuration's
+    folder: here they are made absolute.
     """
     kept = {
         key: value for key, value in vars(configuration(folder)).items() if not key.startswith("_")
@@ -70,7 +70,7 @@ def derived(folder: Path, to: Path, **changes: Any) -> Path:
         kept[key] = [line.replace("{conf_dir}", str(folder)) for line in kept[key]]
     to.mkdir(parents=True, exist_ok=True)
     path = to / CONFIGURATION
-    path.write_text(json.dumps({**kept, **changes}, indent=1))
+    path.write_text(json.dumps({**kept, "version": 1, **changes}, indent=1))
     return path
 
 
@@ -128,7 +128,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def commits(folder: Path, hashes: Sequence[str]) -> list[str]:
-    """Return commits in the order of history, the oldest first; those git does not know are left out."""
+    """Return those commits that git knows, in the order of history, the oldest first."""
     order = {
         commit: number for number, commit in enumerate(git(folder, "rev-list", "--all").split())
     }

@@ -27,6 +27,12 @@ GROUPS = (
 )
 """What is measured and kept at once: what shares a cache of asv's stays together."""
 
+WITHOUT_TORCH = r"(?!.*'torch)"
+"""PyTorch's own times do not change with these commits: the newest of a run has them, for scale.
+
+Ratios are measured beside it at every commit.
+"""
+
 QUICK_GROUPS = (r"^layers\.Speed\.\w+\('digits", r"^digits\.Training\.time_step")
 
 
@@ -56,10 +62,10 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
     name = asv.write_machine(machine)
     log = root / ".asv" / "history.log"
     log.parent.mkdir(exist_ok=True)
-    path, groups = root / asv.CONFIGURATION, (bench,) if bench else GROUPS
+    path = root / asv.CONFIGURATION
     if quick:
         path = asv.derived(root, root / ".asv" / "quick", results_dir="results")
-        groups = (bench,) if bench else QUICK_GROUPS
+    groups: tuple[str, ...] = (bench,) if bench else QUICK_GROUPS if quick else GROUPS
     results = Path(path.parent, "results" if quick else configuration.results_dir)
     options = ["--machine", name, "--attribute", "rounds=1", *(["--quick"] if quick else [])]
     failed = []
@@ -68,6 +74,8 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
         for commit in chosen:
             subject = asv.git(root, "log", "-1", "--format=%h %s", commit).strip()
             for group in groups:
+                if "Speed" in group and commit != chosen[-1]:
+                    group += WITHOUT_TORCH
                 progress.step(f"{subject[:48]}: {group.strip('^').replace(chr(92), '')[:24]}")
                 arguments = ["run", *options, "--bench", group, "--skip-existing", f"{commit}^!"]
                 code = asv.call(path, *arguments, log=log)
@@ -84,7 +92,7 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
 def commits(root: Path, range_: str) -> list[str]:
     """Return the commits of a range that change kernels, the oldest first.
 
-    Where none does, its last commit stands for it: the kernels it has are the last that were changed.
+    Where none does, its last commit stands for it: its kernels are the last that were changed.
     """
     range_ = range_ or "HEAD"
     found = asv.git(root, "rev-list", "--reverse", "--topo-order", range_, "--", KERNELS).split()

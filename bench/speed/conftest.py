@@ -1,0 +1,27 @@
+"""Settings of `make speed`: short, warm, on one thread; what the machine is, without its name."""
+
+from __future__ import annotations
+
+import pytest
+
+import asv_suite  # noqa: F401  # one thread, said before anything imports NumPy
+from cnnbench import machine
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Time calls that are compiled and warm already, for a fraction of a second each."""
+    for item in items:
+        item.add_marker(
+            pytest.mark.benchmark(min_time=0.002, min_rounds=5, max_time=0.25, warmup=False)
+        )
+
+
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, object]
+) -> None:
+    """Say what times depend on; the host's name is nobody's business."""
+    del config
+    machine_info.pop("node", None)
+    machine_info.update(
+        cpu=machine.cpu_model(), cores=machine.cores(), threads=1, versions=machine.versions()
+    )

@@ -1,0 +1,176 @@
+"""The benchmarks of the history: each runs once, what they use is frozen, what is wrong fails."""
+
+import ast
+import itertools
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asv_suite import cases, digits, layers, reference, session
+from cnnkernels import conformance, registry
+
+ROOT = Path(__file__).parents[2]
+SUITE = ROOT / "bench" / "asv_suite"
+
+FROZEN = {
+    "cnnkernels.registry",
+    "cnnkernels.contract",
+}
+"""All that may be imported of the package that is measured."""
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def benchmarks():
+    """Yield each benchmark asv would find: class, method, parameters."""
+    for module in (layers, digits):
+        for found in vars(module).values():
+            if not isinstance(found, type) or found.__module__ != module.__name__:
+                continue
+            names = [name for name in dir(found) if re.match("(time|track)_", name)]
+            if not names:
+                continue
+            params = found.params if isinstance(found.params[0], list) else [found.params]
+            for name, chosen in itertools.product(names, itertools.product(*params)):
+                if chosen not in getattr(found, "skip_params", []):
+                    yield pytest.param(
+                        found, name, chosen, id=f"{found.__name__}.{name}-{'-'.join(chosen)}"
+                    )
+
+
+@pytest.fixture(scope="module")
+def expected_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("expected")
+    session.keep_expected(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return layers.measure()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("group", "name", "chosen"), list(benchmarks()))
+def test_every_benchmark_runs_once(group, name, chosen, expected_folder, figures, monkeypatch):
+    monkeypatch.chdir(expected_folder)
+    benchmark = group()
+    arguments = chosen
+    if getattr(group, "setup_cache", None) is layers.measure:
+        arguments = (figures, *chosen)
+    try:
+        if hasattr(benchmark, "setup"):
+            benchmark.setup(*arguments)
+        found = getattr(benchmark, name)(*arguments)
+    except NotImplementedError as reason:
+        pytest.skip(str(reason))
+    assert (found is None) == name.startswith("time_")
+    assert found is None or found >= 0
+
+
+def test_only_the_frozen_interface_is_used():
+    for path in SUITE.glob("*.py"):
+        for name in imported(path):
+            top = name.split(".")[0]
+            if top == "cnnkernels":
+                assert name in FROZEN, f"{path.name} imports {name}"
+            else:
+                assert top in {"asv_suite", "numpy", "sklearn", *sys.stdlib_module_names}, name
+
+
+def test_the_matrix_has_the_versions_of_the_constraints():
+    text = re.sub(r"^\s*//.*$", "", (ROOT / "asv.conf.json").read_text("utf-8"), flags=re.M)
+    matrix = json.loads(text)["matrix"]["req"]
+    pinned = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text("utf-8").split()
+        if "==" in line
+    )
+    assert {name: [pinned[name.removeprefix("pip+")]] for name in matrix} == matrix
+    assert {"numpy", "numba", "llvmlite", "torch"} <= set(matrix)
+
+
+@pytest.mark.parametrize("case", cases.DIGITS)
+def test_the_reference_says_what_conformance_says(case):
+    problem = cases.problem(case)
+    filled = conformance.filled(problem, "integers")
+    given = {"x": filled.x, "dy": filled.dy}
+    if "w" in session.inputs(case):
+        given |= {"w": filled.w, "b": filled.b}
+    right = reference.expected(cases.CASES[case], given)
+    for name in ("y", "dx", "dw", "db") if "w" in given else ("y", "dx"):
+        np.testing.assert_array_equal(right[name], getattr(filled, name), err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["y", "dx", "dw", "db"])
+@pytest.mark.parametrize("spoil", ["one", "shape", "nan"])
+def test_what_is_wrong_is_not_timed(name, spoil):
+    case = "digits.conv2"
+    right = session.expected_of(case)
+    got = {key: right[key].astype(np.float32) for key in ("y", "dx", "dw", "db")}
+    assert reference.error_over_bound(right, got) <= 1
+    if spoil == "shape":
+        got[name] = got[name][1:]
+    else:
+        got[name].flat[3] = np.nan if spoil == "nan" else got[name].flat[3] + 0.01
+    assert not reference.error_over_bound(right, got) <= 1
+
+
+def test_a_wrong_backend_fails():
+    prepared = session.Prepared("digits.conv1", "numpy")
+    right = session.expected_of("digits.conv1")
+    prepared.require_right(right)
+    with pytest.raises(AssertionError, match="wrong"):
+        prepared.require_right({**right, "y": right["y"] + 1})
+
+
+def test_a_backend_that_a_commit_lacks_is_a_skip():
+    with pytest.raises(NotImplementedError, match="no backend to-come at this commit"):
+        cases.load("to-come")
+
+
+def test_a_ratio_is_of_times_in_turns(monkeypatch):
+    now, order = [0.0], []
+    monkeypatch.setattr(session.time, "perf_counter", lambda: now[0])
+
+    def taking(name, seconds):
+        def call():
+            order.append(name)
+            now[0] += seconds
+
+        return call
+
+    ratio = session.relative_seconds(taking("a", 0.006), taking("b", 0.003))
+    assert ratio == pytest.approx(2.0)
+    turns = [name for name, _ in itertools.groupby(order[2:])]
+    assert turns == ["a", "b"] * session.ROUNDS + ["a"]
+
+
+def test_a_slow_call_is_timed_in_fewer_rounds(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(session.time, "perf_counter", lambda: now[0])
+
+    def slow():
+        calls.append(1)
+        now[0] += 1.0
+
+    assert session.relative_seconds(slow, lambda: None) > 1e3
+    assert len(calls) == 1 + 2
+
+
+def test_every_backend_is_measured():
+    assert set(cases.BACKENDS) == {
+        name
+        for name in registry.names()
+        if registry._entries()[name].value.startswith("cnnkernels.")
+    }

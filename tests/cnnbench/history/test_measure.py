@@ -1,0 +1,93 @@
+"""Which commits are measured, and with which configuration."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cnnbench.history import asv, measure
+from cnnbench.history.asv import HistoryError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Four commits: without kernels, with the first backends, a document, and another kernel."""
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+
+    git("init", "--quiet", "--initial-branch=main")
+    hashes = []
+    for name in ("contract.py", "registry.py", "../../README.md", "simd.py"):
+        path = tmp_path / measure.KERNELS / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+        git("add", "-A")
+        git("commit", "--quiet", "-m", name)
+        hashes.append(git("rev-parse", "HEAD"))
+    return tmp_path, hashes
+
+
+def test_commits_that_change_kernels_are_chosen(repository):
+    folder, (_, first, _, last) = repository
+    assert measure.commits(folder, "") == [first, last]
+    assert measure.commits(folder, "HEAD~1..HEAD") == [last]
+
+
+def test_a_range_without_a_change_is_measured_at_its_end(repository):
+    folder, (_, _, document, _) = repository
+    assert measure.commits(folder, "HEAD~2..HEAD~1") == [document]
+
+
+@pytest.mark.parametrize(
+    ("range_", "message"),
+    [
+        ("HEAD..HEAD", "expected a range of commits"),
+        ("HEAD~3", "nothing to measure"),
+        ("no-such-branch", "no-such-branch"),
+    ],
+)
+def test_a_useless_range_is_one_sentence(repository, range_, message):
+    with pytest.raises(HistoryError, match=message):
+        measure.commits(repository[0], range_)
+
+
+def test_a_derived_configuration_stands_anywhere(tmp_path):
+    path = asv.derived(ROOT, tmp_path, results_dir="elsewhere")
+    told = json.loads(path.read_text())
+    assert told["results_dir"] == "elsewhere"
+    assert told["repo"] == str(ROOT)
+    assert told["benchmark_dir"] == str(ROOT / "bench" / "asv_suite")
+    assert not any("{conf_dir}" in line for line in told["install_command"])
+    assert any(f"{ROOT}/constraints.txt" in line for line in told["install_command"])
+
+
+def test_outside_a_checkout_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HistoryError, match=r"expected asv.conf.json in .*run this in a checkout"):
+        asv.root()
+
+
+def test_the_groups_hold_every_benchmark():
+    import re
+
+    from asv_suite import digits, layers
+
+    names = [
+        f"{module.__name__.split('.')[-1]}.{group.__name__}.{name}"
+        for module in (layers, digits)
+        for group in vars(module).values()
+        if isinstance(group, type)
+        for name in dir(group)
+        if re.match("(time|track)_", name)
+    ]
+    for name in names:
+        assert sum(bool(re.search(group, name)) for group in measure.GROUPS) == 1, name

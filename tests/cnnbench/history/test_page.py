@@ -1,0 +1,114 @@
+"""The page in a real browser, from a file, without a network."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cnnbench.history import asv, page, series
+
+ROOT = Path(__file__).parents[3]
+pytest.importorskip("plotly", reason="plotly is not installed")
+
+
+def data_of(path):
+    found = re.search(
+        r'<script id="data" type="application/json">(.*?)</script>', path.read_text("utf-8"), re.S
+    )
+    return json.loads(found[1])
+
+
+@pytest.fixture(scope="module")
+def history():
+    return series.read(ROOT)
+
+
+@pytest.fixture(scope="module")
+def written(history, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "history.html"
+    page.write(history, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium from the system's packages, which reaches no host."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver here (Debian: chromium, chromium-driver)")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+    yield started
+    started.quit()
+
+
+def test_the_page_has_every_series_and_step(history, written):
+    data = data_of(written)
+    assert len(data["series"]) == len(history.series)
+    assert [c["hash"] for c in data["commits"]] == [c.hash[:8] for c in history.commits]
+    assert sum(len(one["steps"]) for one in data["series"]) == sum(
+        len(one.steps) for one in history.series
+    )
+
+
+def test_the_page_fetches_nothing(written):
+    own = re.sub(r"<script>.*?</script>", "", written.read_text("utf-8"), count=1, flags=re.S)
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:)""", own)
+    assert not re.findall(r"https?://", own)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_curve_is_drawn_without_an_error(browser, written, history, width):
+    browser.set_window_size(width, 900)
+    browser.get(written.as_uri())
+    browser.execute_script(
+        "document.getElementById('what').value = 'all';"
+        "document.getElementById('what').dispatchEvent(new Event('change'));"
+    )
+    browser.set_script_timeout(120)
+    browser.execute_async_script("const done = arguments[0]; drawAll().then(() => done())")
+    drawn = browser.execute_script(
+        "return document.querySelectorAll('.chart .scatterlayer .trace').length"
+    )
+    assert drawn == len(history.series)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    assert errors == []
+
+
+@pytest.mark.slow
+def test_filters_choose_curves(browser, written, history):
+    browser.get(written.as_uri())
+    one = history.series[0]
+    for key in ("what", "case", "backend"):
+        browser.execute_script(
+            "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+            "e.dispatchEvent(new Event('change'))",
+            key,
+            getattr(one, key),
+        )
+    told = browser.find_element("id", "shown").text
+    matching = [
+        other
+        for other in history.series
+        if (other.what, other.case, other.backend) == (one.what, one.case, one.backend)
+    ]
+    assert f"{len(matching)} curves" in told
+
+
+def test_plotly_missing_is_one_sentence(history, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
+    with pytest.raises(asv.HistoryError, match=r"pip install 'cnnbench\[report\]'"):
+        page.write(history, tmp_path / "page.html")

@@ -1,0 +1,98 @@
+"""A commit twice as slow is flagged, a neutral one is not: by asv, on samples once measured."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cnnbench.history import asv, regress, selftest
+
+SAMPLES = Path(__file__).parent / "samples"
+"""asv's results of the small repository, as `make regress-selftest` measured them."""
+
+
+@pytest.fixture
+def sample(tmp_path):
+    commits = selftest.build(tmp_path)
+    shutil.copytree(SAMPLES, tmp_path / "results")
+    return tmp_path, commits
+
+
+def worsened(folder, before, after, capsys):
+    from asv.commands.compare import Compare
+
+    configuration = asv.configuration(folder)
+    configuration.results_dir = str(folder / "results")
+    configuration.repo = str(folder)
+    worse, _ = Compare.print_table(
+        configuration,
+        before,
+        after,
+        resultset_1=results(folder, before),
+        resultset_2=results(folder, after),
+        factor=regress.FACTOR,
+        split=False,
+        only_changed=True,
+        sort="ratio",
+        use_stats=True,
+        machine=None,
+        env_spec=None,
+        commit_names={before: None, after: None},
+    )
+    return worse, capsys.readouterr().out
+
+
+def results(folder, commit):
+    from asv.results import iter_results_for_machine_and_hash
+
+    (machine,) = (path.parent.name for path in folder.glob("results/*/machine.json"))
+    for result in iter_results_for_machine_and_hash(str(folder / "results"), machine, commit):
+        for name in result.get_all_result_keys():
+            params = result.get_result_params(name)
+            yield (
+                name,
+                params,
+                result.get_result_value(name, params),
+                result.get_result_stats(name, params),
+                result.get_result_samples(name, params),
+                result.benchmark_version.get(name),
+                machine,
+                result.env_name,
+            )
+
+
+def test_hashes_are_the_same_everywhere(sample):
+    folder, commits = sample
+    kept = {
+        json.loads(path.read_text())["commit_hash"]
+        for path in folder.glob("results/*/*.json")
+        if path.name != "machine.json"
+    }
+    assert kept == set(commits)
+
+
+def test_twice_the_work_is_flagged(sample, capsys):
+    folder, (_, neutral, slow) = sample
+    worse, said = worsened(folder, neutral, slow, capsys)
+    assert worse
+    assert "time_dot" in said
+
+
+def test_a_neutral_commit_is_not(sample, capsys):
+    folder, (base, neutral, _) = sample
+    worse, said = worsened(folder, base, neutral, capsys)
+    assert not worse
+    assert "time_dot" not in said
+
+
+def test_the_new_work_is_twice_the_old():
+    kernels = list(selftest.COMMITS.values())
+    one, other, twice = (kernel.count("+=") for kernel in kernels)
+    assert (one, other, twice) == (1, 1, 2)  # += a loop
+    answers = set()
+    for kernel in kernels:
+        names = {}
+        exec(kernel, names)
+        answers.add(names["dot"]([1.0, 2.0], [3.0, 4.0]))
+    assert answers == {11.0}

@@ -1,0 +1,101 @@
+"""asv's results as series over commits, with steps."""
+
+import math
+
+import pytest
+
+from cnnbench.history import series, summary
+from cnnbench.history.asv import HistoryError
+
+SPEED = "layers.Speed.time_forward"
+
+
+@pytest.fixture
+def measured(checkout):
+    """Seconds that double with the last commit, for one of two backends."""
+    checkout.benchmark(
+        SPEED, params=[["conv"], ["numpy", "numba"]], param_names=["case", "backend"]
+    )
+    checkout.benchmark("digits.Training.track_mistakes", unit="of the test images")
+    for commit, fast, slow in zip(
+        checkout.commits, (1.0, 1.01, 1.0), (1e-3, 1.02e-3, 2.1e-3), strict=True
+    ):
+        checkout.add(commit, {SPEED: [fast, slow], "digits.Training.track_mistakes": [0.05]})
+    return checkout
+
+
+def test_values_stand_in_the_order_of_history(measured):
+    history = series.read(measured.folder)
+    assert [commit.hash for commit in history.commits] == measured.commits
+    assert history.commits[0].subject == "a dot product"
+    assert history.commits[0].date == "2026-01-01"
+    speed = [one for one in history.series if one.benchmark == SPEED]
+    assert [(one.case, one.backend, one.unit) for one in speed] == [
+        ("conv", "numba", "seconds"),
+        ("conv", "numpy", "seconds"),
+    ]
+    assert [point[:2] for point in speed[0].points] == [(0, 1e-3), (1, 1.02e-3), (2, 2.1e-3)]
+    assert speed[0].what == "Speed: forward"
+
+
+def test_a_step_is_told_with_its_commit_and_is_a_regression_if_up(measured):
+    history = series.read(measured.folder)
+    ((one, step),) = history.regressions
+    assert (one.backend, step.at) == ("numba", 2)
+    assert step.factor == pytest.approx(2.1 / 1.01, rel=0.05)
+    assert [len(one.steps) for one in history.series if one.backend != "numba"] == [0, 0]
+
+
+def test_a_step_down_is_no_regression(checkout):
+    checkout.benchmark("a.Speed.time_a")
+    for commit, value in zip(checkout.commits, (2.0, 2.0, 1.0), strict=True):
+        checkout.add(commit, {"a.Speed.time_a": [value]})
+    history = series.read(checkout.folder)
+    assert [step.factor for step in history.series[0].steps] == [0.5]
+    assert history.regressions == []
+
+
+def test_machines_are_never_one_series(checkout):
+    checkout.benchmark("a.Speed.time_a")
+    for machine, value in (("one", 1.0), ("two", 5.0)):
+        for commit in checkout.commits:
+            checkout.add(commit, {"a.Speed.time_a": [value]}, machine=machine)
+    history = series.read(checkout.folder)
+    assert {(one.machine, one.points[0][1]) for one in history.series} == {
+        ("one", 1.0),
+        ("two", 5.0),
+    }
+    assert not any(one.steps for one in history.series)
+
+
+def test_skips_failures_and_other_versions_are_left_out(checkout):
+    checkout.benchmark("a.Speed.time_a", version="2")
+    first, second, third = checkout.commits
+    checkout.add(first, {"a.Speed.time_a": [1.0]}, version="1")
+    checkout.add(second, {"a.Speed.time_a": [math.nan]}, version="2")
+    checkout.add(third, {"a.Speed.time_a": [3.0]}, version="2")
+    ((one,), commits) = (lambda h: (h.series, h.commits))(series.read(checkout.folder))
+    assert [(commits[at].hash, value) for at, value, _, _ in one.points] == [(third, 3.0)]
+
+
+def test_results_of_unknown_commits_are_left_out(checkout):
+    checkout.benchmark("a.Speed.time_a")
+    checkout.add(checkout.commits[0], {"a.Speed.time_a": [1.0]})
+    checkout.add("f" * 40, {"a.Speed.time_a": [9.0]})
+    history = series.read(checkout.folder)
+    assert len(history.commits) == 1
+    assert [point[1] for one in history.series for point in one.points] == [1.0]
+
+
+def test_no_history_is_one_sentence(checkout):
+    with pytest.raises(HistoryError, match=r"no history in .*make history"):
+        series.read(checkout.folder)
+
+
+def test_the_summary_names_steps_and_their_commits(measured):
+    overview, steps, commits = summary.sheets(series.read(measured.folder))
+    assert ("Speed: forward", "seconds", "2", "1", "1") in overview.lines
+    assert steps.lines == (
+        (measured.commits[2][:8], "Speed: forward", "conv", "numba", "1.01 ms to 2.10 ms"),
+    )
+    assert commits.lines == ((measured.commits[2][:8], "2026-01-03", "twice the work"),)
