@@ -39,10 +39,10 @@ compare: $(STAMP)
 	$(BIN)/cnnbench compare $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadscope $(ARGS)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadscope -m "not slow" $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -6,6 +6,8 @@ import functools
 from pathlib import Path
 from typing import ClassVar
 
+from asv_runner.benchmarks.mark import SkipNotImplemented
+
 from asv_suite import cases, session
 
 Figures = dict[tuple[str, str, str], float | str]
@@ -110,7 +112,7 @@ class _Tracked:
     def _figure(figures: Figures, what: str, case: str, backend: str) -> float:
         found = figures[what, case, backend]
         if isinstance(found, str):
-            raise NotImplementedError(found)
+            raise SkipNotImplemented(found)
         return found
 
 

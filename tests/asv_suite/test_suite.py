@@ -85,7 +85,13 @@ def test_only_the_frozen_interface_is_used():
             if top == "cnnkernels":
                 assert name in FROZEN, f"{path.name} imports {name}"
             else:
-                assert top in {"asv_suite", "numpy", "sklearn", *sys.stdlib_module_names}, name
+                assert top in {
+                    "asv_suite",
+                    "asv_runner",
+                    "numpy",
+                    "sklearn",
+                    *sys.stdlib_module_names,
+                }
 
 
 def test_the_matrix_has_the_versions_of_the_constraints():
@@ -119,10 +125,11 @@ def test_what_is_wrong_is_not_timed(name, spoil):
     right = session.expected_of(case)
     got = {key: right[key].astype(np.float32) for key in ("y", "dx", "dw", "db")}
     assert reference.error_over_bound(right, got) <= 1
+    bound = right[f"{name}.bound"].flat[3]
     if spoil == "shape":
         got[name] = got[name][1:]
     else:
-        got[name].flat[3] = np.nan if spoil == "nan" else got[name].flat[3] + 0.01
+        got[name].flat[3] = np.nan if spoil == "nan" else right[name].flat[3] + 2 * bound
     assert not reference.error_over_bound(right, got) <= 1
 
 
@@ -164,7 +171,10 @@ def test_a_slow_call_is_timed_in_fewer_rounds(monkeypatch):
         calls.append(1)
         now[0] += 1.0
 
-    assert session.relative_seconds(slow, lambda: None) > 1e3
+    def quick():
+        now[0] += 0.001
+
+    assert session.relative_seconds(slow, quick) == pytest.approx(1000)
     assert len(calls) == 1 + 2
 
 

@@ -15,7 +15,8 @@ import pytest
 from cnnbench import cli, results, speed
 from cnnkernels import conformance
 
-COMMANDS = ("info", "check", "time", "train", "compare", "selftest", "show")
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("info", "check", "time", "train", "compare", "selftest", "show", "history")
 TINY = "mb2ic3ih6oc4oh6kh3ph1"
 
 PROMISED = """
@@ -477,3 +478,26 @@ def test_a_file_is_whole_after_a_command_was_killed(tmp_path, monkeypatch):
         os.kill(int(mark.read_text()), signal.SIGKILL)  # which has lost the parent to end it
     assert [row.outcome for row in results.read(path).rows] == ["ok"] * 4
     assert Path(path).read_text().endswith("}\n")
+
+
+def test_history_writes_a_page_and_says_what_is_on_it(command, tmp_path, monkeypatch):
+    pytest.importorskip("asv")
+    pytest.importorskip("plotly")
+    monkeypatch.chdir(ROOT)
+    code, out, err = command("history", "--output", tmp_path / "page.html")
+    assert code == 0, err
+    assert re.search(r"page\.html: \d+ curves over \d+ commits, \d+ steps", out)
+    assert (tmp_path / "page.html").stat().st_size < 7e6
+
+
+def test_history_outside_a_checkout_says_where_to_go(command, tmp_path):
+    code, out, err = command("history")
+    assert (code, out) == (2, "")
+    assert "expected asv.conf.json" in err
+    assert "run this in a checkout" in err
+
+
+def test_history_refuses_a_folder_as_its_page(command, tmp_path):
+    code, _, err = command("history", "--output", tmp_path)
+    assert code == 2
+    assert "expected a file" in err

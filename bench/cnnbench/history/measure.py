@@ -6,6 +6,8 @@ the group it was in; the next run goes on there.
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +21,12 @@ KERNELS = "kernels/cnnkernels"
 _FIRST = f"{KERNELS}/registry.py"
 """Commits without it have no backend that could be measured."""
 
-GROUPS = (
-    r"^layers\.Speed\.time_forward",
-    r"^layers\.Speed\.time_backward",
-    r"^layers\.(Ratio|Error|Memory)\.",
-    r"^digits\.",
-)
+GROUPS = {
+    "forward": r"^layers\.Speed\.time_forward",
+    "backward": r"^layers\.Speed\.time_backward",
+    "ratios, errors, memory": r"^layers\.(Ratio|Error|Memory)\.",
+    "training": r"^digits\.",
+}
 """What is measured and kept at once: what shares a cache of asv's stays together."""
 
 WITHOUT_TORCH = r"(?!.*'torch)"
@@ -33,7 +35,10 @@ WITHOUT_TORCH = r"(?!.*'torch)"
 Ratios are measured beside it at every commit.
 """
 
-QUICK_GROUPS = (r"^layers\.Speed\.\w+\('digits", r"^digits\.Training\.time_step")
+QUICK_GROUPS = {
+    "digits": r"^layers\.Speed\.\w+\('digits",
+    "training": r"^digits\.Training\.time_step",
+}
 
 
 def main(
@@ -57,7 +62,6 @@ def main(
 
 def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
     root = asv.root()
-    configuration = asv.configuration(root)
     chosen = commits(root, range_)
     name = asv.write_machine(machine)
     log = root / ".asv" / "history.log"
@@ -65,19 +69,22 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
     path = root / asv.CONFIGURATION
     if quick:
         path = asv.derived(root, root / ".asv" / "quick", results_dir="results")
-    groups: tuple[str, ...] = (bench,) if bench else QUICK_GROUPS if quick else GROUPS
-    results = Path(path.parent, "results" if quick else configuration.results_dir)
+    groups = {bench: bench} if bench else QUICK_GROUPS if quick else GROUPS
     options = ["--machine", name, "--attribute", "rounds=1", *(["--quick"] if quick else [])]
     failed = []
     with ProgressBar() as progress:
-        progress.begin(len(chosen) * len(groups))
+        progress.begin(1 + len(chosen) * len(groups))
+        progress.step("libraries, the first time, and benchmarks")
+        kept = _kept(path, name, log)
         for commit in chosen:
             subject = asv.git(root, "log", "-1", "--format=%h %s", commit).strip()
-            for group in groups:
-                if "Speed" in group and commit != chosen[-1]:
-                    group += WITHOUT_TORCH
-                progress.step(f"{subject[:48]}: {group.strip('^').replace(chr(92), '')[:24]}")
-                arguments = ["run", *options, "--bench", group, "--skip-existing", f"{commit}^!"]
+            for group, pattern in groups.items():
+                progress.step(f"{subject[:44]:44s}  {group}")
+                if "Speed" in pattern and commit != chosen[-1]:
+                    pattern += WITHOUT_TORCH
+                if any(re.search(pattern, benchmark) for benchmark in kept[commit]):
+                    continue
+                arguments = ["run", *options, "--bench", pattern, "--skip-existing", f"{commit}^!"]
                 code = asv.call(path, *arguments, log=log)
                 if code == 1:
                     raise HistoryError(f"asv could not measure {subject!r}; its words are in {log}")
@@ -85,8 +92,38 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
                     failed.append(f"{subject}: {group}")
     for line in failed:
         typer.echo(f"some benchmarks failed at {line}; why is in {log}", err=True)
-    summary.show(root, results)
+    summary.show(root, path.parent / asv.configuration(path.parent).results_dir)
     return 0
+
+
+def _kept(path: Path, machine: str, log: Path) -> dict[str, set[str]]:
+    """Return the benchmarks that each commit has results of already, with today's libraries.
+
+    `asv run --skip-existing` finds out as well, and takes seconds for each commit. What an older
+    version of a benchmark gave does not count.
+    """
+    configuration = asv.configuration(path.parent)
+    from asv.benchmarks import Benchmarks
+    from asv.results import iter_results
+    from asv.util import UserError
+
+    results = path.parent / configuration.results_dir
+    configuration.results_dir = str(results)
+    asv.call(path, "run", "--bench", "just-discover", "--machine", machine, log=log)
+    try:
+        benchmarks = Benchmarks.load(configuration)
+    except UserError:
+        raise HistoryError(f"asv found no benchmarks; its words are in {log}") from None
+    pins = [
+        f"{library}{version}"
+        for library, (version,) in configuration.matrix["req"].items()
+        if not library.startswith("pip+")
+    ]
+    kept: dict[str, set[str]] = defaultdict(set)
+    for result in iter_results(str(results / machine)):
+        if all(pin in result.env_name for pin in pins):
+            kept[result.commit_hash].update(result.get_result_keys(benchmarks))
+    return kept
 
 
 def commits(root: Path, range_: str) -> list[str]:

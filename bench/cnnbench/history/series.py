@@ -39,6 +39,11 @@ class Step:
         """How many times the old value is the new one; less is better."""
         return self.after / self.before if self.before else math.inf
 
+    @property
+    def size(self) -> float:
+        """How far the levels are apart, up or down: 2 for twice, and for half."""
+        return max(self.factor, 1 / self.factor if self.factor else math.inf)
+
 
 @dataclass
 class Series:

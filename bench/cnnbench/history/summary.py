@@ -47,7 +47,7 @@ def sheets(history: History) -> list[tables.Sheet]:
     found = [(one, step) for one in history.series for step in one.steps]
     if not found:
         return [overview]
-    found.sort(key=lambda pair: max(pair[1].factor, 1 / pair[1].factor), reverse=True)
+    found.sort(key=lambda pair: pair[1].size, reverse=True)
     shown = sorted(found[:MOST], key=lambda pair: (pair[1].at, pair[0].what, pair[0].case))
     title = "Steps" if len(found) <= MOST else f"The {MOST} largest of {len(found)} steps"
     lines = tuple(
@@ -83,4 +83,6 @@ def value(one: Series, number: float) -> str:
 
 def change(step: Step) -> str:
     """Return what a step was: '2.13x as long', '1/3.20 of it'."""
-    return f"{step.factor:.2f}x" if step.factor >= 1 else f"1/{1 / step.factor:.2f}"
+    if step.factor >= 1 or not step.factor:
+        return f"{step.factor:.2f}x"
+    return f"1/{1 / step.factor:.2f}"

@@ -2,7 +2,7 @@
 
 Forward is a correlation of images with filters, backward-data one of dy with the taps turned round,
 or with a stride several, one for each phase of it. `panels` does any of them,
-`planes` those with little to sum and few filters, `batch` those of tiny images in large
+`planes` those of wide lines or few filters, `batch` those of tiny images in large
 batches. Backward-weights is in `weights`.
 
 Threads take shares of the output, each written by one alone and summed in an order that the problem
@@ -107,7 +107,7 @@ def _driver(plan: Correlation) -> Callable[..., None]:
     """Return what does a correlation best."""
     if batch.suits(plan):
         return batch.run
-    if plan.filters <= planes.FILTERS:
+    if planes.suits(plan):
         return planes.run
     return panels.run
 

@@ -1,10 +1,11 @@
-"""Correlations with few filters in a group, depthwise among them, on padded copies of planes.
+"""Correlations of wide lines, or with few filters in a group, on padded copies of planes.
 
-Where few filters use what is gathered, `panels` would spend its time gathering. Here the
-lines of a channel are copied once, with zeros around them, and every tap is read where it stands in
-that copy: the sums of a line of output pixels are next to those of the following line, so that all
-are made in one go, with those in the gaps between lines thrown away. For a stride of s the columns
-and rows of the copy are sorted by their remainders, so that each tap sees its pixels side by side.
+Where few filters use what is gathered, `panels` would spend its time gathering; and where lines are
+wide, there is no need to: little is lost in the gaps between them. Here the lines of a channel are
+copied once, with zeros around them, and every tap is read where it stands in that copy: the sums of
+a line of output pixels are next to those of the following line, so that all are made in one go, with
+those in the gaps between lines thrown away. For a stride of s the columns and rows of the copy are
+sorted by their remainders, so that each tap sees its pixels side by side.
 """
 
 from __future__ import annotations
@@ -19,11 +20,20 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from cnnkernels import jit, simd
 from cnnkernels.correlation.plan import BLOCK, Correlation, even
 
-FILTERS = 8
-"""Filters of a group, at the most."""
+_FEW = 8
+"""Filters of a group that are too few for gathering."""
+
+_MANY = 256
+"""Filters of a group, at the most, that do not make gathering a small part of the work anyway."""
+
+_WIDE = 24
+"""Columns of a line, at the least, that is wide: a few columns between lines are a small part."""
 
 _COPY = 48 * 1024
 """Elements of a copy, about: it stays in the second cache."""
+
+_SUMS = 128 * 1024
+"""Elements of the sums of a copy's lines, about: they stay there, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +83,8 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
     # Lines of a chunk: as many as the copy has room for, but enough chunks for all threads.
     line = in_block * used.size * pitch
     images = correlation.batch * correlation.groups
-    lines = max(1, min(p_size, _COPY // line - more_rows, -(-p_size * images // (4 * threads))))
+    fitting = min(_COPY // line - more_rows, _SUMS // (correlation.filters * pitch))
+    lines = max(1, min(p_size, fitting, -(-p_size * images // (4 * threads))))
     chunks = -(-p_size // lines)
     lines = -(-p_size // chunks)
     plane = (lines + more_rows) * pitch
@@ -93,6 +104,14 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
         work=-(-(copy + correlation.filters * (positions + pitch) + width) // 32) * 32,
         units=images * chunks,
     )
+
+
+def suits(correlation: Correlation) -> bool:
+    """Return whether filters are few, or not many, and several taps share wide lines."""
+    if correlation.filters <= _FEW:
+        return True
+    wide = correlation.grid[1] >= _WIDE and correlation.spread == (1, 1)
+    return wide and correlation.filters <= _MANY and correlation.windows.shape[1] > 1
 
 
 def run(

@@ -90,4 +90,4 @@ def test_the_groups_hold_every_benchmark():
         if re.match("(time|track)_", name)
     ]
     for name in names:
-        assert sum(bool(re.search(group, name)) for group in measure.GROUPS) == 1, name
+        assert sum(bool(re.search(group, name)) for group in measure.GROUPS.values()) == 1, name
