@@ -490,7 +490,7 @@ def test_history_writes_a_page_and_says_what_is_on_it(command, tmp_path, monkeyp
     assert (tmp_path / "page.html").stat().st_size < 7e6
 
 
-def test_history_outside_a_checkout_says_where_to_go(command, tmp_path):
+def test_history_outside_a_checkout_says_where_to_go(command):
     code, out, err = command("history")
     assert (code, out) == (2, "")
     assert "expected asv.conf.json" in err

@@ -3,9 +3,9 @@
 Where few filters use what is gathered, `panels` would spend its time gathering; and where lines are
 wide, there is no need to: little is lost in the gaps between them. Here the lines of a channel are
 copied once, with zeros around them, and every tap is read where it stands in that copy: the sums of
-a line of output pixels are next to those of the following line, so that all are made in one go, with
-those in the gaps between lines thrown away. For a stride of s the columns and rows of the copy are
-sorted by their remainders, so that each tap sees its pixels side by side.
+a line of output pixels are next to those of the following line, so that all are made in one go, and
+those in the gaps between lines are thrown away. For a stride of s the columns and rows of the copy
+are sorted by their remainders, so that each tap sees its pixels side by side.
 """
 
 from __future__ import annotations

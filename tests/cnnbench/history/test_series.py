@@ -96,6 +96,6 @@ def test_the_summary_names_steps_and_their_commits(measured):
     overview, steps, commits = summary.sheets(series.read(measured.folder))
     assert ("Speed: forward", "seconds", "2", "1", "1") in overview.rows
     assert steps.rows == (
-        (measured.commits[2][:8], "Speed: forward", "conv", "numba", "1.01 ms to 2.10 ms"),
+        (measured.commits[2][:8], "Speed: forward", "conv", "numba", "1.02 ms to 2.10 ms"),
     )
     assert commits.rows == ((measured.commits[2][:8], "2026-01-03", "twice the work"),)
