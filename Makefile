@@ -42,7 +42,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadscope $(ARGS)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadscope -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -63,8 +63,10 @@ regress: $(STAMP)
 regress-selftest: $(STAMP)
 	$(BIN)/python -m cnnbench.history.selftest
 
+# Thread pools of several libraries share one process here: with one thread none disturbs another.
 speed: $(STAMP)
-	$(BIN)/python -m pytest bench/speed --benchmark-enable --benchmark-autosave --benchmark-compare \
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest bench/speed --benchmark-enable --benchmark-autosave --benchmark-compare \
 	  --benchmark-storage=file://.cnnbench/speed/$$($(BIN)/python -c 'from cnnbench import machine; print(machine.name())') \
 	  --benchmark-columns=median,iqr,rounds --benchmark-group-by=group --benchmark-sort=name $(ARGS)
 

@@ -22,8 +22,8 @@ import os
 import sys
 from pathlib import Path
 
-# In asv's processes this is run before anything imports NumPy, Numba or PyTorch. Elsewhere, such as in
-# the tests, other code decides. (In asv.conf.json it would be a part of the environment's name.)
+# In asv's processes this is run before anything imports NumPy, Numba or PyTorch. Elsewhere, such as
+# in the tests, other code decides. (In asv.conf.json it would be part of the environment's name.)
 if "asv_runner" in sys.modules:
     for _name in (
         "OMP_NUM_THREADS",

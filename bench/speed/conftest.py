@@ -1,4 +1,4 @@
-"""Settings of `make speed`: short, warm, on one thread; what the machine is, without its name."""
+"""Settings of `make speed`: short and warm; what the machine is, without its name."""
 
 from __future__ import annotations
 
@@ -23,5 +23,8 @@ def pytest_benchmark_update_machine_info(
     del config
     machine_info.pop("node", None)
     machine_info.update(
-        cpu=machine.cpu_model(), cores=machine.cores(), threads=1, versions=machine.versions()
+        cpu=machine.cpu_model(),
+        cores=machine.cores(),
+        threads=int(os.environ.get("NUMBA_NUM_THREADS", machine.cores())),
+        versions=machine.versions(),
     )
