@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-import asv_suite  # noqa: F401  # one thread, said before anything imports NumPy
 from cnnbench import machine
 
 
