@@ -132,7 +132,8 @@ def commits(root: Path, range_: str) -> list[str]:
     Where none does, its last commit stands for it: its kernels are the last that were changed.
     """
     range_ = range_ or "HEAD"
-    found = asv.git(root, "rev-list", "--reverse", "--topo-order", range_, "--", KERNELS).split()
+    sources = f":(glob){KERNELS}/**/*.py"
+    found = asv.git(root, "rev-list", "--reverse", "--topo-order", range_, "--", sources).split()
     if not found:
         found = asv.git(root, "rev-list", "--max-count=1", range_).split()
     if not found:

@@ -13,7 +13,10 @@ from cnnbench.history import asv
 from cnnbench.history.asv import HistoryError
 
 LEAST_STEP = 0.05
-"""Levels that differ by less are one."""
+"""Levels that differ by less, of the smaller, are one."""
+
+RESOLUTION = {"bytes": 2**20}
+"""By unit, how finely it is measured at all: what a heap keeps differs from run to run."""
 
 
 @dataclass(frozen=True)
@@ -208,5 +211,6 @@ def _detect(series: Series, configuration: Any) -> None:
     _, _, jumps = detect_regressions(steps, threshold)
     worse = {after for _, after, _, _ in jumps or ()}
     for (_, _, before), (first, _, after) in itertools.pairwise(series.levels):
-        if abs(after - before) > LEAST_STEP * min(abs(before), abs(after)):
+        least = max(LEAST_STEP * min(abs(before), abs(after)), RESOLUTION.get(series.unit, 0.0))
+        if abs(after - before) > least:
             series.steps.append(Step(first, before, after, first in worse))

@@ -82,7 +82,7 @@ def value(one: Series, number: float) -> str:
 
 
 def change(step: Step) -> str:
-    """Return what a step was: '2.13x as long', '1/3.20 of it'."""
-    if step.factor >= 1 or not step.factor:
-        return f"{step.factor:.2f}x"
-    return f"1/{1 / step.factor:.2f}"
+    """Return what a step was: '2.13x', '1/3.20', 'from 0', 'to 0'."""
+    if not step.before or not step.after:
+        return "from 0" if step.after else "to 0"
+    return f"{step.factor:.2f}x" if step.factor >= 1 else f"1/{1 / step.factor:.2f}"

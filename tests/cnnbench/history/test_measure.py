@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def repository(tmp_path):
-    """Four commits: without kernels, with the first backends, a document, and another kernel."""
+    """Commits: without kernels, with the first backends, a document, and another kernel."""
 
     def git(*arguments):
         return subprocess.run(
@@ -26,7 +26,7 @@ def repository(tmp_path):
 
     git("init", "--quiet", "--initial-branch=main")
     hashes = []
-    for name in ("contract.py", "registry.py", "../../README.md", "simd.py"):
+    for name in ("contract.py", "registry.py", "HOW.md", "simd.py"):
         path = tmp_path / measure.KERNELS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)

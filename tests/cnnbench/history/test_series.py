@@ -55,6 +55,14 @@ def test_a_step_down_is_no_regression(checkout):
     assert history.regressions == []
 
 
+@pytest.mark.parametrize(("unit", "steps"), [("bytes", 0), ("seconds", 1)])
+def test_what_a_heap_keeps_for_itself_is_no_step(checkout, unit, steps):
+    checkout.benchmark("a.Memory.track_a", unit=unit)
+    for commit, value in zip(checkout.commits, (2e5, 2e5, 9e5), strict=True):
+        checkout.add(commit, {"a.Memory.track_a": [value]})
+    assert len(series.read(checkout.folder).series[0].steps) == steps
+
+
 def test_machines_are_never_one_series(checkout):
     checkout.benchmark("a.Speed.time_a")
     for machine, value in (("one", 1.0), ("two", 5.0)):
