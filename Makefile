@@ -66,7 +66,7 @@ regress-selftest: $(STAMP)
 # Thread pools of several libraries share one process here: with one thread none disturbs another.
 speed: $(STAMP)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest bench/speed --benchmark-enable --benchmark-autosave --benchmark-compare \
+	  $(BIN)/python -m pytest bench/speed -W default::pytest_benchmark.logger.PytestBenchmarkWarning --benchmark-enable --benchmark-autosave --benchmark-compare \
 	  --benchmark-storage=file://.cnnbench/speed/$$($(BIN)/python -c 'from cnnbench import machine; print(machine.name())') \
 	  --benchmark-columns=median,iqr,rounds --benchmark-group-by=group --benchmark-sort=name $(ARGS)
 
