@@ -97,8 +97,7 @@ class Prepared:
         """Return, on the host and by name, what `forward` or `backward` returned; not the cache."""
         if direction == "forward":
             return {"y": self._arrays.get(result[0])}
-        gradients = result if isinstance(result, tuple) else (result,)
-        named = zip(("dx", "dw", "db"), gradients, strict=False)
+        named = zip(("dx", "dw", "db"), _gradients(result), strict=False)
         return {name: self._arrays.get(array) for name, array in named}
 
     def require_right(self, right: Arrays) -> float:
@@ -129,12 +128,15 @@ class Prepared:
         except (OSError, AttributeError) as error:
             raise NotImplementedError(f"peak memory is not told here ({error})") from None
         before = _resident("VmRSS")
-        y, _ = kept = self.forward()
-        gradients = self.backward()
+        y, _ = self.forward()
+        results = (y, *_gradients(self.backward()))
         grown = _resident("VmHWM") - before
-        del kept
-        results = (y, *(gradients if isinstance(gradients, tuple) else (gradients,)))
         return max(0, grown - sum(int(array.nbytes) for array in results))
+
+
+def _gradients(result: Any) -> tuple[Any, ...]:
+    """Return what a backward returned, one gradient or several, as several."""
+    return result if isinstance(result, tuple) else (result,)
 
 
 def _resident(key: str) -> int:

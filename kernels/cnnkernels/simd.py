@@ -14,6 +14,7 @@ References
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
@@ -431,7 +432,6 @@ def sum_won(  # type: ignore[no-untyped-def]
         to, to_first, of, winners, first, offsets, taps, taps_first, count = pairs
         cast = functools.partial(_cast, context, builder)
         _, vector, _ = _vector(of[0].dtype)
-        word = ir.IntType(64)
         kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
         gradients = builder.gep(_data(context, builder, *of), [cast(*first)])
         won = builder.gep(_data(context, builder, *winners), [cast(*first)])
@@ -440,28 +440,18 @@ def sum_won(  # type: ignore[no-untyped-def]
         zero = ir.Constant(vector, None)
         target = builder.gep(_data(context, builder, *to), [cast(*to_first)])
         target = builder.bitcast(target, vector.as_pointer())
-        entry, head, body, done = builder.block, *(builder.append_basic_block() for _ in range(3))
-        builder.branch(head)
-        builder.position_at_end(head)
-        j, total = builder.phi(word), builder.phi(vector)
-        builder.cbranch(builder.icmp_signed("<", j, cast(*count)), body, done)
-        builder.position_at_end(body)
-        at = builder.load(builder.gep(places, [j]))
-        number = builder.trunc(builder.load(builder.gep(numbers, [j])), kind.element)
-        place = builder.bitcast(builder.gep(won, [at]), kind.as_pointer())
-        mine = builder.icmp_signed(
-            "==", builder.load(place, align=1), splat(builder, number, kind.count)
-        )
-        place = builder.bitcast(builder.gep(gradients, [at]), vector.as_pointer())
-        part = builder.select(mine, _load(builder, place), zero)
-        for phi, initial, value in (
-            (j, word(0), builder.add(j, word(1))),
-            (total, zero, builder.fadd(total, part)),
-        ):
-            phi.add_incoming(initial, entry)
-            phi.add_incoming(value, body)
-        builder.branch(head)
-        builder.position_at_end(done)
+
+        def add(j: Any, total: Any) -> Any:
+            at = builder.load(builder.gep(places, [j]))
+            number = builder.trunc(builder.load(builder.gep(numbers, [j])), kind.element)
+            place = builder.bitcast(builder.gep(won, [at]), kind.as_pointer())
+            mine = builder.icmp_signed(
+                "==", builder.load(place, align=1), splat(builder, number, kind.count)
+            )
+            place = builder.bitcast(builder.gep(gradients, [at]), vector.as_pointer())
+            return builder.fadd(total, builder.select(mine, _load(builder, place), zero))
+
+        total = _sum_up(builder, cast(*count), zero, add)
         builder.store(total, target, align=_align(target))
         return context.get_dummy_value()
 
@@ -506,7 +496,6 @@ def sum_products(  # type: ignore[no-untyped-def]
         to, to_first, a, a_offsets, b, b_offsets, first, count = pairs
         cast = functools.partial(_cast, context, builder)
         _, vector, _ = _vector(to[0].dtype)
-        word = ir.IntType(64)
         tables = [
             (
                 _data(context, builder, *array),
@@ -517,24 +506,15 @@ def sum_products(  # type: ignore[no-untyped-def]
         target = builder.gep(_data(context, builder, *to), [cast(*to_first)])
         target = builder.bitcast(target, vector.as_pointer())
         start = _load(builder, target)
-        entry, head, body, done = builder.block, *(builder.append_basic_block() for _ in range(3))
-        builder.branch(head)
-        builder.position_at_end(head)
-        j, total = builder.phi(word), builder.phi(vector)
-        builder.cbranch(builder.icmp_signed("<", j, cast(*count)), body, done)
-        builder.position_at_end(body)
-        factors = []
-        for array, offsets in tables:
-            place = builder.gep(array, [builder.load(builder.gep(offsets, [j]))])
-            factors.append(_load(builder, builder.bitcast(place, vector.as_pointer())))
-        for phi, initial, value in (
-            (j, word(0), builder.add(j, word(1))),
-            (total, start, builder.call(fma(builder, vector), [*factors, total])),
-        ):
-            phi.add_incoming(initial, entry)
-            phi.add_incoming(value, body)
-        builder.branch(head)
-        builder.position_at_end(done)
+
+        def add(j: Any, total: Any) -> Any:
+            factors = []
+            for array, offsets in tables:
+                place = builder.gep(array, [builder.load(builder.gep(offsets, [j]))])
+                factors.append(_load(builder, builder.bitcast(place, vector.as_pointer())))
+            return builder.call(fma(builder, vector), [*factors, total])
+
+        total = _sum_up(builder, cast(*count), start, add)
         builder.store(total, target, align=_align(target))
         return context.get_dummy_value()
 
@@ -612,6 +592,29 @@ def _transposed(
                 strips[i + step] = builder.shuffle_vector(a, b, high)
         step *= 2
     return strips
+
+
+def _sum_up(builder: Any, count: Any, start: Any, add: Callable[[Any, Any], Any]) -> Any:
+    """Emit a loop, and return its sum: `start`, to which ``add(j, sum)`` adds for each j < count.
+
+    With a count of none the sum is `start`.
+    """
+    word = ir.IntType(64)
+    entry, head, body, done = builder.block, *(builder.append_basic_block() for _ in range(3))
+    builder.branch(head)
+    builder.position_at_end(head)
+    j, total = builder.phi(word), builder.phi(start.type)
+    builder.cbranch(builder.icmp_signed("<", j, count), body, done)
+    builder.position_at_end(body)
+    for phi, initial, value in (
+        (j, word(0), builder.add(j, word(1))),
+        (total, start, add(j, total)),
+    ):
+        phi.add_incoming(initial, entry)
+        phi.add_incoming(value, body)
+    builder.branch(head)
+    builder.position_at_end(done)
+    return total
 
 
 def _cast(context: Any, builder: Any, kind: Any, value: Any) -> Any:
