@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from asv_runner.benchmarks.mark import SkipNotImplemented
 
 from asv_suite import cases, session
 
-Figures = dict[tuple[str, str, str], float | str]
-"""By what, case and backend: a figure, or the reason why there is none."""
+T = TypeVar("T")
+
+Figures = dict[tuple[str, str, str], float | Exception]
+"""By what, case and backend: a figure, or why there is none, a skip or a failure."""
 
 
 def keep_expected() -> None:
@@ -66,38 +69,37 @@ def measure() -> Figures:
         theirs, _ = _checked(case, cases.BASELINE, right)
         for backend in cases.OURS:
             ours, error = _checked(case, backend, right)
-            for what, figure in _figures(ours, theirs).items():
-                figures[what, case, backend] = figure
             figures["error", case, backend] = error
+            figures["memory", case, backend] = _attempt(session.Prepared.extra_bytes, ours)
+            for direction in ("forward", "backward"):
+                figures[direction, case, backend] = _attempt(_ratio, direction, ours, theirs)
     return figures
 
 
 def _checked(
     case: str, backend: str, right: session.Arrays
-) -> tuple[session.Prepared | str, float | str]:
-    """Return what is called and its error, or why there is none."""
-    try:
-        made = session.Prepared(case, backend)
-    except NotImplementedError as reason:
-        return str(reason), str(reason)
-    return made, made.require_right(right)
+) -> tuple[session.Prepared | Exception, float | Exception]:
+    """Return what is called and its error, or why there is none: what is wrong is not timed."""
+    made = _attempt(session.Prepared, case, backend)
+    error = _attempt(session.Prepared.require_right, made, right)
+    return (error if isinstance(error, Exception) else made), error
 
 
-def _figures(
-    ours: session.Prepared | str, theirs: session.Prepared | str
-) -> dict[str, float | str]:
-    if isinstance(ours, str):
-        return dict.fromkeys(("memory", "forward", "backward"), ours)
-    figures: dict[str, float | str] = {}
+def _ratio(direction: str, ours: session.Prepared, theirs: session.Prepared) -> float:
+    return session.relative_seconds(getattr(ours, direction), getattr(theirs, direction))
+
+
+def _attempt(call: Callable[..., T], *arguments: Any) -> T | Exception:
+    """Return what a call returns or raises, or what came of an argument: it fails its own alone."""
+    for argument in arguments:
+        if isinstance(argument, Exception):
+            return argument
     try:
-        figures["memory"] = ours.extra_bytes()
+        return call(*arguments)
     except NotImplementedError as reason:
-        figures["memory"] = str(reason)
-    if isinstance(theirs, str):
-        return figures | dict.fromkeys(("forward", "backward"), theirs)
-    figures["forward"] = session.relative_seconds(ours.forward, theirs.forward)
-    figures["backward"] = session.relative_seconds(ours.backward, theirs.backward)
-    return figures
+        return reason
+    except Exception as error:  # of any kind, and each must survive asv's pickle
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 class _Tracked:
@@ -111,8 +113,10 @@ class _Tracked:
     @staticmethod
     def _figure(figures: Figures, what: str, case: str, backend: str) -> float:
         found = figures[what, case, backend]
-        if isinstance(found, str):
-            raise SkipNotImplemented(found)
+        if isinstance(found, NotImplementedError):
+            raise SkipNotImplemented(str(found))
+        if isinstance(found, Exception):
+            raise found
         return found
 
 

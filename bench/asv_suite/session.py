@@ -65,6 +65,7 @@ class Prepared:
     """
 
     def __init__(self, case: str, backend: str) -> None:
+        self.name = backend
         self.problem = cases.problem(case)
         loaded = cases.load(backend, self.problem)
         self._arrays = loaded.arrays

@@ -3,12 +3,14 @@
 import ast
 import itertools
 import json
+import pickle
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from asv_runner.benchmarks.mark import SkipNotImplemented
 
 from asv_suite import cases, digits, layers, reference, session
 from cnnkernels import conformance, registry
@@ -139,6 +141,38 @@ def test_a_wrong_backend_fails():
     prepared.require_right(right)
     with pytest.raises(AssertionError, match="wrong"):
         prepared.require_right({**right, "y": right["y"] + 1})
+
+
+@pytest.mark.parametrize("wrong", ["numpy", "torch-cpu"])
+def test_a_wrong_backend_fails_its_own_figures_alone(wrong, monkeypatch):
+    case, other = "digits.conv1", "numba"
+    require_right = session.Prepared.require_right
+
+    def spoilt(prepared, right):
+        return require_right(prepared, right if prepared.name != wrong else spoil(right))
+
+    def spoil(right):
+        return {**right, "y": right["y"] + 1}
+
+    monkeypatch.setattr(cases, "CASES", {case: cases.CASES[case]})
+    monkeypatch.setattr(cases, "OURS", ("numpy", other))
+    monkeypatch.setattr(session.Prepared, "require_right", spoilt)
+    figures = pickle.loads(pickle.dumps(layers.measure()))
+    for what in ("error", "memory", "forward", "backward"):
+        assert isinstance(figures[what, case, "numpy"], Exception) == (
+            wrong == "numpy" or what in ("forward", "backward")
+        )
+        assert isinstance(figures[what, case, other], Exception) == (
+            wrong == "torch-cpu" and what in ("forward", "backward")
+        )
+    with pytest.raises(RuntimeError, match="AssertionError: wrong"):
+        layers.Ratio().track_forward(figures, case, "numpy")
+
+
+def test_a_skip_is_told_to_asv():
+    figures = {("error", "case", "backend"): NotImplementedError("not here")}
+    with pytest.raises(SkipNotImplemented, match="not here"):
+        layers.Error().track_error(figures, "case", "backend")
 
 
 def test_a_backend_that_a_commit_lacks_is_a_skip():

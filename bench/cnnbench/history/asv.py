@@ -55,6 +55,17 @@ def configuration(folder: Path) -> Any:
     return Config.load(str(folder / CONFIGURATION))
 
 
+def benchmarks(configuration: Any) -> Any:
+    """Return the benchmarks that asv last found, by name; none if it never looked."""
+    from asv.benchmarks import Benchmarks
+    from asv.util import UserError
+
+    try:
+        return Benchmarks.load(configuration)
+    except UserError:
+        return {}
+
+
 def derived(folder: Path, to: Path, **changes: Any) -> Path:
     """Write a copy of a checkout's configuration elsewhere, with some entries changed.
 
@@ -75,19 +86,27 @@ def derived(folder: Path, to: Path, **changes: Any) -> Path:
 
 
 def call(path: Path, *arguments: str, log: Path | None = None) -> int:
-    """Run asv on a configuration, in its folder; return its exit code.
+    """Run asv as `start` does; return its exit code."""
+    return start(path, *arguments, log=log).wait()
 
-    What it prints goes to the terminal, or is added to a log.
+
+def start(
+    path: Path, *arguments: str, log: Path | None = None, session: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start asv on a configuration, in its folder.
+
+    What it prints goes to the terminal, or is added to a log. In a session of its own, Ctrl-C does
+    not reach it.
     """
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("a")) if log else None
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "asv", "--config", str(path), *arguments],
             env={"GLIBC_TUNABLES": KEPT_MEMORY, **os.environ},
             stdout=output,
             stderr=subprocess.STDOUT if log else None,
-            check=False,
-        ).returncode
+            start_new_session=session,
+        )
 
 
 def write_machine(name: str | None = None) -> str:

@@ -1,19 +1,21 @@
 """Measure the history: benchmarks of today on the kernels of old commits, oldest first.
 
-One benchmark group after another is measured and kept, so that what ends a run loses no more than
-the group it was in; the next run goes on there.
+One group of benchmarks after another is measured and kept; a run that was ended goes on with the
+group it was in.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cnnbench.history import asv, summary
+from cnnbench.history import asv, series, summary
 from cnnbench.history.asv import HistoryError
 from cnnbench.report.progress import ProgressBar
 
@@ -21,16 +23,18 @@ KERNELS = "kernels/cnnkernels"
 _FIRST = f"{KERNELS}/registry.py"
 """Commits without it have no backend that could be measured."""
 
+WITHOUT_TORCH = r"(?!.*'torch)"
+
 GROUPS = {
-    "forward": r"^layers\.Speed\.time_forward",
-    "backward": r"^layers\.Speed\.time_backward",
+    "forward": r"^layers\.Speed\.time_forward" + WITHOUT_TORCH,
+    "backward": r"^layers\.Speed\.time_backward" + WITHOUT_TORCH,
     "ratios, errors, memory": r"^layers\.(Ratio|Error|Memory)\.",
     "training": r"^digits\.",
 }
-"""What is measured and kept at once: what shares a cache of asv's stays together."""
+"""What is measured of each commit; what shares a cache of asv's stays together."""
 
-WITHOUT_TORCH = r"(?!.*'torch)"
-"""PyTorch's own times do not change with these commits: the newest of a run has them, for scale.
+SCALE = r"^layers\.Speed\..*'torch"
+"""PyTorch's own times, for scale: they do not change with the commits, one of a machine has them.
 
 Ratios are measured beside it at every commit.
 """
@@ -70,50 +74,70 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
     if quick:
         path = asv.derived(root, root / ".asv" / "quick", results_dir="results")
     groups = {bench: bench} if bench else QUICK_GROUPS if quick else GROUPS
+    parts = [(commit, group) for commit in chosen for group in groups.items()]
     options = ["--machine", name, "--attribute", "rounds=1", *(["--quick"] if quick else [])]
     failed = []
     with ProgressBar() as progress:
-        progress.begin(1 + len(chosen) * len(groups))
+        progress.begin(2 + len(parts))
         progress.step("libraries, the first time, and benchmarks")
         kept = _kept(path, name, log)
-        for commit in chosen:
+        if groups is GROUPS and not any(_has(benchmarks, SCALE) for benchmarks in kept.values()):
+            parts.append((chosen[-1], ("PyTorch, for scale", SCALE)))
+        for commit, (group, pattern) in parts:
             subject = asv.git(root, "log", "-1", "--format=%h %s", commit).strip()
-            for group, pattern in groups.items():
-                progress.step(f"{subject[:44]:44s}  {group}")
-                if "Speed" in pattern and commit != chosen[-1]:
-                    pattern += WITHOUT_TORCH
-                if any(re.search(pattern, benchmark) for benchmark in kept[commit]):
-                    continue
-                arguments = ["run", *options, "--bench", pattern, "--skip-existing", f"{commit}^!"]
-                code = asv.call(path, *arguments, log=log)
-                if code == 1:
-                    raise HistoryError(f"asv could not measure {subject!r}; its words are in {log}")
-                if code:
-                    failed.append(f"{subject}: {group}")
+            progress.step(f"{subject[:44]:44s}  {group}")
+            if _has(kept[commit], pattern):
+                continue
+            code, ended = _finish(path, "run", *options, "--bench", pattern, f"{commit}^!", log=log)
+            if code == 1:
+                raise HistoryError(f"asv could not measure {subject!r}; its words are in {log}")
+            if code:
+                failed.append(f"{subject}: {group}")
+            if ended:
+                raise KeyboardInterrupt
     for line in failed:
         typer.echo(f"some benchmarks failed at {line}; why is in {log}", err=True)
     summary.show(root, path.parent / asv.configuration(path.parent).results_dir)
     return 0
 
 
-def _kept(path: Path, machine: str, log: Path) -> dict[str, set[str]]:
-    """Return the benchmarks that each commit has results of already, with today's libraries.
+def _finish(path: Path, *arguments: str, log: Path) -> tuple[int, bool]:
+    """Run asv, which keeps at its end what it measured; return its exit code, and if Ctrl-C came.
 
-    `asv run --skip-existing` finds out as well, and takes seconds for each commit. What an older
-    version of a benchmark gave does not count.
+    The first Ctrl-C waits for that end, the second does not.
+    """
+    process = asv.start(path, *arguments, log=log, session=True)
+    try:
+        return process.wait(), False
+    except KeyboardInterrupt:
+        typer.echo("\nkept in a minute or two, then ended; Ctrl-C again loses this group", err=True)
+    try:
+        return process.wait(), True
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+        raise
+
+
+def _has(kept: set[str], pattern: str) -> bool:
+    return any(re.search(pattern, benchmark) for benchmark in kept)
+
+
+def _kept(path: Path, machine: str, log: Path) -> dict[str, set[str]]:
+    """Return what each commit has results of already, with today's libraries.
+
+    Names are as asv's patterns have them, with parameters. What an older version of a benchmark
+    gave does not count.
     """
     configuration = asv.configuration(path.parent)
-    from asv.benchmarks import Benchmarks
     from asv.results import iter_results
-    from asv.util import UserError
 
     results = path.parent / configuration.results_dir
     configuration.results_dir = str(results)
     asv.call(path, "run", "--bench", "just-discover", "--machine", machine, log=log)
-    try:
-        benchmarks = Benchmarks.load(configuration)
-    except UserError:
-        raise HistoryError(f"asv found no benchmarks; its words are in {log}") from None
+    benchmarks = asv.benchmarks(configuration)
+    if not benchmarks:
+        raise HistoryError(f"asv found no benchmarks; its words are in {log}")
     pins = [
         f"{library}{version}"
         for library, (version,) in configuration.matrix["req"].items()
@@ -122,7 +146,8 @@ def _kept(path: Path, machine: str, log: Path) -> dict[str, set[str]]:
     kept: dict[str, set[str]] = defaultdict(set)
     for result in iter_results(str(results / machine)):
         if all(pin in result.env_name for pin in pins):
-            kept[result.commit_hash].update(result.get_result_keys(benchmarks))
+            for point in series.points(result, benchmarks):
+                kept[result.commit_hash].add(f"{point.benchmark}({', '.join(point.params)})")
     return kept
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cnnbench.history import asv
 from cnnbench.history.asv import HistoryError
@@ -114,18 +115,15 @@ def read(folder: Path, results: Path | None = None) -> History:
         If there are no results.
     """
     configuration = asv.configuration(folder)
-    from asv.benchmarks import Benchmarks
     from asv.machine import iter_machine_files
     from asv.results import iter_results_for_machine
-    from asv.util import UserError
 
     if results is None:
         results = folder / configuration.results_dir
     configuration.results_dir = str(results)
-    try:
-        benchmarks = Benchmarks.load(configuration)
-    except UserError:
-        raise HistoryError(f"no history in {results}: measure one by make history") from None
+    benchmarks = asv.benchmarks(configuration)
+    if not benchmarks:
+        raise HistoryError(f"no history in {results}: measure one by make history")
     found = [
         (Path(path).parent.name, result)
         for path in iter_machine_files(str(results))
@@ -162,28 +160,42 @@ def _add(
     result: Any,
     benchmarks: Any,
 ) -> None:
-    """Add what one commit gave to the series; what an older version of a benchmark gave is not."""
+    """Add what one commit gave to the series."""
+    for point in points(result, benchmarks):
+        benchmark = benchmarks[point.benchmark]
+        names = [*benchmark["param_names"], *map(str, range(len(point.params)))]
+        named = dict(zip(names, (text.strip("'") for text in point.params), strict=False))
+        backend = named.pop("backend", "")
+        case = ", ".join(named.values())
+        key = (point.benchmark, case, backend, machine, result.env_name)
+        one = series.setdefault(
+            key,
+            Series(point.benchmark, benchmark["unit"], case, backend, machine, result.env_name, []),
+        )
+        low, high = ((point.about or {}).get(end) for end in ("ci_99_a", "ci_99_b"))
+        one.points.append((commit, point.value, _finite(low), _finite(high)))
+
+
+class Point(NamedTuple):
+    """A value of one commit: of a benchmark, with these parameters as asv writes them."""
+
+    benchmark: str
+    params: tuple[str, ...]
+    value: float
+    about: dict[str, Any] | None
+
+
+def points(result: Any, benchmarks: Any) -> Iterator[Point]:
+    """Yield what one commit gave; what an older version of a benchmark gave is not."""
     for name in result.get_result_keys(benchmarks):
-        benchmark = benchmarks[name]
-        params = benchmark["params"]
+        params = benchmarks[name]["params"]
         values = result.get_result_value(name, params)
         stats = result.get_result_stats(name, params)
-        names = [*benchmark["param_names"], *map(str, range(len(params)))][: len(params)]
         for chosen, value, about in zip(
             itertools.product(*params), values, stats or [None] * len(values), strict=True
         ):
-            if value is None or math.isnan(value):
-                continue
-            named = dict(zip(names, (text.strip("'") for text in chosen), strict=True))
-            backend = named.pop("backend", "")
-            case = ", ".join(named.values())
-            key = (name, case, backend, machine, result.env_name)
-            one = series.setdefault(
-                key,
-                Series(name, benchmark["unit"], case, backend, machine, result.env_name, []),
-            )
-            low, high = ((about or {}).get(end) for end in ("ci_99_a", "ci_99_b"))
-            one.points.append((commit, value, _finite(low), _finite(high)))
+            if value is not None and not math.isnan(value):
+                yield Point(name, chosen, value, about)
 
 
 def _finite(value: float | None) -> float | None:

@@ -1,11 +1,14 @@
 """Which commits are measured, and with which configuration."""
 
 import json
+import re
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from asv_suite import digits, layers
 from cnnbench.history import asv, measure
 from cnnbench.history.asv import HistoryError
 
@@ -76,18 +79,51 @@ def test_outside_a_checkout_is_one_sentence(tmp_path, monkeypatch):
         asv.root()
 
 
-def test_the_groups_hold_every_benchmark():
-    import re
-
-    from asv_suite import digits, layers
-
+def test_each_benchmark_is_in_one_group():
     names = [
-        f"{module.__name__.split('.')[-1]}.{group.__name__}.{name}"
+        f"{module.__name__.split('.')[-1]}.{group.__name__}.{name}{parameters}"
         for module in (layers, digits)
         for group in vars(module).values()
         if isinstance(group, type)
         for name in dir(group)
         if re.match("(time|track)_", name)
+        for parameters in ("('digits.conv1', 'numba')", "('digits.conv1', 'torch-cpu')")
     ]
+    assert names
     for name in names:
-        assert sum(bool(re.search(group, name)) for group in measure.GROUPS.values()) == 1, name
+        groups = [*measure.GROUPS.values(), measure.SCALE]
+        assert sum(measure._has({name}, group) for group in groups) == 1, name
+
+
+class Interrupted:
+    """A process that Ctrl-C comes to some times while it is waited for."""
+
+    pid = 0
+
+    def __init__(self, times):
+        self.times, self.ended = times, False
+
+    def wait(self):
+        if self.times:
+            self.times -= 1
+            raise KeyboardInterrupt
+        self.ended = True
+        return 0
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_what_is_being_measured_is_kept_at_the_first_interrupt(times, monkeypatch, tmp_path):
+    process = Interrupted(times)
+    monkeypatch.setattr(asv, "start", lambda *arguments, **options: process)
+    assert measure._finish(tmp_path, log=tmp_path) == (0, bool(times))
+    assert process.ended
+
+
+def test_the_second_interrupt_ends_it(monkeypatch, tmp_path):
+    process, killed = Interrupted(2), []
+    monkeypatch.setattr(asv, "start", lambda *arguments, **options: process)
+    monkeypatch.setattr(measure.os, "killpg", lambda *arguments: killed.append(arguments))
+    with pytest.raises(KeyboardInterrupt):
+        measure._finish(tmp_path, log=tmp_path)
+    assert killed == [(process.pid, signal.SIGINT)]
+    assert process.ended
