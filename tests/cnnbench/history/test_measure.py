@@ -114,14 +114,14 @@ class Interrupted:
 @pytest.mark.parametrize("times", [0, 1])
 def test_what_is_being_measured_is_kept_at_the_first_interrupt(times, monkeypatch, tmp_path):
     process = Interrupted(times)
-    monkeypatch.setattr(asv, "start", lambda *arguments, **options: process)
+    monkeypatch.setattr(asv, "start", lambda *_, **__: process)
     assert measure._finish(tmp_path, log=tmp_path) == (0, bool(times))
     assert process.ended
 
 
 def test_the_second_interrupt_ends_it(monkeypatch, tmp_path):
     process, killed = Interrupted(2), []
-    monkeypatch.setattr(asv, "start", lambda *arguments, **options: process)
+    monkeypatch.setattr(asv, "start", lambda *_, **__: process)
     monkeypatch.setattr(measure.os, "killpg", lambda *arguments: killed.append(arguments))
     with pytest.raises(KeyboardInterrupt):
         measure._finish(tmp_path, log=tmp_path)
