@@ -8,7 +8,7 @@ EXTRAS := history$(comma)report$(comma)dev$(if $(filter no,$(TORCH)),,$(comma)to
 STAMP := .venv/.installed-torch-$(TORCH)
 BIN := .venv/bin
 
-.PHONY: help .venv compare test test-fast lint types readme history regress regress-selftest speed clean
+.PHONY: help .venv compare test test-fast lint types readme tutorial history regress regress-selftest speed clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make lint       ruff, rules and format"
 	@echo "make types      mypy, strict"
 	@echo "make readme     write the tables of README.md anew from results/"
+	@echo "make tutorial   make the notebook docs/tutorial/tutorial.ipynb of its script"
 	@echo "make history    measure the kernels of old commits by asv (RANGE=a..b, QUICK=1)"
 	@echo "make regress    whether HEAD is slower than BASE=main~1, by asv"
 	@echo "make speed      pytest-benchmark: time every layer, compare with the last run here"
@@ -53,6 +54,9 @@ types: $(STAMP)
 
 readme: $(STAMP)
 	$(BIN)/python -m cnnbench.report.readme README.md
+
+tutorial: $(STAMP)
+	$(BIN)/jupytext --to ipynb docs/tutorial/tutorial.py
 
 history: $(STAMP)
 	$(BIN)/python -m cnnbench.history.measure $(if $(RANGE),--range $(RANGE)) $(if $(QUICK),--quick) $(ARGS)

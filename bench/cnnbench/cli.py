@@ -1,4 +1,4 @@
-"""The command line: `cnnbench info | check | time | train | compare | selftest | show | history`.
+"""The command line: `cnnbench info | check | time | train | compare | report | ...`.
 
 What a command needs is imported when it runs, so that help and errors come at once.
 """
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_PAGE = Path("report.html")
 _OWN_FOLDER = Path(".cnnbench")
 _RESULTS = Path("results")
 
@@ -173,7 +174,34 @@ def time(
 @app.command()
 def train(
     backends: Trainers = "",
-    epochs: Annotated[int, typer.Option(help="Times through the data.", min=1)] = 10,
+    arch: Annotated[
+        str | None, typer.Option(help="digits, digits-deep or digits-strided.", metavar="NAME")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or adam.", metavar="NAME")] = None,
+    batchnorm: Annotated[
+        bool | None,
+        typer.Option("--batchnorm", help="Batch normalisation in place of biases."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Your own images, N,C,H,W, and labels, N: an npz file.")
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast/--no-fast", help="10 epochs, or 40; --epochs overrules.")
+    ] = True,
+    epochs: Annotated[int | None, typer.Option(help="Times through the data.", min=1)] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.", min=1)] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate; 0.05 with sgd, 0.001 with adam.", min=0)
+    ] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd.", min=0, max=1)] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of weights.", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and order.", min=0)] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from these weights; not from drawn ones.")
+    ] = None,
+    save_weights: Annotated[
+        Path | None, typer.Option(help="Folder for the weights learnt, a file a backend.")
+    ] = None,
     recipe: Annotated[
         str, typer.Option(help="digits, notebook-numpy or notebook-torch.")
     ] = "digits",
@@ -187,23 +215,44 @@ def train(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Train the digits CNN on backends and by programs, in turns: what it took, what it gave."""
+    """Train a small CNN on backends and by programs, in turns: what it took, what it gave."""
     import dataclasses
 
     from rich.console import Console
 
-    from cnnbench import trainings
+    from cnnbench import results, trainings
     from cnnbench.digits.recipes import RECIPES
+    from cnnbench.digits.training import start
     from cnnbench.effort import QUICK, Effort
     from cnnbench.report import tables
 
     if recipe not in RECIPES:
         raise typer.BadParameter(f"expected one of {', '.join(RECIPES)}, got {recipe!r}")
     chosen = RECIPES[recipe]
-    chosen = dataclasses.replace(chosen, options=dataclasses.replace(chosen.options, epochs=epochs))
+    given = {
+        "architecture": arch,
+        "optimizer": optimizer,
+        "batchnorm": batchnorm,
+        "data": None if data is None else str(data.resolve()),
+        "batch_size": batch,
+        "learning_rate": lr,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "seed": seed,
+        "weights": None if weights is None else str(weights.resolve()),
+    }
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if chosen.backend and changes:
+        raise typer.BadParameter(f"recipe {recipe} is as it is; only --epochs may differ")
+    changes["epochs"] = epochs or (10 if fast else 40)
+    options = dataclasses.replace(chosen.options, **_training_options(changes))
+    start(options)  # complains of images and weights before anything is measured
+    chosen = dataclasses.replace(chosen, options=options)
     counts = _threads(threads)
     console = Console()
     run = _run()
+    if save_weights is not None:
+        results.claim(save_weights / "weights.npz")
     if chosen.backend:
         if backends and backends != chosen.backend:
             raise typer.BadParameter(f"recipe {recipe} is for {chosen.backend} alone")
@@ -214,16 +263,44 @@ def train(
             if row.outcome == "ok":
                 title = f"{chosen.description}, {row.seconds:.2f} s"
                 tables.show(console, tables.epochs_sheet(title, row.details["epochs"]))
-        _finish(run)
-        return
-    names = _with_baseline(_trainers(backends), baseline)
-    _keep(run, "train", json_file, save, machine)
-    effort = QUICK if quick else Effort()
-    with _recording(run), _progress() as progress, _folder() as caches:
-        trainings.train(run, names, counts, baseline, chosen, full, effort, progress, caches)
-    for count in counts:
-        tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
+    else:
+        names = _with_baseline(_trainers(backends), baseline)
+        _keep(run, "train", json_file, save, machine)
+        effort = QUICK if quick else Effort()
+        with _recording(run), _progress() as progress, _folder() as caches:
+            trainings.train(run, names, counts, baseline, chosen, full, effort, progress, caches)
+        for count in counts:
+            tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
+    if save_weights is not None:
+        typer.echo(
+            f"weights: {', '.join(map(str, trainings.save_weights(save_weights, run.rows)))}"
+        )
     _finish(run)
+
+
+def _training_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what was given, with what follows from it.
+
+    Raises
+    ------
+    BadParameter
+        If a name is unknown, or momentum is asked of an optimizer that has none to set.
+    """
+    from cnnbench.digits.network import ARCHITECTURES
+    from cnnbench.digits.optimizers import LEARNING_RATES
+
+    for key, option, known in (
+        ("architecture", "--arch", ARCHITECTURES),
+        ("optimizer", "--optimizer", LEARNING_RATES),
+    ):
+        if key in given and given[key] not in known:
+            raise typer.BadParameter(
+                f"{option}: expected one of {', '.join(known)}, got {given[key]!r}"
+            )
+    optimizer = given.get("optimizer", "sgd")
+    if optimizer == "adam" and "momentum" in given:
+        raise typer.BadParameter("--momentum is of sgd; adam has none to set")
+    return {"learning_rate": LEARNING_RATES[optimizer]} | given if optimizer == "adam" else given
 
 
 @app.command()
@@ -234,6 +311,7 @@ def compare(
         int | None, typer.Option(help="Thread count; all cores if not given.", min=1)
     ] = None,
     quick: Quick = False,
+    output: Annotated[Path, typer.Option(help="The page of all figures.")] = _PAGE,
     json_file: Json = None,
     save: Save = False,
     machine: Machine = None,
@@ -241,13 +319,14 @@ def compare(
     """Check, time the digits layers, train on every backend, and say which to train with here."""
     from rich.console import Console
 
-    from cnnbench import speed, trainings
+    from cnnbench import results, speed, trainings
     from cnnbench.digits.recipes import RECIPES
     from cnnbench.digits.trainers import PROGRAMS
     from cnnbench.effort import QUICK, SHORT
-    from cnnbench.report import tables
+    from cnnbench.report import offline, page, tables
     from cnnbench.report.answer import answer, evidence
 
+    results.claim(output)
     names = _with_baseline(_trainers(backends), baseline)
     kernels = [name for name in names if name not in PROGRAMS]
     (count,) = _threads("" if threads is None else str(threads))
@@ -267,6 +346,11 @@ def compare(
     console.print(answer(run.rows, floor), style="bold", highlight=False)
     for line in evidence(run.rows, floor):
         console.print(f"  {line}", highlight=False)
+    try:
+        page.write(run, output)
+        console.print(f"every figure: {output}", highlight=False, soft_wrap=True)
+    except offline.PageError as error:
+        typer.echo(f"no page of figures: {error}", err=True)
     _finish(run)
 
 
@@ -343,6 +427,27 @@ def show(file: Annotated[Path, typer.Argument(help="A file that a command has wr
     _show_times(console, run)
     for count in dict.fromkeys(row.threads for row in run.rows if row.op == "train"):
         tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
+
+
+@app.command()
+def report(
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="A saved run; the newest of .cnnbench/ if not given."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The page.")] = _PAGE,
+    against: Annotated[
+        Path | None, typer.Option(help="Another saved run, to be shown beside it.")
+    ] = None,
+) -> None:
+    """Write a run as one HTML page with every figure, which opens offline."""
+    from cnnbench import results
+    from cnnbench.report import page
+
+    results.claim(output)
+    run = results.read(source or results.newest(_OWN_FOLDER))
+    page.write(run, output, None if against is None else results.read(against))
+    typer.echo(f"{output}: {len(run.rows)} rows of {run.paths[0]}")
 
 
 @app.command()
@@ -527,13 +632,17 @@ def _finish(run: Run) -> None:
 def main() -> None:
     """Run the command line; an error that a person can mend is one sentence, and exit 2."""
     from cnnbench.cases import CaseError
+    from cnnbench.digits.data import DataError
     from cnnbench.history.asv import HistoryError
+    from cnnbench.report.offline import PageError
     from cnnbench.results import ResultsError
     from cnnkernels.registry import UnknownBackendError
 
     expected: tuple[type[BaseException], ...] = (
         CaseError,
+        DataError,
         HistoryError,
+        PageError,
         ResultsError,
         UnknownBackendError,
     )

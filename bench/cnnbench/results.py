@@ -180,6 +180,22 @@ def read(path: Path) -> Run:
         raise ResultsError(f"{path}: expected rows written by cnnbench: {error}") from None
 
 
+def newest(folder: Path) -> Path:
+    """Return the file that was last written in a folder.
+
+    Raises
+    ------
+    ResultsError
+        If it has none.
+    """
+    files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise ResultsError(
+            f"no run in {folder}: measure one by cnnbench compare, or name one by --from"
+        )
+    return files[-1]
+
+
 def claim(path: Path) -> Path:
     """Make sure, before anything is measured, that a file can be written there.
 

@@ -25,8 +25,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cnnbench.digits import trainers
-from cnnbench.digits.training import Options
+from cnnbench.digits import trainers, weights
+from cnnbench.digits.options import Options
+from cnnbench.digits.profile import profile
+from cnnbench.digits.training import Training
 from cnnkernels.conformance import Call, Check, check, filled
 from cnnkernels.contract import Backend, Conv2D, Direction, MaxPool2D, Problem, Unsupported
 from cnnkernels.descriptor import parse
@@ -308,14 +310,18 @@ class _Session:
         return _seconds(self._runner(direction, False), 1)
 
     def train(self, **options: Any) -> dict[str, Any]:
-        """Train the digits CNN, and return what came of it."""
-        return asdict(self._trainer.train(Options(**options)))
+        """Train a network, and return what came of it, weights as text."""
+        return _told(self._trainer.name, self._trainer.train(Options(**options)), options)
+
+    def profile(self, seconds: float, **options: Any) -> dict[str, Any]:
+        """Return where the time of a step goes."""
+        return asdict(profile(self._backend, Options(**options), seconds))
 
     def train_in_pytorch(self, **options: Any) -> dict[str, Any]:
         """Train PyTorch's own TinyCNN, and return what came of it."""
         from cnnbench.digits.torch_notebook import train
 
-        return asdict(train(Options(**options)))
+        return _told(self._trainer.name, train(Options(**options)), options)
 
     @property
     def _backend(self) -> Backend:
@@ -355,13 +361,21 @@ class _Session:
                     problem = MaxPool2D(1, 16, size, size, 3, stride=1, padding=1)
                 call = Call(self._backend, problem, filled(problem, "real"))
                 seconds = _seconds(call.forward, 1)
-                if seconds > 0.002:
+                if seconds > 0.02:
                     seconds = min(seconds, *(_seconds(call.forward, 1) for _ in range(3)))
                 pace = min(pace, seconds / _work(problem)[0])
-                if seconds > 0.002:
+                if seconds > 0.02:
                     break
             self._pace[kind] = pace
         return self._pace[kind]
+
+
+def _told(name: str, done: Training, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what came of a training as JSON has it."""
+    trained = weights.Trained(name, Options(**options), done.state)
+    told = {key: value for key, value in vars(done).items() if key != "state"}
+    told["epochs"] = [asdict(epoch) for epoch in done.epochs]
+    return told | {"weights": weights.as_text(trained) if done.state else None}
 
 
 def rest() -> None:

@@ -81,3 +81,24 @@ def fresh_run():
 def steps():
     """Return a function that makes a progress that counts."""
     return Steps
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium from the system's packages, which reaches no host."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver here (Debian: chromium, chromium-driver)")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+    yield started
+    started.quit()

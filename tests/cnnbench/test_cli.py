@@ -16,7 +16,9 @@ from cnnbench import cli, results, speed
 from cnnkernels import conformance
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("info", "check", "time", "train", "compare", "selftest", "show", "history")
+COMMANDS = (
+    "info", "check", "time", "train", "compare", "selftest", "show", "report", "history"
+)  # fmt: skip
 TINY = "mb2ic3ih6oc4oh6kh3ph1"
 
 PROMISED = """

@@ -4,6 +4,7 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cnnbench import cases, checking, results, trainings
@@ -121,11 +122,12 @@ def test_a_program_has_a_row_like_any_other_but_for_the_time_of_a_step(program):
 @pytest.mark.parametrize("departs_at", [None, 1, STEPS - 1])
 def test_a_program_whose_losses_depart_is_wrong_and_has_no_time(program, departs_at):
     done = program["numpy"].details | {"seconds": 1.0, "step_seconds": None}
-    exact = list(done["step_losses"])
+    exact = np.array(done["step_losses"])
     if departs_at is not None:
         exact[departs_at] *= 1 + 2 * trainings.LOSS_TOLERANCE
     row = results.Row("digits", "", "train", "train", "mine", 1, "ok")
-    trainings._note_training(row, done, exact, 1)
+    tolerances = np.full(STEPS, trainings.LOSS_TOLERANCE)
+    trainings._note_training(row, done, trainings._Exact(exact, tolerances))
     assert (row.outcome, row.seconds) == (("ok", 1.0) if departs_at is None else ("wrong", None))
     assert row.reason.startswith("" if departs_at is None else f"the loss of step {departs_at + 1}")
 

@@ -1,4 +1,4 @@
-"""The layers of the digits CNN, written once over NumPy and PyTorch arrays.
+"""Layers of convolutional networks, written once over NumPy and PyTorch arrays.
 
 Convolution and pooling are a backend's kernels; all else is array API, so that two backends of one
 array library differ in those kernels alone. Each layer keeps what its backward needs.
@@ -6,82 +6,97 @@ array library differ in those kernels alone. Each layer keeps what its backward 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import Any, Protocol
+from typing import Any
 
 import array_api_compat
-import numpy as np
 
 from cnnkernels.contract import Array, Backend, Conv2D, MaxPool2D, Needs
 
 
 class Parameter:
-    """Weights or a bias, its gradient, and the velocity that momentum keeps.
+    """Weights or a bias, and its gradient; or what a layer keeps of all batches, without one.
 
     Parameters
     ----------
+    name : str
+        Such as 'conv1.weight'.
     value : array
         Initial, on the backend.
     decays : bool
         Whether weight decay applies: to weights, not to biases.
     """
 
-    def __init__(self, value: Array, decays: bool) -> None:
+    def __init__(self, name: str, value: Array, decays: bool = False) -> None:
+        self.name = name
         self.value = value
         self.decays = decays
         self.gradient: Array = None
-        self.velocity: Array = array_api_compat.array_namespace(value).zeros_like(value)
 
 
-class Layer(Protocol):
-    """A function of one array with a backward."""
+class Layer:
+    """A function of one array with a backward.
 
-    parameters: tuple[Parameter, ...]
+    Attributes
+    ----------
+    parameters : tuple of Parameter
+        What is trained.
+    statistics : tuple of Parameter
+        What is kept of the batches seen.
+    training : bool
+        Whether a forward is one of training.
+    """
+
+    parameters: tuple[Parameter, ...] = ()
+    statistics: tuple[Parameter, ...] = ()
+    training: bool = True
 
     def forward(self, x: Array) -> Array:
         """Return the output, and keep what backward needs."""
-        ...
+        raise NotImplementedError
 
     def backward(self, dy: Array) -> Array:
         """Return dx for the last forward, and set the parameters' gradients."""
-        ...
+        raise NotImplementedError
 
 
-class Convolution:
+class Convolution(Layer):
     """Convolution by a backend's kernel.
 
     Parameters
     ----------
     backend : Backend
         Whose kernel.
-    weights : numpy.ndarray, (K, C, R, S)
-        Initial, of the dtype to compute in. The bias starts at zero.
-    padding : int
-        In pixels.
+    problem : Conv2D
+        What it computes, for any batch.
+    weights : Parameter, (K, C, R, S)
+    bias : Parameter, (K,), or None
     first : bool
         Whether it is the network's first layer, whose dx nobody needs.
     """
 
-    def __init__(self, backend: Backend, weights: np.ndarray, padding: int, *, first: bool) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        problem: Conv2D,
+        weights: Parameter,
+        bias: Parameter | None,
+        *,
+        first: bool,
+    ) -> None:
         self._kernel = backend.convolution
-        self._weights = Parameter(backend.arrays.put(weights), decays=True)
-        bias = np.zeros(len(weights), weights.dtype)
-        self._bias = Parameter(backend.arrays.put(bias), decays=False)
-        self.parameters: tuple[Parameter, ...] = (self._weights, self._bias)
-        self._needs = Needs(not first, True, True)
-        filters, _, *size = weights.shape
-
-        @functools.cache
-        def problem(shape: tuple[int, int, int, int]) -> Conv2D:
-            return Conv2D(*shape, filters, size, padding=padding, dtype=weights.dtype)
-
-        self._problem = problem
+        self._weights, self._bias = weights, bias
+        self.parameters = (weights,) if bias is None else (weights, bias)
+        self._needs = Needs(not first, True, bias is not None)
+        self._problem = functools.cache(functools.partial(_of_batch, problem))
         self._kept: Any = None
 
     def forward(self, x: Array) -> Array:
         """Return the convolved images."""
-        problem = self._problem(tuple(x.shape))
-        y, cache = self._kernel.forward(problem, x, self._weights.value, self._bias.value)
+        problem = self._problem(x.shape[0])
+        bias = None if self._bias is None else self._bias.value
+        y, cache = self._kernel.forward(problem, x, self._weights.value, bias)
         self._kept = problem, x, cache
         return y
 
@@ -89,28 +104,31 @@ class Convolution:
         """Return dx, None for the first layer."""
         problem, x, cache = self._kept
         gradients = self._kernel.backward(problem, dy, x, self._weights.value, cache, self._needs)
-        self._weights.gradient, self._bias.gradient = gradients.dw, gradients.db
+        self._weights.gradient = gradients.dw
+        if self._bias is not None:
+            self._bias.gradient = gradients.db
         return gradients.dx
 
 
-class MaxPool:
-    """Max-pooling of windows side by side, by a backend's kernel."""
+class MaxPool(Layer):
+    """Max-pooling by a backend's kernel.
 
-    parameters: tuple[Parameter, ...] = ()
+    Parameters
+    ----------
+    backend : Backend
+        Whose kernel.
+    problem : MaxPool2D
+        What it computes, for any batch.
+    """
 
-    def __init__(self, backend: Backend, size: int, dtype: str) -> None:
+    def __init__(self, backend: Backend, problem: MaxPool2D) -> None:
         self._kernel = backend.pooling
-
-        @functools.cache
-        def problem(shape: tuple[int, int, int, int]) -> MaxPool2D:
-            return MaxPool2D(*shape, size, dtype=dtype)
-
-        self._problem = problem
+        self._problem = functools.cache(functools.partial(_of_batch, problem))
         self._kept: Any = None
 
     def forward(self, x: Array) -> Array:
         """Return the maxima."""
-        problem = self._problem(tuple(x.shape))
+        problem = self._problem(x.shape[0])
         y, cache = self._kernel.forward(problem, x)
         self._kept = problem, cache
         return y
@@ -121,10 +139,79 @@ class MaxPool:
         return self._kernel.backward(problem, dy, cache)
 
 
-class ReLU:
-    """Zero for what is negative."""
+def _of_batch(problem: Any, images: int) -> Any:
+    return dataclasses.replace(problem, batch=images)
 
-    parameters: tuple[Parameter, ...] = ()
+
+class BatchNorm(Layer):
+    """Batch normalisation [1]_: each channel with mean 0 and variance 1, then scaled and shifted.
+
+    In training, mean and variance are those of the batch; else, running means of those of the
+    batches seen.
+
+    Parameters
+    ----------
+    weight, bias : Parameter, (C,)
+        The scale and the shift.
+    mean, variance : Parameter, (C,)
+        Of the batches seen; the variance as of a sample, divided by n - 1.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch Normalization", ICML 2015.
+    """
+
+    NEWEST = 0.1
+    """The weight of a batch's statistics in the running means; PyTorch's momentum."""
+
+    EPSILON = 1e-5
+
+    def __init__(
+        self, weight: Parameter, bias: Parameter, mean: Parameter, variance: Parameter
+    ) -> None:
+        self._weight, self._bias, self._mean, self._variance = weight, bias, mean, variance
+        self.parameters = (weight, bias)
+        self.statistics = (mean, variance)
+        self._kept: Any = None
+
+    def forward(self, x: Array) -> Array:
+        """Return the normalised images."""
+        xp = array_api_compat.array_namespace(x)
+        if self.training:
+            mean = xp.mean(x, axis=(0, 2, 3))
+            variance = xp.mean((x - _channels(mean)) ** 2, axis=(0, 2, 3))
+            count = x.shape[0] * x.shape[2] * x.shape[3]
+            for kept, new in (
+                (self._mean, mean),
+                (self._variance, variance * (count / max(1, count - 1))),
+            ):
+                kept.value = (1 - self.NEWEST) * kept.value + self.NEWEST * new
+        else:
+            mean, variance = self._mean.value, self._variance.value
+        scale = 1 / xp.sqrt(variance + self.EPSILON)
+        normal = (x - _channels(mean)) * _channels(scale)
+        self._kept = normal, scale
+        return normal * _channels(self._weight.value) + _channels(self._bias.value)
+
+    def backward(self, dy: Array) -> Array:
+        """Return dx: the batch's mean and variance depend on x, too."""
+        xp = array_api_compat.array_namespace(dy)
+        normal, scale = self._kept
+        self._weight.gradient = xp.sum(dy * normal, axis=(0, 2, 3))
+        self._bias.gradient = xp.sum(dy, axis=(0, 2, 3))
+        count = dy.shape[0] * dy.shape[2] * dy.shape[3]
+        mean, slope = self._bias.gradient / count, self._weight.gradient / count
+        rest = dy - _channels(mean) - normal * _channels(slope)
+        return rest * _channels(scale * self._weight.value)
+
+
+def _channels(values: Array) -> Array:
+    """Return values (C,) so that they meet the channels of images (N, C, H, W)."""
+    return values[None, :, None, None]
+
+
+class ReLU(Layer):
+    """Zero for what is negative."""
 
     def __init__(self) -> None:
         self._positive: Array = None
@@ -139,10 +226,8 @@ class ReLU:
         return dy * self._positive
 
 
-class Flatten:
+class Flatten(Layer):
     """Images (N, C, H, W) as vectors (N, C*H*W)."""
-
-    parameters: tuple[Parameter, ...] = ()
 
     def __init__(self) -> None:
         self._shape: tuple[int, ...] = ()
@@ -157,22 +242,18 @@ class Flatten:
         return dy.reshape(self._shape)
 
 
-class Linear:
+class Linear(Layer):
     """A matrix product and a bias.
 
     Parameters
     ----------
-    backend : Backend
-        Whose arrays.
-    weights : numpy.ndarray, (inputs, outputs)
-        Initial; the bias starts at zero.
+    weights : Parameter, (inputs, outputs)
+    bias : Parameter, (outputs,)
     """
 
-    def __init__(self, backend: Backend, weights: np.ndarray) -> None:
-        self._weights = Parameter(backend.arrays.put(weights), decays=True)
-        bias = np.zeros(weights.shape[1], weights.dtype)
-        self._bias = Parameter(backend.arrays.put(bias), decays=False)
-        self.parameters: tuple[Parameter, ...] = (self._weights, self._bias)
+    def __init__(self, weights: Parameter, bias: Parameter) -> None:
+        self._weights, self._bias = weights, bias
+        self.parameters = (weights, bias)
         self._x: Array = None
 
     def forward(self, x: Array) -> Array:

@@ -1,14 +1,15 @@
-"""The digits CNN: two convolutions, each with ReLU and max-pool, and a linear layer on top."""
+"""The networks: convolutions of 3x3 with ReLU, max-pools or strides, and a linear layer on top."""
 
 from __future__ import annotations
 
-import itertools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
-from cnnbench.digits.data import CLASSES
+from cnnbench.digits.data import DataError
 from cnnbench.digits.layers import (
+    BatchNorm,
     Convolution,
     Flatten,
     Layer,
@@ -17,90 +18,153 @@ from cnnbench.digits.layers import (
     Parameter,
     ReLU,
 )
-from cnnkernels.contract import Array, Backend
+from cnnkernels.contract import Array, Arrays, Backend, Conv2D, MaxPool2D, Problem
+from cnnkernels.descriptor import Case
 
-_CHANNELS = (1, 8, 16)
-_FEATURES = 16 * 2 * 2
+State = dict[str, np.ndarray]
+"""All that a network has learnt, by name; see `initial_state`."""
 
 
-class Network:
-    """Layers in a row.
+@dataclass(frozen=True)
+class Conv:
+    """A 3x3 convolution of this many filters, with a pixel of padding; ReLU after it."""
 
-    Parameters
+    filters: int
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A max-pool of windows of 2x2, side by side."""
+
+
+ARCHITECTURES: dict[str, tuple[Conv | Pool, ...]] = {
+    "digits": (Conv(8), Pool(), Conv(16), Pool()),
+    "digits-deep": (Conv(8), Pool(), Conv(16), Conv(32), Pool()),
+    "digits-strided": (Conv(8), Conv(8, stride=2), Conv(16), Conv(16, stride=2)),
+}
+"""By name. The last halves images by strides where the first has max-pools, as in [1]_.
+
+References
+----------
+.. [1] J. T. Springenberg et al., "Striving for Simplicity: The All Convolutional Net", ICLR 2015.
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An architecture on images of a shape, in batches of a size.
+
+    Attributes
     ----------
-    layers : list of Layer
-        First to last.
+    architecture : str
+    layers : dict of str to Conv2D or MaxPool2D
+        'conv1', 'pool1' and so on, first to last.
+    features, classes : int
+        What the linear layer takes and gives.
+    batchnorm : bool
+        Whether each convolution is followed by batch normalisation, and has no bias of its own.
     """
 
-    def __init__(self, layers: list[Layer]) -> None:
-        self.layers = layers
+    architecture: str
+    layers: dict[str, Problem]
+    features: int
+    classes: int
+    batchnorm: bool
 
     @property
-    def parameters(self) -> list[Parameter]:
-        """Of all layers."""
-        return [parameter for layer in self.layers for parameter in layer.parameters]
-
-    def forward(self, images: Array) -> Array:
-        """Return the logits (N, classes) of images (N, 1, 8, 8)."""
-        x = images
-        for layer in self.layers:
-            x = layer.forward(x)
-        return x
-
-    def backward(self, dlogits: Array) -> None:
-        """Set the gradients of all parameters."""
-        dy = dlogits
-        for layer in reversed(self.layers):
-            dy = layer.backward(dy)
+    def cases(self) -> tuple[Case, ...]:
+        """The layers that are kernels, as cases to check and time."""
+        return tuple(
+            Case(problem, f"{self.architecture}.{name}", 1) for name, problem in self.layers.items()
+        )
 
 
-def digits_cnn(backend: Backend, dtype: str, random: np.random.Generator) -> Network:
-    """Return the network with its initial weights, the same for every backend.
+def plan(
+    architecture: str,
+    shape: tuple[int, int, int],
+    classes: int,
+    batch_size: int,
+    dtype: str = "float32",
+    *,
+    batchnorm: bool = False,
+) -> Plan:
+    """Return what the layers of an architecture are for images of a shape.
 
     Parameters
     ----------
-    backend : Backend
-        Whose kernels it computes with.
+    architecture : str
+    shape : tuple of int
+        Channels, height and width of an image.
+    classes, batch_size : int
     dtype : str
-        'float32' or 'float64'.
-    random : Generator
-        As `initial_weights` takes it.
+    batchnorm : bool
+
+    Raises
+    ------
+    DataError
+        If the images are too small for it.
     """
-    *convolutions, linear = initial_weights(dtype, random)
-    layers: list[Layer] = []
-    for weights in convolutions:
-        layers.append(Convolution(backend, weights, padding=1, first=not layers))
-        layers.append(ReLU())
-        layers.append(MaxPool(backend, 2, dtype))
-    layers.append(Flatten())
-    layers.append(Linear(backend, linear))
-    return Network(layers)
+    layers: dict[str, Problem] = {}
+    channels, height, width = shape
+    for stage in ARCHITECTURES[architecture]:
+        problem: Problem
+        kind = "conv" if isinstance(stage, Conv) else "pool"
+        name = f"{kind}{1 + sum(known.startswith(kind) for known in layers)}"
+        if isinstance(stage, Conv):
+            problem = Conv2D(
+                batch_size, channels, height, width, stage.filters, 3,
+                stride=stage.stride, padding=1, bias=not batchnorm, dtype=dtype,
+            )  # fmt: skip
+        else:
+            if min(height, width) < 2:
+                raise DataError(
+                    f"expected images of at least 4x4 pixels for {architecture}, "
+                    f"got {shape[1]}x{shape[2]}"
+                )
+            problem = MaxPool2D(batch_size, channels, height, width, 2, dtype=dtype)
+        layers[name] = problem
+        _, channels, height, width = problem.shapes.y
+    return Plan(architecture, layers, channels * height * width, classes, batchnorm)
 
 
-def initial_weights(dtype: str, random: np.random.Generator) -> list[np.ndarray]:
-    """Return the weights of conv1, conv2 and the linear layer: He's [1]_; biases start at zero.
+def initial_state(plan: Plan, random: np.random.Generator) -> State:
+    """Return He's initial weights [1]_; biases start at zero, normalisations do nothing.
 
     Parameters
     ----------
-    dtype : str
-        'float32' or 'float64'.
+    plan : Plan
     random : Generator
-        Draws float32 normals for the layers in this order.
+        Draws float32 normals for the layers with weights in their order.
 
     Returns
     -------
-    list of numpy.ndarray
-        (8, 1, 3, 3), (16, 8, 3, 3) and (64, 10); the 64 features are (16, 2, 2) in C order.
+    dict of str to numpy.ndarray
+        'conv1.weight' (K, C, 3, 3) and 'conv1.bias' (K,) or 'norm1.weight', 'norm1.bias',
+        'norm1.mean' and 'norm1.variance' (K,), and so on; 'linear.weight' (features, classes), the
+        features as (C, H, W) in C order, and 'linear.bias' (classes,).
 
     References
     ----------
     .. [1] K. He et al., "Delving Deep into Rectifiers", ICCV 2015.
     """
-    convolutions = [
-        _he_normal(random, (filters, channels, 3, 3), channels * 9, dtype)
-        for channels, filters in itertools.pairwise(_CHANNELS)
-    ]
-    return [*convolutions, _he_normal(random, (_FEATURES, CLASSES), _FEATURES, dtype)]
+    state: State = {}
+    dtype = next(iter(plan.layers.values())).dtype
+    for name, problem in plan.layers.items():
+        if not isinstance(problem, Conv2D):
+            continue
+        shape = problem.shapes.w
+        state[f"{name}.weight"] = _he_normal(random, shape, math.prod(shape[1:]), dtype)
+        if plan.batchnorm:
+            norm = name.replace("conv", "norm")
+            for what, value in (("weight", 1), ("bias", 0), ("mean", 0), ("variance", 1)):
+                state[f"{norm}.{what}"] = np.full(shape[0], value, dtype)
+        else:
+            state[f"{name}.bias"] = np.zeros(shape[0], dtype)
+    features, classes = plan.features, plan.classes
+    state["linear.weight"] = _he_normal(random, (features, classes), features, dtype)
+    state["linear.bias"] = np.zeros(classes, dtype)
+    return state
 
 
 def _he_normal(
@@ -108,3 +172,77 @@ def _he_normal(
 ) -> np.ndarray:
     normals = random.standard_normal(shape).astype(np.float32)
     return (normals * np.float64(math.sqrt(2.0 / fan_in))).astype(dtype)
+
+
+class Network:
+    """Layers in a row, by name.
+
+    Parameters
+    ----------
+    plan : Plan
+    backend : Backend
+        Whose kernels it computes with.
+    state : dict of str to numpy.ndarray
+        Where it starts from: what `initial_state` returns, or `state` of such a network.
+    """
+
+    def __init__(self, plan: Plan, backend: Backend, state: State) -> None:
+        self._arrays: Arrays = backend.arrays
+        put = backend.arrays.put
+
+        def parameter(name: str, *, decays: bool = False) -> Parameter:
+            return Parameter(name, put(state[name]), decays)
+
+        self.layers: dict[str, Layer] = {}
+        for name, problem in plan.layers.items():
+            if isinstance(problem, MaxPool2D):
+                self.layers[name] = MaxPool(backend, problem)
+                continue
+            number = name.removeprefix("conv")
+            weights = parameter(f"{name}.weight", decays=True)
+            bias = parameter(f"{name}.bias") if problem.bias else None
+            self.layers[name] = Convolution(backend, problem, weights, bias, first=not self.layers)
+            if plan.batchnorm:
+                self.layers[f"norm{number}"] = BatchNorm(
+                    *(
+                        parameter(f"norm{number}.{what}")
+                        for what in ("weight", "bias", "mean", "variance")
+                    )
+                )
+            self.layers[f"relu{number}"] = ReLU()
+        self.layers["flatten"] = Flatten()
+        self.layers["linear"] = Linear(
+            parameter("linear.weight", decays=True), parameter("linear.bias")
+        )
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Of all layers."""
+        return [parameter for layer in self.layers.values() for parameter in layer.parameters]
+
+    @property
+    def state(self) -> State:
+        """All that it has learnt, on the host."""
+        return {
+            part.name: np.array(self._arrays.get(part.value))
+            for layer in self.layers.values()
+            for part in (*layer.parameters, *layer.statistics)
+        }
+
+    def train(self, training: bool) -> None:
+        """Say whether a forward is one of training, or of telling what images are."""
+        for layer in self.layers.values():
+            layer.training = training
+
+    def forward(self, images: Array) -> Array:
+        """Return the logits (N, classes) of images (N, C, H, W)."""
+        x = images
+        for layer in self.layers.values():
+            x = layer.forward(x)
+        return x
+
+    def backward(self, dlogits: Array) -> None:
+        """Set the gradients of all parameters."""
+        dy = dlogits
+        for layer in reversed(self.layers.values()):
+            dy = layer.backward(dy)

@@ -20,8 +20,9 @@ import numba
 import numpy as np
 
 from cnnbench.digits import data
-from cnnbench.digits.network import initial_weights
-from cnnbench.digits.training import Epoch, Options, Training, orders
+from cnnbench.digits.network import State
+from cnnbench.digits.options import Options
+from cnnbench.digits.training import Epoch, Training, orders, start
 from cnnkernels import contract, jit, vectors
 from cnnkernels.contract import Unsupported
 from cnnkernels.simd import has_fma, lanes
@@ -105,13 +106,24 @@ def train(options: Options) -> Training:
     Raises
     ------
     Unsupported
-        If this processor has no vector FMA instructions.
+        If this processor has no vector FMA instructions; of any other network, optimizer or data.
     """
     if not has_fma():
         raise Unsupported("this processor has no vector FMA instructions")
-    digits = data.load()
+    for what, asked, able in (
+        ("architecture", options.architecture, "digits"),
+        ("optimizer", options.optimizer, "sgd"),
+        ("batch normalisation", options.batchnorm, False),
+        ("data", options.data, ""),
+    ):
+        if asked != able:
+            raise Unsupported(
+                f"its one function is written for the digits CNN, SGD and the digits alone: {what} "
+                f"{asked} is another"
+            )
+    digits, _, state = start(options)
     dtype = np.dtype(options.dtype)
-    layers = _layers(options)
+    layers = _layers(state)
     group = _group(dtype)
     train_set, test_set = (
         _Set(np.ascontiguousarray(images[:, 0], dtype), labels, np.arange(len(labels)))
@@ -142,29 +154,47 @@ def train(options: Options) -> Training:
         of_epoch = done.step_losses[number * steps_an_epoch : (number + 1) * steps_an_epoch]
         right = hits[number] / (len(train_set.labels), len(test_set.labels))
         done.epochs.append(Epoch(float(np.mean(of_epoch)), *right.tolist()))
+    done.state = _state(layers, data.CLASSES)
     return done
 
 
-def _layers(options: Options) -> tuple[_Layer, _Layer, _Layer]:
-    one, two, linear = initial_weights(options.dtype, np.random.default_rng(options.seed))
+def _layers(state: State) -> tuple[_Layer, _Layer, _Layer]:
+    linear = state["linear.weight"]
     features, classes = linear.shape
     # Features stand as (channels, height, width) elsewhere; filters come in whole rows.
     by_pixel = linear.reshape(-1, 2, 2, classes).transpose(1, 2, 0, 3).reshape(1, 1, features, -1)
     spare = -classes % ROWS
     return (
-        _layer(one.transpose(2, 3, 1, 0)),
-        _layer(two.transpose(2, 3, 1, 0)),
-        _layer(np.pad(by_pixel, [(0, 0), (0, 0), (0, 0), (0, spare)])),
+        _layer(state["conv1.weight"].transpose(2, 3, 1, 0), state["conv1.bias"]),
+        _layer(state["conv2.weight"].transpose(2, 3, 1, 0), state["conv2.bias"]),
+        _layer(
+            np.pad(by_pixel, [(0, 0), (0, 0), (0, 0), (0, spare)]),
+            np.pad(state["linear.bias"], (0, spare)),
+        ),
     )
 
 
-def _layer(weights: np.ndarray) -> _Layer:
+def _state(layers: tuple[_Layer, _Layer, _Layer], classes: int) -> State:
+    """Undo `_layers`."""
+    one, two, linear = layers
+    by_pixel = linear.w[0, 0, :, :classes].reshape(2, 2, -1, classes)
+    return {
+        "conv1.weight": np.ascontiguousarray(one.w.transpose(3, 2, 0, 1)),
+        "conv1.bias": one.b,
+        "conv2.weight": np.ascontiguousarray(two.w.transpose(3, 2, 0, 1)),
+        "conv2.bias": two.b,
+        "linear.weight": by_pixel.transpose(2, 0, 1, 3).reshape(-1, classes),
+        "linear.bias": linear.b[:classes],
+    }
+
+
+def _layer(weights: np.ndarray, bias: np.ndarray) -> _Layer:
     rows, columns, channels, filters = weights.shape
     w = _aligned(weights.shape, weights.dtype)
     w[...] = weights
     return _Layer(
         w=w,
-        b=np.zeros(filters, w.dtype),
+        b=bias.copy(),
         dw=np.zeros_like(w),
         db=np.zeros(filters, w.dtype),
         w_velocity=np.zeros_like(w),

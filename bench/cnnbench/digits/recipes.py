@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cnnbench.digits.training import Options
+from cnnbench.digits.options import Options
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from cnnbench.digits import data
-from cnnbench.digits.training import Epoch, Options, Training
+from cnnbench.digits.options import Options
+from cnnbench.digits.training import Epoch, Training
 
 _EVALUATED_AT_ONCE = 256
 

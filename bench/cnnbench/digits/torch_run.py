@@ -1,4 +1,4 @@
-"""The digits CNN as a PyTorch program: its layers, autograd and optimizer; eager, or compiled.
+"""The networks as a PyTorch program: its layers, autograd and optimizers; eager, or compiled.
 
 Not one of our backends under PyTorch's clothes, but what a person would write for speed: tensors in
 place, batches by index, and losses read once an epoch.
@@ -7,17 +7,19 @@ place, batches by index, and losses read once an epoch.
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from cnnbench.digits import data
-from cnnbench.digits.network import initial_weights
-from cnnbench.digits.training import Options, Training, train_compiled
-from cnnkernels.contract import Unsupported
+from cnnbench.digits.layers import BatchNorm
+from cnnbench.digits.network import Plan, State
+from cnnbench.digits.optimizers import Adam
+from cnnbench.digits.options import Options
+from cnnbench.digits.training import Training, start, train_compiled
+from cnnkernels.contract import MaxPool2D, Unsupported
 
 _Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -55,25 +57,16 @@ class _TorchSteps:
     """`Steps` of a loss, in full batches, that may be compiled."""
 
     def __init__(self, loss: _Loss, options: Options) -> None:
-        digits = data.load()
+        dataset, plan, state = start(options)
         dtype = getattr(torch, options.dtype)
         self._loss, self._batch_size = loss, options.batch_size
-        self._model = _digits_cnn(options)
-        self._optimizer = torch.optim.SGD(
-            [
-                {"params": [p for p in self._model.parameters() if p.ndim > 1]},
-                {"params": [p for p in self._model.parameters() if p.ndim == 1], "weight_decay": 0},
-            ],
-            lr=options.learning_rate,
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
-            fused=True,
-        )
+        self._model = _model(plan, state)
+        self._optimizer = _optimizer(self._model, options)
         self._train_set, self._test_set = (
             (torch.from_numpy(images).to(dtype), torch.from_numpy(labels))
             for images, labels in (
-                (digits.train_images, digits.train_labels),
-                (digits.test_images, digits.test_labels),
+                (dataset.train_images, dataset.train_labels),
+                (dataset.test_images, dataset.test_labels),
             )
         )
 
@@ -91,23 +84,66 @@ class _TorchSteps:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def accuracies(self) -> tuple[float, float]:
+        self._model.eval()
         train, test = (
             int((self._model(images).argmax(dim=1) == labels).sum()) / len(labels)
             for images, labels in (self._train_set, self._test_set)
         )
+        self._model.train()
         return train, test
 
+    def state(self) -> State:
+        return {
+            _ours(name): _turned(name, value.numpy()).copy()
+            for name, value in self._model.state_dict().items()
+            if not name.endswith("num_batches_tracked")
+        }
 
-def _digits_cnn(options: Options) -> nn.Module:
-    weights = initial_weights(options.dtype, np.random.default_rng(options.seed))
-    one, two, linear = map(torch.from_numpy, weights)
-    layers: list[Any] = []
-    for w in (one, two):
-        filters, channels, *size = w.shape
-        layers += [nn.Conv2d(channels, filters, size, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(*linear.shape)).to(linear.dtype)
-    with torch.no_grad():
-        for layer, w in zip((model[0], model[3], model[7]), (one, two, linear.T), strict=True):
-            layer.weight.copy_(w)
-            layer.bias.zero_()
+
+_THEIRS = {"mean": "running_mean", "variance": "running_var"}
+
+
+def _ours(name: str) -> str:
+    for ours, theirs in _THEIRS.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _turned(name: str, value: np.ndarray) -> np.ndarray:
+    """Return what PyTorch keeps, or takes, of weights: those of its linear layer are turned."""
+    return value.T if name == "linear.weight" else value
+
+
+def _model(plan: Plan, state: State) -> nn.Module:
+    layers: dict[str, nn.Module] = {}
+    for name, problem in plan.layers.items():
+        if isinstance(problem, MaxPool2D):
+            layers[name] = nn.MaxPool2d(problem.kernel_size)
+            continue
+        number = name.removeprefix("conv")
+        filters, channels, *size = problem.shapes.w
+        layers[name] = nn.Conv2d(
+            channels, filters, size, stride=problem.stride, padding=1, bias=problem.bias
+        )
+        if plan.batchnorm:
+            layers[f"norm{number}"] = nn.BatchNorm2d(
+                filters, eps=BatchNorm.EPSILON, momentum=BatchNorm.NEWEST
+            )
+        layers[f"relu{number}"] = nn.ReLU()
+    layers |= {"flatten": nn.Flatten(), "linear": nn.Linear(plan.features, plan.classes)}
+    model = nn.Sequential(OrderedDict(layers)).to(torch.from_numpy(state["linear.bias"]).dtype)
+    for name, value in model.state_dict().items():
+        if _ours(name) in state:
+            value.copy_(torch.from_numpy(_turned(name, state[_ours(name)])))
     return model
+
+
+def _optimizer(model: nn.Module, options: Options) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1]},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0},
+    ]
+    rates = {"lr": options.learning_rate, "weight_decay": options.weight_decay, "fused": True}
+    if options.optimizer == "adam":
+        return torch.optim.Adam(groups, betas=Adam.BETAS, eps=Adam.EPSILON, **rates)
+    return torch.optim.SGD(groups, momentum=options.momentum, **rates)

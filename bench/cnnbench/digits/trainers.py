@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 
-from cnnbench.digits.training import Options, Training, train
+from cnnbench.digits.options import Options
+from cnnbench.digits.training import Training, train
 from cnnkernels import registry
 from cnnkernels.contract import Backend, Unsupported
 

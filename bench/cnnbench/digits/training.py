@@ -1,4 +1,4 @@
-"""Training the digits CNN: SGD with momentum, the same batches in the same order everywhere."""
+"""Training a network: the same batches in the same order everywhere."""
 
 from __future__ import annotations
 
@@ -11,41 +11,13 @@ import array_api_compat
 import numpy as np
 
 from cnnbench.digits import data
+from cnnbench.digits import weights as saved
+from cnnbench.digits.data import Dataset
 from cnnbench.digits.layers import softmax_cross_entropy
-from cnnbench.digits.network import digits_cnn
+from cnnbench.digits.network import Network, Plan, State, plan
+from cnnbench.digits.optimizers import SGD, Adam, Optimizer
+from cnnbench.digits.options import Options
 from cnnkernels.contract import Array, Backend
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a training depends on beside the backend.
-
-    Attributes
-    ----------
-    epochs, batch_size : int
-    learning_rate, momentum, weight_decay : float
-        v = momentum*v - learning_rate*(dw + weight_decay*w), w = w + v; biases do not decay.
-    seed : int
-        Of the initial weights, and of the order of the images.
-    dtype : str
-    skipped_draws : int
-        Images drawn from the order's generator before training, as by a program that showed some.
-    most_steps : int or None
-        Stop after so many steps, without evaluating.
-    budget_seconds : float or None
-        Stop after the step that exceeds this, without evaluating.
-    """
-
-    epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    seed: int = 42
-    dtype: str = "float32"
-    skipped_draws: int = 0
-    most_steps: int | None = None
-    budget_seconds: float | None = None
 
 
 @dataclass
@@ -75,6 +47,8 @@ class Training:
         Of it, in steps; None where that is not known.
     compile_seconds : float
         Before the first batch, of compiling what would else be compiled in the first steps.
+    state : dict of str to numpy.ndarray
+        What was learnt, as `cnnbench.digits.network.initial_state` names it.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -84,6 +58,7 @@ class Training:
     seconds: float = 0.0
     step_seconds: float | None = None
     compile_seconds: float = 0.0
+    state: State = field(default_factory=dict)
 
 
 class Steps(Protocol):
@@ -117,9 +92,13 @@ class Steps(Protocol):
         """Return the shares of training and of test images that are told right."""
         ...
 
+    def state(self) -> State:
+        """Return what was learnt."""
+        ...
+
 
 def train(backend: Backend, options: Options) -> Training:
-    """Train the digits CNN layer by layer on a backend, from the same weights, same batches.
+    """Train layer by layer on a backend, from the same weights, same batches.
 
     Parameters
     ----------
@@ -131,7 +110,7 @@ def train(backend: Backend, options: Options) -> Training:
 
 
 def train_compiled(start: Callable[[Options], Steps], options: Options) -> Training:
-    """Train the digits CNN after a rehearsal, in which what takes the steps may compile them.
+    """Train after a rehearsal, in which what takes the steps may compile them.
 
     Parameters
     ----------
@@ -141,7 +120,7 @@ def train_compiled(start: Callable[[Options], Steps], options: Options) -> Train
     """
     began = time.perf_counter()
     rehearsal = start(options)
-    count = len(data.load().train_labels)
+    count = len(data.load(options.data).train_labels)
     everyone = rehearsal.place(np.arange(count))
     for first in dict.fromkeys((0, (count - 1) // options.batch_size * options.batch_size)):
         float(rehearsal.step(everyone[first : first + options.batch_size]))
@@ -154,7 +133,7 @@ def train_compiled(start: Callable[[Options], Steps], options: Options) -> Train
 
 def take_steps(steps: Steps, options: Options) -> Training:
     """Train: the same batches, in the same order, whatever takes the steps."""
-    count = len(data.load().train_labels)
+    count = len(data.load(options.data).train_labels)
     done = Training(all_steps=options.epochs * -(-count // options.batch_size))
     step_seconds = 0.0
     began = time.perf_counter()
@@ -175,12 +154,34 @@ def take_steps(steps: Steps, options: Options) -> Training:
         done.epochs.append(Epoch(mean, *steps.accuracies()))
     done.seconds = time.perf_counter() - began
     done.step_seconds = step_seconds
+    done.state = steps.state()
     return done
+
+
+def planned(options: Options) -> Plan:
+    """Return the layers of the network that a training trains.
+
+    Raises
+    ------
+    DataError
+        If the images are too small for it.
+    """
+    dataset = data.load(options.data)
+    return plan(
+        options.architecture, dataset.shape, dataset.classes, options.batch_size, options.dtype,
+        batchnorm=options.batchnorm,
+    )  # fmt: skip
+
+
+def start(options: Options) -> tuple[Dataset, Plan, State]:
+    """Return what every training with these options begins with: images, layers, weights."""
+    its_plan = planned(options)
+    return data.load(options.data), its_plan, saved.start(its_plan, options)
 
 
 def orders(options: Options) -> Iterator[np.ndarray]:
     """Yield the order of the training images in each epoch: their numbers, shuffled."""
-    count = len(data.load().train_labels)
+    count = len(data.load(options.data).train_labels)
     random = np.random.default_rng(options.seed)
     if options.skipped_draws:
         random.choice(count, options.skipped_draws, replace=False)
@@ -199,16 +200,17 @@ class LayerByLayer:
     """
 
     def __init__(self, backend: Backend, options: Options) -> None:
-        self._arrays, self._options = backend.arrays, options
-        self._network = digits_cnn(backend, options.dtype, np.random.default_rng(options.seed))
-        digits = data.load()
-        one_hot = np.eye(data.CLASSES, dtype=options.dtype)[digits.train_labels]
+        self._arrays = backend.arrays
+        self._dataset, its_plan, state = start(options)
+        self.network = Network(its_plan, backend, state)
+        self._optimizer = _optimizer(self.network, options)
+        one_hot = np.eye(self._dataset.classes, dtype=options.dtype)[self._dataset.train_labels]
         self._images, self._wanted, self._test_images = map(
             backend.arrays.put,
             (
-                digits.train_images.astype(options.dtype),
+                self._dataset.train_images.astype(options.dtype),
                 one_hot,
-                digits.test_images.astype(options.dtype),
+                self._dataset.test_images.astype(options.dtype),
             ),
         )
 
@@ -218,32 +220,36 @@ class LayerByLayer:
 
     def step(self, batch: Array) -> Array:
         """Go forward, backward, and down the gradients."""
-        options = self._options
         xp = array_api_compat.array_namespace(self._images)
         images, wanted = (xp.take(array, batch, axis=0) for array in (self._images, self._wanted))
-        loss, dlogits = softmax_cross_entropy(self._network.forward(images), wanted)
-        self._network.backward(dlogits)
-        for parameter in self._network.parameters:
-            gradient = parameter.gradient
-            if parameter.decays:
-                gradient = gradient + options.weight_decay * parameter.value
-            parameter.velocity = (
-                options.momentum * parameter.velocity - options.learning_rate * gradient
-            )
-            parameter.value = parameter.value + parameter.velocity
+        loss, dlogits = softmax_cross_entropy(self.network.forward(images), wanted)
+        self.network.backward(dlogits)
+        self._optimizer.step()
         return loss
 
     def accuracies(self) -> tuple[float, float]:
         """Go forward over all images at once, and compare on the host."""
-        digits = data.load()
-        return (
-            self._accuracy(self._images, digits.train_labels),
-            self._accuracy(self._test_images, digits.test_labels),
+        self.network.train(False)
+        found = (
+            self._accuracy(self._images, self._dataset.train_labels),
+            self._accuracy(self._test_images, self._dataset.test_labels),
         )
+        self.network.train(True)
+        return found
 
     def _accuracy(self, images: Array, labels: np.ndarray) -> float:
-        predicted = self._arrays.get(self._network.forward(images)).argmax(axis=1)
+        predicted = self._arrays.get(self.network.forward(images)).argmax(axis=1)
         return float(np.mean(predicted == labels))
+
+    def state(self) -> State:
+        """Fetch what the network has learnt."""
+        return self.network.state
+
+
+def _optimizer(network: Network, options: Options) -> Optimizer:
+    if options.optimizer == "adam":
+        return Adam(network.parameters, options.learning_rate, options.weight_decay)
+    return SGD(network.parameters, options.learning_rate, options.momentum, options.weight_decay)
 
 
 def _stops(done: Training, options: Options, began: float) -> bool:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import html
-import json
-import string
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from cnnbench.history import summary
-from cnnbench.history.asv import HistoryError
 from cnnbench.history.series import History, Series, Step
+from cnnbench.report import offline
 
 
 def write(history: History, path: Path) -> None:
@@ -19,27 +15,19 @@ def write(history: History, path: Path) -> None:
 
     Raises
     ------
-    HistoryError
-        If plotly, which draws the charts, is not installed.
+    PageError
+        If the libraries that it takes are not installed, or the file cannot be written.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise HistoryError(
-            f"plotly is not installed here ({error}): pip install 'cnnbench[report]'"
-        ) from None
-    template = (resources.files("cnnbench.history") / "page.html").read_text(encoding="utf-8")
     first, last = history.commits[0], history.commits[-1]
-    filled = string.Template(template).substitute(
-        plotly=get_plotlyjs(),
-        # In a script element only "</" could end it early.
-        data=json.dumps(_data(history), separators=(",", ":")).replace("</", "<\\/"),
+    offline.write(
+        path,
+        "history/page.html",
+        title="Performance history",
+        data=_data(history),
         commits=len(history.commits),
-        span=html.escape(f"{first.date} to {last.date}"),
-        machines=html.escape(", ".join(sorted({one.machine for one in history.series}))),
+        span=f"{first.date} to {last.date}",
+        machines=", ".join(sorted({one.machine for one in history.series})),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(filled, encoding="utf-8")
 
 
 def _data(history: History) -> dict[str, Any]:

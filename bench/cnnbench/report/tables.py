@@ -116,7 +116,9 @@ def check_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
     everywhere = {b: _absence(row for row in rows if row.backend == b) for b in backends}
     shown = [b for b in backends if everywhere[b] is None]
     several = len({row.threads for row in rows}) > 1
-    names = [f"{case} ({_threads(threads)})" if several else case for case, threads in by_case]
+    names = [
+        f"{case} ({threads_in_words(threads)})" if several else case for case, threads in by_case
+    ]
     notes = [f"{b}: {reason}" for b, reason in everywhere.items() if reason is not None]
     notes += list(
         dict.fromkeys(
@@ -175,7 +177,7 @@ def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
             notes.append(f"{backend} with conversion from and to NCHW: {converted}")
         descriptor = problem.split('n"')[0] or op
         yield Sheet(
-            f"{case}  {descriptor}  {_threads(threads)}",
+            f"{case}  {descriptor}  {threads_in_words(threads)}",
             (
                 "",
                 "time",
@@ -257,7 +259,7 @@ def train_sheet(rows: Sequence[Row]) -> Sheet:
     if compile_times:
         notes.append("first step, and with compiled code cached: " + ", ".join(compile_times))
     problem = trained[0].problem if trained else "digits CNN"
-    threads = f", {_threads(trained[0].threads)}" if trained and not several else ""
+    threads = f", {threads_in_words(trained[0].threads)}" if trained and not several else ""
     return Sheet(
         f"Training: {problem}{threads}",
         ("backend", "loss", "train", "test", "run", "step", f"vs {baseline}", "verdict"),
@@ -319,5 +321,6 @@ def _accuracy(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _threads(count: int) -> str:
+def threads_in_words(count: int) -> str:
+    """Write a number of threads."""
     return "1 thread" if count == 1 else f"{count} threads"

@@ -59,3 +59,76 @@ def test_the_split_is_the_same_every_time(digits):
     again = data.load()
     np.testing.assert_array_equal(again.train_images, digits.train_images)
     np.testing.assert_array_equal(again.test_labels, digits.test_labels)
+
+
+# --------------------------------------------------------------------------------------------
+# a person's own images
+
+
+def saved(folder, **arrays):
+    path = folder / "images.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def own(count=12, classes=3, channels=2, dtype=np.uint8):
+    random = np.random.default_rng(5)
+    images = random.integers(0, 256, (count, channels, 6, 5)).astype(dtype)
+    return {"images": images, "labels": np.arange(count) % classes}
+
+
+def test_own_images_are_split_like_the_digits(tmp_path):
+    arrays = own()
+    dataset = data.load(str(saved(tmp_path, **arrays)))
+    assert (dataset.shape, dataset.classes) == ((2, 6, 5), 3)
+    assert (len(dataset.train_labels), len(dataset.test_labels)) == (9, 3)
+    assert sorted(dataset.test_labels) == [0, 1, 2]
+    found = np.concatenate([dataset.train_images, dataset.test_images])
+    expected = arrays["images"].astype(np.float32) / 255
+    assert sorted(map(bytes, found)) == sorted(map(bytes, expected))
+
+
+def test_floating_point_pixels_are_taken_as_they_are(tmp_path):
+    images, labels = data.read(saved(tmp_path, **own(dtype=np.float64)))
+    assert (images.dtype, labels.dtype) == (np.float32, np.int64)
+    assert images.max() > 200
+
+
+NAN = own(dtype=np.float32)["images"]
+NAN[3, 0, 0, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"images": np.zeros((12, 6, 5))}, r"shape \(N, C, H, W\).* got \(12, 6, 5\)"),
+        ({"images": np.zeros((12, 0, 6, 5))}, r"got \(12, 0, 6, 5\)"),
+        ({"images": np.zeros((12, 2, 6, 5), complex)}, r"real numbers, got dtype complex128"),
+        ({"images": NAN}, r"NaN or infinite"),
+        ({"labels": np.zeros(11, int)}, r"labels of shape \(12,\).* got shape \(11,\)"),
+        ({"labels": np.zeros(12)}, r"integer dtype; got .* float64"),
+        ({"labels": np.arange(12) % 3 - 1}, r"labels from 0 on, got -1"),
+        ({"labels": np.arange(12) % 2 * 2}, r"without a gap.* class 1 has 0"),
+        ({"labels": np.zeros(12, int)}, r"at least two classes"),
+        ({"labels": np.arange(12) % 6}, r"at least 24 images for 6 classes.* got 12"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_with_what_was_expected(tmp_path, changed, message):
+    with pytest.raises(data.DataError, match=message):
+        data.read(saved(tmp_path, **own() | changed))
+
+
+def test_a_file_that_is_none_or_has_other_arrays_is_refused(tmp_path):
+    with pytest.raises(data.DataError, match=r"none\.npz: cannot be read: No such file"):
+        data.read(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("images")
+    with pytest.raises(data.DataError, match=r"expected a file that numpy\.savez wrote"):
+        data.read(tmp_path / "text.npz")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(data.DataError, match="expected a"):
+        data.read(tmp_path / "one.npy")
+    with pytest.raises(data.DataError, match="expected arrays 'images' and 'labels'; it has 'x'"):
+        data.read(saved(tmp_path, x=np.zeros(3)))
+    objects = own() | {"images": np.array([None] * 12)}
+    with pytest.raises(data.DataError, match="without pickled objects"):
+        data.read(saved(tmp_path, **objects))

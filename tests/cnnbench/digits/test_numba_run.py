@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("numba")
 
 from cnnbench.digits import numba_run
-from cnnbench.digits.training import Options, train
+from cnnbench.digits.options import Options
+from cnnbench.digits.training import train
 from cnnkernels import Unsupported, registry
 from cnnkernels.contract import MaxPool2D
 from cnnkernels.pooling import naive

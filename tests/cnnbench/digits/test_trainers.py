@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cnnbench.digits import trainers
-from cnnbench.digits.training import Options, train
+from cnnbench.digits.options import Options
+from cnnbench.digits.training import train
 from cnnkernels import Unsupported, registry
 from cnnkernels.registry import UnknownBackendError
 

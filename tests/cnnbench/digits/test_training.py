@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cnnbench.digits import data
 from cnnbench.digits.layers import softmax_cross_entropy
-from cnnbench.digits.network import digits_cnn
-from cnnbench.digits.training import Options, train
+from cnnbench.digits.network import Network
+from cnnbench.digits.options import Options
+from cnnbench.digits.training import start, train
 from cnnkernels import Unsupported, registry
 
 STEPS = 22  # 1347 images, 64 at once
@@ -48,8 +48,8 @@ def test_naive_takes_the_same_first_steps():
 
 def by_hand(options, steps):
     """Return the losses of the first steps, the update written out for every weight."""
-    digits = data.load()
-    network = digits_cnn(registry.load("numpy"), options.dtype, np.random.default_rng(options.seed))
+    digits, planned, state = start(options)
+    network = Network(planned, registry.load("numpy"), state)
     order = np.random.default_rng(options.seed).permutation(len(digits.train_images))
     velocities = [np.zeros_like(parameter.value) for parameter in network.parameters]
     losses = []

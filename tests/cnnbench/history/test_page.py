@@ -2,12 +2,12 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
-from cnnbench.history import asv, page, series
+from cnnbench.history import page, series
+from cnnbench.report.offline import PageError
 
 ROOT = Path(__file__).parents[3]
 pytest.importorskip("plotly", reason="plotly is not installed")
@@ -30,27 +30,6 @@ def written(history, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "history.html"
     page.write(history, path)
     return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium from the system's packages, which reaches no host."""
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver here (Debian: chromium, chromium-driver)")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
-    yield started
-    started.quit()
 
 
 def test_the_page_has_every_series_and_step(history, written):
@@ -110,5 +89,5 @@ def test_filters_choose_curves(browser, written, history):
 
 def test_plotly_missing_is_one_sentence(history, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
-    with pytest.raises(asv.HistoryError, match=r"pip install 'cnnbench\[report\]'"):
+    with pytest.raises(PageError, match=r"pip install 'cnnbench\[report\]'"):
         page.write(history, tmp_path / "page.html")

@@ -1,0 +1,76 @@
+"""Where the time of a training step goes: to which layer, and to what is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cnnbench.digits import data
+from cnnbench.digits.options import Options
+from cnnbench.digits.training import LayerByLayer
+from cnnkernels.contract import Array, Backend
+
+MOST_STEPS = 100
+
+
+@dataclass
+class Profile:
+    """A step of median length, in seconds.
+
+    Attributes
+    ----------
+    step : float
+        All of it; what is in no layer is the batch's choice, the loss and the optimizer.
+    layers : dict of str to dict of str to float
+        'forward' and 'backward' of each layer, first to last.
+    """
+
+    step: float = 0.0
+    layers: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def profile(backend: Backend, options: Options, seconds: float) -> Profile:
+    """Take steps with a clock around each layer.
+
+    Parameters
+    ----------
+    backend : Backend
+    options : Options
+    seconds : float
+        Roughly how long, after a first step that may compile; at least one step is taken.
+    """
+    training = LayerByLayer(backend, options)
+    synchronize = backend.arrays.synchronize
+    current = Profile()
+
+    def clocked(name: str, direction: str, function: Callable[[Array], Array]) -> object:
+        def call(x: Array) -> Array:
+            synchronize()
+            began = time.perf_counter()
+            result = function(x)
+            synchronize()
+            current.layers.setdefault(name, {})[direction] = time.perf_counter() - began
+            return result
+
+        return call
+
+    count = len(data.load(options.data).train_labels)
+    batch = training.place(np.arange(count))[: options.batch_size]
+    training.step(batch)
+    for name, layer in training.network.layers.items():
+        for direction in ("forward", "backward"):
+            setattr(layer, direction, clocked(name, direction, getattr(layer, direction)))
+    taken: list[Profile] = []
+    deadline = time.perf_counter() + seconds
+    while not taken or (len(taken) < MOST_STEPS and time.perf_counter() < deadline):
+        current = Profile()
+        synchronize()
+        began = time.perf_counter()
+        training.step(batch)
+        synchronize()
+        current.step = time.perf_counter() - began
+        taken.append(current)
+    return sorted(taken, key=lambda one: one.step)[len(taken) // 2]

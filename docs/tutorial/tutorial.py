@@ -1,0 +1,348 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Convolution, from nine numbers to a trained network, and why some code does it faster
+#
+# A convolutional network slides small windows of weights over an image. This notebook builds one
+# up from a double loop, trains it on 8x8 handwritten digits with NumPy, with Numba and with
+# PyTorch, looks at what it has learnt, and then asks what most introductions leave out: how fast
+# each way of computing the same numbers is, why, and how to tell.
+#
+# Everything runs offline on a CPU, in about two minutes. Set the environment variable
+# `CNNBENCH_QUICK` to see it all in a few seconds, with less training.
+
+# %%
+import os
+import statistics
+import time
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io
+
+from cnnbench import speed, timing
+from cnnbench.digits import data
+from cnnbench.digits.options import Options
+from cnnbench.digits.training import train
+from cnnbench.digits.weights import Trained
+from cnnbench.report import learnt
+from cnnkernels import functional, registry
+from cnnkernels.contract import Conv2D, Unsupported
+
+QUICK = bool(os.environ.get("CNNBENCH_QUICK"))
+EPOCHS = 1 if QUICK else 10
+if QUICK:
+    plotly.io.renderers.default = ""  # figures are made, and no window opened
+
+
+def show(chart):
+    """Show a chart of `cnnbench` as a figure of plotly's."""
+    go.Figure(chart.traces, chart.layout).update_layout(
+        title=chart.title, height=chart.height, template="plotly_white"
+    ).show()
+
+
+# %% [markdown]
+# ## 1. The images
+#
+# Scikit-learn brings 1797 digits of 8x8 pixels. One in four is kept to test with. An array of
+# images is always (images, channels, height, width): one channel here, as they are grey.
+
+# %%
+digits = data.load()
+print("to train with", digits.train_images.shape, "to test with", digits.test_images.shape)
+image = digits.train_images[0, 0]
+print(f"the first is a {digits.train_labels[0]}; its pixels go from {image.min()} to {image.max()}")
+
+# %% [markdown]
+# ## 2. Convolution by hand
+#
+# Lay a 3x3 kernel over the image, multiply what lies on top of each other, add up: that is one
+# pixel of the result. Then move on by one. A frame of zeros around the image (*padding*) keeps
+# its size. Strictly this is cross-correlation, since the kernel is not flipped; networks learn
+# their kernels, so nobody minds.
+
+
+# %%
+def convolve(image, kernel, padding=1):
+    """Convolve one image with one kernel: two loops, a sum in each."""
+    padded = np.pad(image, padding)
+    rows, columns = kernel.shape
+    height, width = padded.shape[0] - rows + 1, padded.shape[1] - columns + 1
+    result = np.zeros((height, width), image.dtype)
+    for p in range(height):
+        for q in range(width):
+            result[p, q] = (padded[p : p + rows, q : q + columns] * kernel).sum()
+    return result
+
+
+for name, kernel in learnt.EDGES.items():
+    kernel = np.array(kernel, np.float32)
+    by_hand = convolve(image, kernel)
+    by_library = functional.conv2d(
+        image[None, None], kernel[None, None], padding=1, backend="numpy"
+    )[0, 0]
+    print(f"{name}: largest difference from the library {abs(by_hand - by_library).max():.1e}")
+
+# %% [markdown]
+# Two kernels of Sobel's answer to edges: one where it gets brighter from left to right, one from
+# top to bottom. Nobody trained them; a network finds such kernels by itself.
+
+# %%
+kernels = np.array(list(learnt.EDGES.values()), np.float32)
+for name, kernel in zip(learnt.EDGES, kernels, strict=True):
+    figure = go.Figure(go.Heatmap(z=convolve(image, kernel), colorscale="RdBu", zmid=0))
+    figure.update_layout(title=name, height=320, width=360, template="plotly_white")
+    figure.update_yaxes(autorange="reversed", scaleanchor="x")
+    figure.show()
+
+# %% [markdown]
+# ## 3. Why so few numbers are enough
+#
+# A dense layer that makes eight 8x8 maps of one 8x8 image connects each of 64 pixels with each of
+# 512. A convolution makes them with eight kernels of nine weights, the same everywhere in the
+# image. What it gives up is the freedom to look for something else in every corner; images have
+# little use for that.
+
+# %%
+dense, convolution = (64 + 1) * 512, 8 * (9 + 1)
+print(
+    f"dense: {dense} parameters; convolution: {convolution}, {dense / convolution:.0f} times fewer"
+)
+
+# %% [markdown]
+# ## 4. One matrix product instead: im2col
+#
+# Python's loops are slow, matrix products are fast. Copy each window of the image into a row of a
+# matrix; then all the windows times all the kernels are one product. Each pixel is copied nine
+# times: memory is paid for speed. Kept as a function of many images, channels and filters, this
+# is what the backend `numpy` is.
+
+
+# %%
+def im2col(images, size=3, padding=1):
+    """Return all windows of images (N, C, H, W) as rows: (N*H*W, C*size*size)."""
+    frame = [(0, 0), (0, 0), (padding, padding), (padding, padding)]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(images, frame), (size, size), (2, 3))
+    return windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * size * size)
+
+
+batch = digits.train_images[:64]
+random = np.random.default_rng(0)
+weights = random.standard_normal((8, 1, 3, 3)).astype(np.float32)
+product = im2col(batch) @ weights.reshape(8, -1).T
+product = product.reshape(64, 8, 8, 8).transpose(0, 3, 1, 2)
+by_library = functional.conv2d(batch, weights, padding=1, backend="numpy")
+print(f"largest difference {abs(product - by_library).max():.1e}")
+
+# %% [markdown]
+# ## 5. Backward, and how to trust it
+#
+# Training needs to know how the loss changes with every weight, every bias and every pixel of the
+# input: three gradients, dw, db and dx. Each can be written as a convolution again. To test them,
+# move a weight a little up and a little down, in float64, and watch the loss: the slope must be
+# the gradient.
+
+# %%
+x = random.standard_normal((2, 3, 6, 6))
+w = random.standard_normal((4, 3, 3, 3))
+b = random.standard_normal(4)
+dy = random.standard_normal((2, 4, 6, 6))
+gradients = functional.conv2d_backward(dy, x, w, padding=1, backend="numpy")
+
+
+def loss(weights):
+    """Return a loss whose gradient with respect to the result is dy."""
+    return (functional.conv2d(x, weights, b, padding=1, backend="numpy") * dy).sum()
+
+
+for _ in range(5):
+    at = tuple(int(random.integers(size)) for size in w.shape)
+    up, down = w.copy(), w.copy()
+    up[at] += 1e-6
+    down[at] -= 1e-6
+    slope = (loss(up) - loss(down)) / 2e-6
+    print(f"weight {at}: gradient {gradients.dw[at]:9.5f}, slope {slope:9.5f}")
+
+# %% [markdown]
+# Slopes only ever agree to some digits. This library's own tests go further: on small integers
+# every partial sum is exact in float32, whatever the order, so that a right kernel has *equal*
+# results, to the last bit.
+#
+# ## 6. Training, on three libraries
+#
+# The network: convolution to 8 channels, ReLU, max-pool; convolution to 16, ReLU, max-pool; a
+# linear layer to 10 classes. The weights, the batches and their order are the same for each
+# backend: all that differs is who computes the convolutions and max-pools.
+
+# %%
+trained = {}
+for name in ("numpy", "numba", "numba-simd", "torch-cpu"):
+    try:
+        backend = registry.load(name)
+    except Unsupported as reason:
+        print(f"{name}: {reason}")
+        continue
+    options = Options(epochs=EPOCHS)
+    train(backend, Options(most_steps=1))  # compiles
+    done = train(backend, options)
+    trained[name] = Trained(name, options, done.state), done
+    last = done.epochs[-1]
+    print(
+        f"{name:12s} {done.seconds:6.2f} s, loss {last.loss:.6f}, "
+        f"{100 * last.test_accuracy:.1f} % of the test images right"
+    )
+
+# %%
+figure = go.Figure()
+for name, (_, done) in trained.items():
+    figure.add_scatter(y=done.step_losses, name=name)
+figure.update_layout(
+    title="Loss of every batch: the curves lie on each other",
+    xaxis_title="step", yaxis_title="cross-entropy", yaxis_type="log", template="plotly_white",
+)  # fmt: skip
+figure.show()
+
+# %% [markdown]
+# If one curve left the others, its backend would be wrong. A benchmark that does not look has
+# measured how fast something can be wrong.
+#
+# ## 7. What it has learnt
+#
+# Filters of the first layer, what they find in an image, what the deeper layer makes of it, and
+# the mistakes that are left.
+
+# %%
+for chart in learnt.charts(trained["numpy"][0]):
+    show(chart)
+
+# %% [markdown]
+# ## 8. Why each backend is as fast as it is
+#
+# One layer of a real network: 64 channels to 64, 3x3, on 28x28 pixels. A multiplication and an
+# addition count as two operations.
+
+# %%
+problem = Conv2D(1, 64, 28, 28, 64, 3, padding=1)
+images = random.standard_normal(problem.shapes.x).astype(np.float32)
+weights = random.standard_normal(problem.shapes.w).astype(np.float32)
+bias = np.zeros(64, np.float32)
+
+
+def seconds_of(name, problem, repeats=3 if QUICK else 15):
+    """Return the median seconds of a forward call."""
+    backend = registry.load(name)
+    arrays = [backend.arrays.put(array) for array in (images, weights, bias)]
+    taken = []
+    for _ in range(repeats + 1):  # the first compiles, and is dropped
+        began = time.perf_counter()
+        backend.convolution.forward(problem, *arrays)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:])
+
+
+rates = {}
+for name in trained:
+    seconds = seconds_of(name, problem)
+    rates[name] = problem.flops("forward") / seconds / 1e9
+    print(f"{name:12s} {1e3 * seconds:7.3f} ms, {rates[name]:6.1f} GFLOP/s")
+
+# %% [markdown]
+# - **naive**, the loops of section 2, would take minutes: Python spends its time on finding out
+#   what to add, a hundred times as long as adding takes.
+# - **numpy** copies the windows, then multiplies matrices at nearly the processor's speed: the
+#   copies are what it loses.
+# - **numba** compiles the loops, and copies nothing. It is limited by how often it fetches a
+#   number for each operation.
+# - **numba-simd** keeps a tile of results in the processor's registers, and uses each number it
+#   fetches for many operations, eight or sixteen at once.
+# - **torch-cpu** calls oneDNN, which does so as well, with code made for each shape while the
+#   program runs.
+#
+# ## 9. How fast could it be? The roofline
+#
+# A processor can do so many operations a second, and fetch so many bytes. A call that does few
+# operations for each byte is held up by memory, one that does many by arithmetic. Both limits can
+# be measured.
+
+# %%
+ceilings = speed.measure_ceilings(1)
+if "reason" in ceilings:
+    print("not measured here:", ceilings["reason"])
+else:
+    peak = ceilings["flops"]["float32"] / 1e9
+    memory = ceilings["bandwidth"][max(ceilings["bandwidth"], key=int)] / 1e9
+    intensity = problem.flops("forward") / problem.bytes_moved("forward")
+    print(f"peak {peak:.0f} GFLOP/s a core, memory {memory:.0f} GB/s")
+    print(f"this layer does {intensity:.0f} operations a byte")
+    print(f"memory allows {intensity * memory:.0f} GFLOP/s")
+    for name, rate in rates.items():
+        print(f"{name:12s} {100 * rate / peak:4.0f} % of one core's peak")
+
+# %% [markdown]
+# More than 100 % here means that a library used more than one core; more than the cores together
+# have cannot be.
+#
+# ## 10. Reading a comparison
+#
+# Time the same call twice, and the two times differ. Is B faster than A, or was the machine busy
+# with something else? Time them in turns, A B B A: what drifts slowly hits both alike. Take the
+# ratio in every round, and of all ratios the median, with an interval that holds the true one in
+# 96 of 100 cases. And time A against itself: what differs there is noise, the *A/A floor*, and
+# nothing smaller counts.
+
+# %%
+rounds = 6 if QUICK else 12
+
+
+def in_turns(one, other):
+    """Return the seconds of two backends, timed A B B A in each round."""
+    samples = {0: [], 1: []}
+    for _ in range(rounds):
+        for which in (0, 1, 1, 0):
+            samples[which].append(seconds_of((one, other)[which], problem, repeats=3))
+    return samples[0], samples[1]
+
+
+for one, other in (("numpy", "numpy"), ("numba-simd", "numpy")):
+    if {one, other} <= set(trained):
+        found = timing.ratio(*in_turns(one, other))
+        interval = f"[{found.low:.2f}, {found.high:.2f}]"
+        print(f"{one} is {found.value:.2f} times as fast as {other} {interval}")
+
+# %% [markdown]
+# `cnnbench time` does this with every backend in a process of its own, so that thread pools do
+# not disturb each other, checks each result before it is timed, and says FASTER or SLOWER only
+# where the whole interval is beyond the floor.
+#
+# ## 11. Choosing
+#
+# - Small images, small network: what goes by *between* the kernels decides. `cnnbench train`
+#   shows it, and `numba (compiled run)` has nothing between them.
+# - Large layers: the kernels decide. Time your own shapes: `cnnbench time --cases
+#   "ic64ih56oc128kh3ph1"`.
+# - Few seconds of work in all: look at what the *first* call costs. Compiled code is cached, but
+#   once it has to be made.
+# - Differences within the interval are no reason to choose anything.
+#
+# ## Exercises
+#
+# 1. A third convolution: `cnnbench train --arch digits-deep`. Does it learn faster for each
+#    epoch? For each second?
+# 2. Strides instead of max-pools: `--arch digits-strided`. What becomes of the time, layer by
+#    layer?
+# 3. `--batchnorm`, `--optimizer adam`: compare the loss curves.
+# 4. Your own images: save `images` (N, C, H, W) and `labels` (N,) by `numpy.savez`, and give
+#    `--data`.
+# 5. Look at the feature maps of a deeper layer than the first, for a digit that was told wrong.

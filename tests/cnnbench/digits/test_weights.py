@@ -1,0 +1,80 @@
+"""What was learnt goes to a file and comes back, with the options that made it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cnnbench.digits import weights
+from cnnbench.digits.data import DataError
+from cnnbench.digits.options import Options
+from cnnbench.digits.training import planned, train
+from cnnkernels import registry
+
+OPTIONS = Options(most_steps=3, batchnorm=True, learning_rate=0.01)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return weights.Trained("numpy", OPTIONS, train(registry.load("numpy"), OPTIONS).state)
+
+
+@pytest.fixture
+def file(trained, tmp_path):
+    path = tmp_path / "numpy.npz"
+    path.write_bytes(weights.pack(trained))
+    return path
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name])
+
+
+def test_a_file_holds_all_of_it(trained, file):
+    found = weights.read(file)
+    assert (found.backend, found.options) == ("numpy", OPTIONS)
+    same(found.state, trained.state)
+    same(weights.from_text(weights.as_text(trained), "here").state, trained.state)
+
+
+def test_numpy_reads_the_file_without_pickles(trained, file):
+    with np.load(file, allow_pickle=False) as stored:
+        assert set(stored.files) == {"options", *trained.state}
+
+
+def test_training_goes_on_from_a_file(trained, file):
+    start = weights.start(planned(OPTIONS), dataclasses.replace(OPTIONS, weights=str(file)))
+    same(start, trained.state)
+    on = train(registry.load("numpy"), dataclasses.replace(OPTIONS, weights=str(file)))
+    again = train(registry.load("numpy"), OPTIONS)
+    assert on.step_losses[0] != again.step_losses[0]
+
+
+def test_without_a_file_the_seed_draws(trained):
+    one, other = (
+        weights.start(planned(OPTIONS), dataclasses.replace(OPTIONS, seed=seed)) for seed in (1, 2)
+    )
+    assert (one["conv1.weight"] != other["conv1.weight"]).any()
+    assert (trained.state["conv1.weight"] != one["conv1.weight"]).any()
+
+
+@pytest.mark.parametrize("change", [{"architecture": "digits-deep"}, {"batchnorm": False}])
+def test_weights_of_another_network_are_refused(file, change):
+    options = dataclasses.replace(OPTIONS, weights=str(file), **change)
+    with pytest.raises(DataError, match=r"of another network: expected .* of shape .*; give the"):
+        weights.start(planned(options), options)
+
+
+def test_what_is_no_file_of_weights_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"cannot be read: No such file"):
+        weights.read(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("weights")
+    with pytest.raises(DataError, match="expected weights that cnnbench train has saved"):
+        weights.read(tmp_path / "text.npz")
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    with pytest.raises(DataError, match="expected weights that cnnbench train has saved"):
+        weights.read(tmp_path / "other.npz")
+    with pytest.raises(DataError, match="expected weights"):
+        weights.from_text("no base64!", "here")
