@@ -1,6 +1,7 @@
 """A commit twice as slow is flagged, a neutral one is not: by asv, on samples once measured."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,30 @@ def test_a_neutral_commit_is_not(sample, capsys):
     worse, said = worsened(folder, base, neutral, capsys)
     assert not worse
     assert "time_dot" not in said
+
+
+@pytest.mark.parametrize(("again", "code"), [(0, 0), (1, 1), (2, 2)])
+def test_what_looks_slower_is_measured_again(sample, monkeypatch, again, code):
+    folder, (_, neutral, slow) = sample
+    calls = []
+
+    def call(_, *arguments):
+        calls.append(" ".join(arguments))
+        return 1 if len(calls) == 1 else again
+
+    monkeypatch.setattr(asv, "call", call)
+    path = folder / asv.CONFIGURATION
+    assert regress.compare(path, "sample-machine", neutral, slow, "", 1.25, 2) == code
+    first, second = calls
+    assert "rounds=2 --bench  " in first
+    assert f"rounds=6 --bench ^({re.escape('kernels.time_dot')})$ {neutral} {slow}" in second
+
+
+def test_what_asv_cannot_measure_is_no_regression(sample, monkeypatch):
+    folder, (base, neutral, _) = sample
+    monkeypatch.setattr(asv, "call", lambda *_: 1)  # what asv also says where it ran nothing
+    path = folder / asv.CONFIGURATION
+    assert regress.compare(path, "sample-machine", base, neutral, "", 1.25, 2) == 2
 
 
 def test_the_new_work_is_twice_the_old():
