@@ -12,12 +12,14 @@ BENCH = ROOT / "bench" / "cnnbench"
 
 FLOORS = (
     ("contract",),
-    ("descriptor", "strided", "jit"),
+    ("descriptor", "strided", "jit", "host"),
     ("simd",),
     ("vectors", "correlation"),
     ("convolution", "pooling"),
     ("backends",),
     ("registry",),
+    ("plan",),
+    ("auto",),
     ("functional", "conformance"),
     ("__init__", "torch"),
 )

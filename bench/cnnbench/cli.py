@@ -67,16 +67,16 @@ def info(json_file: Json = None) -> None:
     """Show this machine, its measured ceilings, libraries, and which backends can run here."""
     from rich.console import Console
 
-    from cnnbench import machine, speed
+    from cnnbench import speed
     from cnnbench.report import numbers, tables
     from cnnbench.team import Team
-    from cnnkernels import registry
+    from cnnkernels import host, registry
 
     console = Console()
     run = _run()
     _keep(run, "info", json_file, False, None, own=False)
     about = run.environment
-    counts = list(dict.fromkeys((1, machine.cores())))
+    counts = list(dict.fromkeys((1, host.cores())))
     with _progress() as progress:
         progress.begin(len(counts) + 1)
         ceilings = {}
@@ -84,7 +84,7 @@ def info(json_file: Json = None) -> None:
             progress.step(f"measuring ceilings, {count} threads")
             ceilings[count] = speed.measure_ceilings(count)
         progress.step("loading backends")
-        with Team(registry.names(), machine.cores()) as team:
+        with Team(registry.names(), host.cores()) as team:
             backends = [
                 (name, "can run here", team.about(name)["description"])
                 if name in team.present
@@ -536,7 +536,7 @@ def _with_baseline(names: list[str], baseline: str) -> list[str]:
 
 
 def _threads(text: str) -> list[int]:
-    from cnnbench import machine
+    from cnnkernels import host
 
     try:
         counts = [int(word) for word in text.split(",") if word.strip()]
@@ -544,7 +544,7 @@ def _threads(text: str) -> list[int]:
         counts = [0]
     if any(not 1 <= count <= 1024 for count in counts):
         raise typer.BadParameter(f"threads: expected numbers from 1, such as 1,2; got {text!r}")
-    return list(dict.fromkeys(counts)) or [machine.cores()]
+    return list(dict.fromkeys(counts)) or [host.cores()]
 
 
 def _run() -> Run:

@@ -7,12 +7,11 @@ import datetime
 import os
 import platform
 import subprocess
-import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from cnnbench.results import slug
+from cnnkernels import host
 
 _LIBRARIES = (
     "cnnbench",
@@ -26,31 +25,6 @@ _LIBRARIES = (
 )
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_model() -> str:
-    """Return the processor's name as the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("model name", "Processor", "cpu model")):
-                return line.split(":", 1)[1].strip()
-    if sys.platform == "darwin":
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            told = subprocess.run(
-                ["sysctl", "-n", "machdep.cpu.brand_string"],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            return told.stdout.strip()
-    return platform.processor() or platform.machine() or "unknown processor"
-
-
 def memory_bytes() -> int | None:
     """Return the installed memory, or None where the system does not say."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -60,16 +34,12 @@ def memory_bytes() -> int | None:
 
 def name() -> str:
     """Return a name for the results folder: processor and cores, never the host's name."""
-    return slug(f"{cpu_model()} {cores()} cores")
+    return slug(f"{host.cpu_model()} {host.cores()} cores")
 
 
 def versions() -> dict[str, str]:
     """Return the versions of the libraries that matter to speed, those that are installed."""
-    found = {"python": platform.python_version()}
-    for library in _LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[library] = metadata.version(library)
-    return found
+    return host.versions(*_LIBRARIES)
 
 
 def commit() -> str | None:
@@ -112,8 +82,8 @@ def environment(command: list[str]) -> dict[str, Any]:
     """
     return {
         "machine": name(),
-        "cpu": cpu_model(),
-        "cores": cores(),
+        "cpu": host.cpu_model(),
+        "cores": host.cores(),
         "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions(),

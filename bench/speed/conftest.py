@@ -7,6 +7,7 @@ import os
 import pytest
 
 from cnnbench import machine
+from cnnkernels import host
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,8 +25,8 @@ def pytest_benchmark_update_machine_info(
     del config
     machine_info.pop("node", None)
     machine_info.update(
-        cpu=machine.cpu_model(),
-        cores=machine.cores(),
-        threads=int(os.environ.get("NUMBA_NUM_THREADS", machine.cores())),
+        cpu=host.cpu_model(),
+        cores=host.cores(),
+        threads=int(os.environ.get("NUMBA_NUM_THREADS", host.cores())),
         versions=machine.versions(),
     )

@@ -17,6 +17,9 @@ from cnnkernels.contract import Backend
 
 GROUP = "cnnkernels.backends"
 
+AUTO = "auto"
+"""The name that stands for whom the plan in force has chosen; see `cnnkernels.plan`."""
+
 _BUILT_IN = {
     name: EntryPoint(name, f"cnnkernels.backends:{recipe}", GROUP)
     for name, recipe in (
@@ -28,7 +31,7 @@ _BUILT_IN = {
         ("torch-cpu-nhwc", "torch_cpu_nhwc"),
         ("torch-cuda", "torch_cuda"),
     )
-}
+} | {AUTO: EntryPoint(AUTO, "cnnkernels.auto:backend", GROUP)}
 
 
 class UnknownBackendError(ValueError):
@@ -55,8 +58,11 @@ def _entries() -> dict[str, EntryPoint]:
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all backends, the built-in ones first, whether they can run or not."""
-    return tuple(_entries())
+    """Return the names of all backends, the built-in ones first, whether they can run or not.
+
+    `AUTO`, which has no kernels of its own, is none of them.
+    """
+    return tuple(name for name in _entries() if name != AUTO)
 
 
 def require_known(name: str, more: Sequence[str] = ()) -> None:
@@ -73,7 +79,7 @@ def require_known(name: str, more: Sequence[str] = ()) -> None:
     UnknownBackendError
         With the names that there are, and the one that was perhaps meant.
     """
-    known = (*names(), *more)
+    known = (*_entries(), *more)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""

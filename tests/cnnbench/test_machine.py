@@ -11,6 +11,7 @@ import numpy
 import pytest
 
 from cnnbench import machine, results
+from cnnkernels import host
 
 HOST = "canary-host-7f3a"
 
@@ -30,7 +31,7 @@ def environment(monkeypatch):
 
 def test_the_environment_says_what_matters_to_a_time(environment):
     assert environment["command"] == ["cnnbench", "check"]
-    assert environment["cores"] == machine.cores() >= 1
+    assert environment["cores"] == host.cores() >= 1
     assert environment["memory_bytes"] is None or environment["memory_bytes"] > 2**20
     assert environment["system"] == f"{platform.system()} {platform.machine()}"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", environment["started"])
@@ -44,8 +45,8 @@ def test_the_environment_has_no_host_name_anywhere(environment):
 
 def test_the_machines_name_is_its_processor_and_cores_as_a_folder(environment):
     assert environment["machine"] == machine.name()
-    assert environment["machine"] == results.slug(f"{machine.cpu_model()} {machine.cores()} cores")
-    assert environment["machine"].endswith(f"-{machine.cores()}-cores")
+    assert environment["machine"] == results.slug(f"{host.cpu_model()} {host.cores()} cores")
+    assert environment["machine"].endswith(f"-{host.cores()}-cores")
 
 
 def test_versions_are_of_what_is_installed_and_matters_to_speed():

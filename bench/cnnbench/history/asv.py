@@ -13,6 +13,7 @@ from typing import Any
 
 from cnnbench import machine
 from cnnbench.worker import KEPT_MEMORY
+from cnnkernels import host
 
 CONFIGURATION = "asv.conf.json"
 
@@ -122,8 +123,8 @@ def write_machine(name: str | None = None) -> str:
         "machine": name,
         "os": sys.platform,
         "arch": os.uname().machine if hasattr(os, "uname") else "",
-        "cpu": machine.cpu_model(),
-        "num_cpu": str(machine.cores()),
+        "cpu": host.cpu_model(),
+        "num_cpu": str(host.cores()),
         "ram": f"{round(memory / 2**30)} GiB",
     }
     MachineCollection.save(name, known)

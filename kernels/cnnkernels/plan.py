@@ -1,0 +1,372 @@
+"""A plan: which backend computes which problem, why, and where that was measured.
+
+A plan is a JSON object, written by `cnnbench recommend` and read by `load`:
+
+=============  ===================================================================================
+``schema``     ``cnnkernels-plan/1``
+``machine``    what tells the machine from others, as `cnnkernels.host.fingerprint` returns it
+``versions``   of the libraries that compute
+``threads``    how many, while it was measured
+``made``       when, by which command, of which commit
+``fallback``   the backend of problems that the plan does not have, when nothing else is asked for
+``choices``    a list; each has ``problem``, a descriptor; ``backend``; ``why``; ``seconds``, by
+               backend, of a forward and the backward that training needs; ``samples``, the same
+               round by round; ``ratio``, ``low`` and ``high``: how many times as fast as
+               ``baseline`` the backend is, and the interval of that
+=============  ===================================================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from cnnkernels import descriptor, host, registry
+from cnnkernels.contract import Backend, Problem, Unsupported
+
+SCHEMA = "cnnkernels-plan/1"
+
+VARIABLE = "CNNKERNELS_PLAN"
+"""The environment variable that names the plan's file where a program names none."""
+
+LIBRARIES = ("cnnbench", "numpy", "numba", "llvmlite", "torch")
+
+Measure: TypeAlias = Callable[[Problem], "Choice"]
+
+Unmeasured: TypeAlias = Literal["warn", "fall back", "refuse"] | Measure
+"""What becomes of a problem that a plan has no choice for: the fallback computes it, with a warning
+or without; it is refused; or a function measures it then, and returns the choice."""
+
+
+class PlanError(ValueError):
+    """A plan that cannot be read or is not for here; the message says what to do."""
+
+
+class PlanWarning(UserWarning):
+    """A plan is followed, but something differs from what was measured; the message says what."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who computes a problem, and what was measured.
+
+    Attributes
+    ----------
+    backend : str
+    why : str
+        In a few words.
+    seconds : dict of str to float
+        Of a forward and the backward that training needs, by backend.
+    samples : dict of str to list of float
+        The same, side by side in rounds, two a round.
+    baseline : str
+        What the ratio is against.
+    ratio, low, high : float or None
+        How many times as fast as the baseline, and the interval.
+    """
+
+    backend: str
+    why: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    baseline: str = ""
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass
+class Plan:
+    """Choices by problem, and where they were made.
+
+    Attributes
+    ----------
+    choices : dict of Problem to Choice
+    fallback : str
+        The backend of problems without a choice.
+    threads : int
+    machine, versions, made : dict of str to str
+        See the module.
+    unmeasured : 'warn', 'fall back', 'refuse' or callable
+        What becomes of a problem without a choice; see `Unmeasured`. Not kept in the file.
+    """
+
+    choices: dict[Problem, Choice]
+    fallback: str
+    threads: int
+    machine: dict[str, str] = field(default_factory=host.fingerprint)
+    versions: dict[str, str] = field(default_factory=lambda: host.versions(*LIBRARIES))
+    made: dict[str, str] = field(default_factory=dict)
+    unmeasured: Unmeasured = "warn"
+
+    def __post_init__(self) -> None:
+        self._backends: dict[Problem, Backend] = {}
+
+    def backend_for(self, problem: Problem, *, measuring: bool = True) -> Backend:
+        """Return who computes a problem: the same one for as long as this plan is in memory.
+
+        Parameters
+        ----------
+        problem : Problem
+        measuring : bool
+            Whether a problem without a choice may be measured now, if that was asked for.
+
+        Raises
+        ------
+        Unsupported
+            If the plan has no choice for the problem and refuses others, or the backend that it
+            names cannot run here.
+        """
+        backend = self._backends.get(problem)
+        if backend is None:
+            if problem not in self.choices:
+                self.choices[problem] = self._chosen_now(problem, measuring)
+            backend = registry.load(self.choices[problem].backend)
+            self._backends[problem] = backend
+        return backend
+
+    def _chosen_now(self, problem: Problem, measuring: bool) -> Choice:
+        if callable(self.unmeasured) and measuring:
+            return self.unmeasured(problem)
+        if self.unmeasured == "refuse":
+            raise Unsupported(
+                f"the plan has no choice for {problem}; measure it by cnnbench recommend, "
+                "or let the plan fall back: unmeasured='fall back'"
+            )
+        if self.unmeasured == "warn":
+            warnings.warn(
+                f"the plan has no choice for {problem}: {self.fallback} computes it, unmeasured",
+                PlanWarning,
+                stacklevel=2,
+            )
+        return Choice(self.fallback, "not measured: the fallback")
+
+    def pinned(self, backend: str, *problems: Problem) -> Plan:
+        """Return the plan with a backend for these problems, whatever was measured; all if none.
+
+        Raises
+        ------
+        UnknownBackendError
+            If no backend has this name.
+        Unsupported
+            If it cannot do one of them.
+        """
+        loaded = registry.load(backend)
+        changed = dict(self.choices)
+        for problem in problems or tuple(self.choices):
+            reason = loaded.unsupported(problem)
+            if reason is not None:
+                raise Unsupported(f"{backend}: {problem}: {reason}")
+            known = self.choices.get(problem, Choice(backend))
+            changed[problem] = _rechosen(known, backend, "pinned")
+        fallback = self.fallback if problems else backend
+        return dataclasses.replace(self, choices=changed, fallback=fallback)
+
+    def excluding(self, *backends: str) -> Plan:
+        """Return the plan without some backends: the fastest of the others is chosen instead.
+
+        Raises
+        ------
+        PlanError
+            If none is left for a problem.
+        """
+        changed = dict(self.choices)
+        for problem, choice in self.choices.items():
+            if choice.backend not in backends:
+                continue
+            left = {name: s for name, s in choice.seconds.items() if name not in backends}
+            if not left:
+                raise PlanError(
+                    f"without {', '.join(backends)} the plan has no backend left for {problem}"
+                )
+            instead = min(left, key=left.__getitem__)
+            changed[problem] = _rechosen(choice, instead, f"{choice.backend} is excluded")
+        fallback = self.fallback
+        if fallback in backends:
+            chosen = [choice.backend for choice in changed.values()]
+            if not chosen:
+                raise PlanError(f"without {', '.join(backends)} the plan has no backend left")
+            fallback = max(sorted(set(chosen)), key=chosen.count)
+        return dataclasses.replace(self, choices=changed, fallback=fallback)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as JSON, whole or not at all.
+
+        Raises
+        ------
+        PlanError
+            If it cannot be written.
+        """
+        plain = {
+            "schema": SCHEMA,
+            "machine": self.machine,
+            "versions": self.versions,
+            "threads": self.threads,
+            "made": self.made,
+            "fallback": self.fallback,
+            "choices": [
+                {"problem": str(problem), **dataclasses.asdict(choice)}
+                for problem, choice in self.choices.items()
+            ],
+        }
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            partial.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+            partial.replace(target)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise PlanError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _rechosen(choice: Choice, backend: str, why: str) -> Choice:
+    """Return a choice with another backend; the interval was of the one that was chosen."""
+    mine, base = choice.seconds.get(backend), choice.seconds.get(choice.baseline)
+    ratio = base / mine if mine and base else None
+    return dataclasses.replace(choice, backend=backend, why=why, ratio=ratio, low=None, high=None)
+
+
+def load(
+    path: str | os.PathLike[str], *, force: bool = False, unmeasured: Unmeasured = "warn"
+) -> Plan:
+    """Return a plan from its file, if it was made on a machine like this one.
+
+    Parameters
+    ----------
+    path : path
+    force : bool
+        Follow it even if it was made on another machine.
+    unmeasured : 'warn', 'fall back', 'refuse' or callable
+        What becomes of problems without a choice; see `Unmeasured`.
+
+    Raises
+    ------
+    PlanError
+        If it cannot be read, is no plan, or was made elsewhere and is not forced.
+    """
+    plan = _read(Path(path))
+    here = host.fingerprint()
+    others = [
+        f"{key} {plan.machine.get(key, 'unknown')!r}, here {value!r}"
+        for key, value in here.items()
+        if plan.machine.get(key) != value
+    ]
+    if others and not force:
+        raise PlanError(
+            f"{path}: made on another machine ({'; '.join(others)}), where other kernels may be "
+            "the fastest: make one here by cnnbench recommend, or force this one"
+        )
+    now = host.versions(*plan.versions)
+    changed = [
+        f"{library} {version}, here {now.get(library, 'none')}"
+        for library, version in plan.versions.items()
+        if now.get(library) != version
+    ]
+    if changed:
+        warnings.warn(f"{path}: measured with {'; '.join(changed)}", PlanWarning, stacklevel=2)
+    plan.unmeasured = unmeasured
+    return plan
+
+
+def _read(path: Path) -> Plan:
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise PlanError(f"{path}: expected a plan in JSON: {error}") from None
+    if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
+        found = plain.get("schema") if isinstance(plain, dict) else type(plain).__name__
+        raise PlanError(
+            f"{path}: expected a plan with schema {SCHEMA!r}, got {found!r}: "
+            "cnnbench recommend writes one"
+        )
+    try:
+        choices = {
+            descriptor.parse(line.pop("problem")): _choice(line) for line in plain["choices"]
+        }
+        plan = Plan(
+            choices,
+            fallback=plain["fallback"],
+            threads=int(plain["threads"]),
+            machine=_texts(plain["machine"]),
+            versions=_texts(plain["versions"]),
+            made=_texts(plain.get("made", {})),
+        )
+        for name in (plan.fallback, *(choice.backend for choice in choices.values())):
+            registry.require_known(name)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PlanError(
+            f"{path}: a part of the plan is missing or of another kind: {error!r}"
+        ) from None
+    except ValueError as error:
+        raise PlanError(f"{path}: {error}") from None
+    return plan
+
+
+def _choice(line: Mapping[str, Any]) -> Choice:
+    choice = Choice(**line)
+    if not isinstance(choice.backend, str):
+        raise TypeError(f"expected the name of a backend, got {choice.backend!r}")
+    for seconds in choice.seconds.values():
+        if not (isinstance(seconds, int | float) and math.isfinite(seconds) and seconds > 0):
+            raise ValueError(f"expected seconds above zero, got {seconds!r}")
+    return choice
+
+
+def _texts(plain: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in plain.items()}
+
+
+# --------------------------------------------------------------------------------------------
+# the plan in force
+
+_in_force: Plan | None = None
+
+
+def use(plan: Plan | str | os.PathLike[str] | None) -> Plan | None:
+    """Put a plan in force, for ``backend="auto"`` in this process; return the one before.
+
+    Parameters
+    ----------
+    plan : Plan, path or None
+        A path is loaded as `load` does; None ends the plan's force.
+    """
+    global _in_force  # a process has one, like PyTorch's number of threads
+    before = _in_force
+    _in_force = plan if plan is None or isinstance(plan, Plan) else load(plan)
+    return before
+
+
+def current() -> Plan:
+    """Return the plan in force: the one in `use`, else that of the file in CNNKERNELS_PLAN.
+
+    Raises
+    ------
+    Unsupported
+        If there is none.
+    PlanError
+        If the file cannot be followed.
+    """
+    if _in_force is not None:
+        return _in_force
+    path = os.environ.get(VARIABLE)
+    if not path:
+        raise Unsupported(
+            "no plan is in force: cnnbench recommend makes one; cnnkernels.plan.use('plan.json') "
+            f"or {VARIABLE}=plan.json puts it in force"
+        )
+    return _of_environment(path)
+
+
+@functools.cache
+def _of_environment(path: str) -> Plan:
+    return load(path)

@@ -1,0 +1,714 @@
+"""Layers for PyTorch models that compute with a backend's kernels, or with those of a plan.
+
+``convert(model, "numba-simd")`` or ``convert(model, plan)`` lets a model that exists already
+compute its convolutions and max-poolings here; ``revert(model)`` undoes it. Parameters,
+`state_dict`, hooks and optimizers stay what they are: a layer changes its class and nothing else.
+
+Below the layers are two operators for each kind, forward and backward, registered by
+`torch.library`, so that autograd, `torch.compile` and DistributedDataParallel know them. They take
+CPU tensors of any memory layout, and give contiguous ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cnnkernels import plan as plans
+from cnnkernels import registry
+from cnnkernels.contract import Backend, Conv2D, MaxPool2D, Needs, Problem, Unsupported
+from cnnkernels.plan import Plan, PlanWarning
+
+_OURS = "cnnkernels"
+_NATIVE = "torch-cpu"
+"""Whom a plan chooses where PyTorch's own layer is the fastest: that layer then computes."""
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class ConversionWarning(UserWarning):
+    """A layer that cannot be converted stays PyTorch's; the message says which, and why."""
+
+
+# --------------------------------------------------------------------------------------------
+# backends of operators, by name: an operator takes texts and no objects
+
+_plans: dict[str, Plan] = {}
+
+
+def _named(backend: str | Plan) -> str:
+    """Return the text that stands for a backend or a plan in operators.
+
+    Raises
+    ------
+    UnknownBackendError
+        If no backend has the name.
+    TypeError
+        If it is neither.
+    """
+    if isinstance(backend, Plan):
+        name = next((name for name, plan in _plans.items() if plan is backend), None)
+        if name is None:
+            name = f"{registry.AUTO}:{len(_plans) + 1}"
+            _plans[name] = backend
+        return name
+    if not isinstance(backend, str):
+        raise TypeError(
+            f"backend: expected a backend's name or a Plan, got {type(backend).__name__}"
+        )
+    if backend not in _plans:
+        registry.require_known(backend)
+    return backend
+
+
+def _plan_of(name: str) -> Plan | None:
+    return plans.current() if name == registry.AUTO else _plans.get(name)
+
+
+def _backend(name: str, problem: Problem, *, measuring: bool = True) -> Backend:
+    """Return who computes a problem, with as many threads as PyTorch has now.
+
+    Raises
+    ------
+    Unsupported
+        With the backend's reason, if it cannot.
+    """
+    plan = _plan_of(name)
+    with _threads_kept():
+        if plan is None:
+            backend = registry.load(name)
+        else:
+            backend = plan.backend_for(problem, measuring=measuring)
+    reason = backend.unsupported(problem)
+    if reason is not None:
+        raise Unsupported(f"{backend.name}: {reason}")
+    if backend.arrays.device != "cpu":
+        raise Unsupported(
+            f"{backend.name} computes on {backend.arrays.device}; layers take CPU backends: on a "
+            "GPU, PyTorch's own layers are what it would call"
+        )
+    _follow_threads()
+    return backend
+
+
+@contextlib.contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Keep PyTorch's number of threads, which launching Numba's pool would reset."""
+    known, count = "numba" in sys.modules, torch.get_num_threads()
+    yield
+    if "numba" in sys.modules and not known:
+        _follow_threads()
+        torch.set_num_threads(count)
+
+
+def _follow_threads() -> None:
+    """Let Numba use as many threads as PyTorch does, as far as it has them.
+
+    Launching Numba's pool resets PyTorch's count, so that it is set once more.
+    """
+    numba = sys.modules.get("numba")
+    if numba is None:
+        return
+    count = torch.get_num_threads()
+    wanted = min(count, numba.config.NUMBA_NUM_THREADS)
+    if numba.get_num_threads() != wanted:
+        numba.set_num_threads(wanted)
+        torch.set_num_threads(count)
+
+
+def threads() -> dict[str, int]:
+    """Return how many threads each library of this process computes with; print it when in doubt.
+
+    Set it by ``torch.set_num_threads``, or OMP_NUM_THREADS before the process starts; what is
+    converted follows. ``torchrun`` sets one thread a process unless OMP_NUM_THREADS says another.
+    """
+    found = {"torch": torch.get_num_threads()}
+    _follow_threads()
+    if "numba" in sys.modules:
+        found["numba"] = int(sys.modules["numba"].get_num_threads())
+    return found
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().contiguous().numpy()
+    return array
+
+
+def _tensor(backend: Backend, array: Any) -> Tensor:
+    return torch.from_numpy(backend.arrays.get(array))
+
+
+def _ints(values: Sequence[int]) -> tuple[int, ...]:
+    return tuple(map(int, values))  # what torch.compile holds open is fixed here
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _empty(spec: Sequence[tuple[tuple[int, ...], str]]) -> list[Tensor]:
+    return [torch.empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in spec]
+
+
+# --------------------------------------------------------------------------------------------
+# convolution
+
+
+_Geometry: TypeAlias = list[int]
+"""Of a convolution: stride (2), padding top, bottom, left, right, dilation (2), groups."""
+
+
+def _conv2d_problem(x: Tensor, w: Tensor, bias: bool, geometry: _Geometry) -> Conv2D:
+    return _conv2d_of(_ints(x.shape), _ints(w.shape), bias, _ints(geometry), _dtype(x))
+
+
+@functools.lru_cache(maxsize=4096)
+def _conv2d_of(
+    x: tuple[int, ...], w: tuple[int, ...], bias: bool, geometry: tuple[int, ...], dtype: str
+) -> Conv2D:
+    batch, channels, height, width = x
+    filters, _, *kernel_size = w
+    down, across, top, bottom, left, right, *dilation, groups = geometry
+    problem = Conv2D(
+        batch,
+        channels,
+        height,
+        width,
+        filters,
+        kernel_size,
+        stride=(down, across),
+        padding=((top, bottom), (left, right)),
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
+        dtype=dtype,
+    )
+    if problem.shapes.w != w:
+        raise ValueError(f"w: expected shape {problem.shapes.w} for x of shape {x}, got {w}")
+    return problem
+
+
+@torch.library.custom_op(f"{_OURS}::conv2d", mutates_args=(), device_types="cpu")
+def _conv2d(
+    x: Tensor, w: Tensor, b: Tensor | None, geometry: list[int], backend: str
+) -> tuple[Tensor, list[Tensor]]:
+    """Return y and the kernel's cache."""
+    problem = _conv2d_problem(x, w, b is not None, geometry)
+    found = _backend(backend, problem)
+    put = found.arrays.put
+    bias = None if b is None else put(_array(b))
+    y, cache = found.convolution.forward(problem, put(_array(x)), put(_array(w)), bias)
+    return _tensor(found, y), [_tensor(found, array) for array in cache]
+
+
+@_conv2d.register_fake
+def _(
+    x: Tensor, w: Tensor, b: Tensor | None, geometry: _Geometry, backend: str
+) -> tuple[Tensor, list[Tensor]]:
+    problem = _conv2d_problem(x, w, b is not None, geometry)
+    found = _backend(backend, problem, measuring=False)
+    return x.new_empty(problem.shapes.y), _empty(found.convolution.cache_spec(problem))
+
+
+@torch.library.custom_op(f"{_OURS}::conv2d_backward", mutates_args=(), device_types="cpu")
+def _conv2d_backward(
+    dy: Tensor,
+    x: Tensor,
+    w: Tensor,
+    cache: list[Tensor],
+    bias: bool,
+    geometry: list[int],
+    backend: str,
+    needs: list[bool],
+) -> list[Tensor]:
+    """Return those of dx, dw and db that are needed."""
+    problem = _conv2d_problem(x, w, bias, geometry)
+    found = _backend(backend, problem)
+    dy_, x_, w_, *kept = (found.arrays.put(_array(tensor)) for tensor in (dy, x, w, *cache))
+    gradients = found.convolution.backward(problem, dy_, x_, w_, tuple(kept), Needs(*needs))
+    return [_tensor(found, gradient) for gradient in gradients if gradient is not None]
+
+
+@_conv2d_backward.register_fake
+def _(dy: Tensor, x: Tensor, w: Tensor, *more: Any) -> list[Tensor]:
+    shapes, needs = (x.shape, w.shape, w.shape[:1]), more[-1]
+    return [dy.new_empty(shape) for shape, needed in zip(shapes, needs, strict=True) if needed]
+
+
+def _conv2d_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
+    x, w, b, geometry, backend = inputs
+    _, cache = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*cache)
+    ctx.save_for_backward(x, w, *cache)
+    ctx.how = b is not None, geometry, backend
+
+
+def _conv2d_autograd(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Any, ...]:
+    needs = list(ctx.needs_input_grad[:3])
+    found: Iterator[Tensor] = iter(())
+    if dy is None:
+        needs = [False] * 3
+    elif any(needs):
+        x, w, *cache = ctx.saved_tensors
+        found = iter(_conv2d_backward(dy, x, w, cache, *ctx.how, needs))
+    return *(next(found) if needed else None for needed in needs), None, None
+
+
+def _refuse_double_backward(*_: Any) -> None:
+    raise NotImplementedError(
+        "converted layers have no gradient of their gradient (double backward): "
+        "cnnkernels.torch.revert(model) gives PyTorch's own, which have"
+    )
+
+
+_conv2d.register_autograd(_conv2d_autograd, setup_context=_conv2d_setup)
+_conv2d_backward.register_autograd(_refuse_double_backward)
+
+
+def conv2d(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    backend: str | Plan = registry.AUTO,
+) -> Tensor:
+    """Cross-correlate images with filters, as `torch.nn.functional.conv2d`, with gradients.
+
+    Parameters
+    ----------
+    x : Tensor, (N, C, H, W) or (C, H, W)
+        Images, float32 or float64, on the CPU, in any memory layout.
+    w : Tensor, (K, C/groups, R, S)
+    b : Tensor, (K,), optional
+    stride, dilation : int or (int, int)
+    padding : int, (int, int), 'same' or 'valid'
+    groups : int
+    backend : str or Plan
+        A registered CPU backend; 'auto', which follows the plan in force; or a plan.
+
+    Returns
+    -------
+    Tensor, (N, K, P, Q) or (K, P, Q), contiguous
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the tensors do not fit, are of another dtype, or not on the CPU.
+    Unsupported
+        If the backend cannot do it.
+    """
+    return _convolve(x, w, b, _geometry(w, stride, padding, dilation, groups), _named(backend))
+
+
+def _convolve(x: Tensor, w: Tensor, b: Tensor | None, geometry: _Geometry, backend: str) -> Tensor:
+    for name, tensor in (("x", x), ("w", w), ("b", b)):
+        _require(name, tensor, x)
+    images = x[None] if x.ndim == 3 else x
+    y: Tensor = _conv2d(images, w, b, geometry, backend)[0]
+    return y[0] if x.ndim == 3 else y
+
+
+def _geometry(
+    w: Tensor,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | str,
+    dilation: int | Sequence[int],
+    groups: int,
+) -> _Geometry:
+    strides, dilations = _pair(stride), _pair(dilation)
+    if padding == "same":
+        if max(strides) > 1:
+            raise ValueError("padding='same' is for stride 1, here as in PyTorch")
+        around = [d * (size - 1) for size, d in zip(w.shape[2:], dilations, strict=True)]
+        pads = [half for total in around for half in (total // 2, total - total // 2)]
+    elif isinstance(padding, str) and padding != "valid":
+        raise ValueError(f"padding: expected 'same', 'valid' or numbers, got {padding!r}")
+    else:
+        down, across = (0, 0) if isinstance(padding, str) else _pair(padding)
+        pads = [down, down, across, across]
+    return [*strides, *pads, *dilations, groups]
+
+
+class Conv2d(nn.Conv2d):
+    """A `torch.nn.Conv2d` that a backend or a plan computes.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As `torch.nn.Conv2d` takes.
+    backend : str or Plan
+        As `conv2d` takes.
+
+    Notes
+    -----
+    Where a plan has chosen torch-cpu, PyTorch's own layer computes, without an operator between.
+    """
+
+    backend: str
+
+    def __init__(self, *args: Any, backend: str | Plan = registry.AUTO, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.backend = _named(backend)
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        native = _stays_native(self, x)
+        x, padding = _padded(self, x)
+        if native:
+            return functional.conv2d(
+                x, weight, bias, self.stride, padding, self.dilation, self.groups
+            )
+        geometry = _geometry(weight, self.stride, padding, self.dilation, self.groups)
+        return _convolve(x, weight, bias, geometry, self.backend)
+
+    def extra_repr(self) -> str:
+        """Return PyTorch's words and the backend."""
+        return f"{super().extra_repr()}, backend={self.backend!r}"
+
+
+def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Any]:
+    """Return images and the zeros that a layer pads them with; other padding is put on first."""
+    if layer.padding_mode == "zeros":
+        return x, layer.padding
+    around = layer._reversed_padding_repeated_twice
+    return functional.pad(x, around, mode=layer.padding_mode), 0
+
+
+# --------------------------------------------------------------------------------------------
+# max-pooling
+
+
+def _max_pool2d_problem(
+    shape: Sequence[int], dtype: str, geometry: _Geometry, ceil_mode: bool
+) -> MaxPool2D:
+    """Return the problem; the geometry is kernel_size, stride, padding and dilation, two each."""
+    return _max_pool2d_of(_ints(shape), dtype, _ints(geometry), ceil_mode)
+
+
+@functools.lru_cache(maxsize=4096)
+def _max_pool2d_of(
+    shape: tuple[int, ...], dtype: str, geometry: tuple[int, ...], ceil_mode: bool
+) -> MaxPool2D:
+    batch, channels, height, width = shape
+    kernel, stride, padding, dilation = (geometry[i : i + 2] for i in (0, 2, 4, 6))
+    return MaxPool2D(
+        batch, channels, height, width, kernel, stride, padding, dilation, ceil_mode, dtype
+    )
+
+
+@torch.library.custom_op(f"{_OURS}::max_pool2d", mutates_args=(), device_types="cpu")
+def _max_pool2d(
+    x: Tensor, geometry: list[int], ceil_mode: bool, backend: str
+) -> tuple[Tensor, list[Tensor]]:
+    """Return y and the kernel's cache."""
+    problem = _max_pool2d_problem(x.shape, _dtype(x), geometry, ceil_mode)
+    found = _backend(backend, problem)
+    y, cache = found.pooling.forward(problem, found.arrays.put(_array(x)))
+    return _tensor(found, y), [_tensor(found, array) for array in cache]
+
+
+@_max_pool2d.register_fake
+def _(x: Tensor, geometry: _Geometry, ceil_mode: bool, backend: str) -> tuple[Tensor, list[Tensor]]:
+    problem = _max_pool2d_problem(x.shape, _dtype(x), geometry, ceil_mode)
+    found = _backend(backend, problem, measuring=False)
+    return x.new_empty(problem.shapes.y), _empty(found.pooling.cache_spec(problem))
+
+
+@torch.library.custom_op(f"{_OURS}::max_pool2d_backward", mutates_args=(), device_types="cpu")
+def _max_pool2d_backward(
+    dy: Tensor,
+    cache: list[Tensor],
+    x_shape: list[int],
+    geometry: list[int],
+    ceil_mode: bool,
+    backend: str,
+) -> Tensor:
+    """Return dx."""
+    problem = _max_pool2d_problem(x_shape, _dtype(dy), geometry, ceil_mode)
+    found = _backend(backend, problem)
+    put = found.arrays.put
+    kept = tuple(put(_array(tensor)) for tensor in cache)
+    return _tensor(found, found.pooling.backward(problem, put(_array(dy)), kept))
+
+
+@_max_pool2d_backward.register_fake
+def _(dy: Tensor, _: list[Tensor], x_shape: list[int], *__: Any) -> Tensor:
+    return dy.new_empty(x_shape)
+
+
+def _max_pool2d_setup(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]
+) -> None:
+    x, *how = inputs
+    _, cache = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*cache)
+    ctx.save_for_backward(*cache)
+    ctx.x_shape, ctx.how = list(x.shape), how
+
+
+def _max_pool2d_autograd(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Any, ...]:
+    dx = None
+    if dy is not None and ctx.needs_input_grad[0]:
+        dx = _max_pool2d_backward(dy, list(ctx.saved_tensors), ctx.x_shape, *ctx.how)
+    return dx, None, None, None
+
+
+_max_pool2d.register_autograd(_max_pool2d_autograd, setup_context=_max_pool2d_setup)
+_max_pool2d_backward.register_autograd(_refuse_double_backward)
+
+
+def max_pool2d(
+    x: Tensor,
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    backend: str | Plan = registry.AUTO,
+) -> Tensor:
+    """Take the maximum of each window, as `torch.nn.functional.max_pool2d`, with gradients.
+
+    Parameters
+    ----------
+    x : Tensor, (N, C, H, W) or (C, H, W)
+        Images, float32 or float64, on the CPU, in any memory layout.
+    kernel_size, stride, padding, dilation, ceil_mode
+        As PyTorch takes them.
+    backend : str or Plan
+        As in `conv2d`.
+
+    Returns
+    -------
+    Tensor, (N, C, P, Q) or (C, P, Q), contiguous
+
+    Raises
+    ------
+    TypeError, ValueError, Unsupported
+        As `conv2d`.
+    """
+    window = _window(kernel_size, stride, padding, dilation)
+    return _pool(x, window, ceil_mode, _named(backend))
+
+
+def _pool(x: Tensor, window: _Geometry, ceil_mode: bool, backend: str) -> Tensor:
+    _require("x", x, x)
+    images = x[None] if x.ndim == 3 else x
+    y: Tensor = _max_pool2d(images, window, ceil_mode, backend)[0]
+    return y[0] if x.ndim == 3 else y
+
+
+def _window(
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+) -> _Geometry:
+    stride = kernel_size if stride is None else stride
+    return [*_pair(kernel_size), *_pair(stride), *_pair(padding), *_pair(dilation)]
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """A `torch.nn.MaxPool2d` that a backend or a plan computes.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As `torch.nn.MaxPool2d` takes; indices cannot be returned.
+    backend : str or Plan
+        As `conv2d` takes.
+    """
+
+    backend: str
+
+    def __init__(self, *args: Any, backend: str | Plan = registry.AUTO, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.return_indices:
+            raise Unsupported(_INDICES)
+        self.backend = _named(backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the maxima."""
+        if _stays_native(self, x):
+            y: Tensor = super().forward(x)
+            return y
+        window = _window(self.kernel_size, self.stride, self.padding, self.dilation)
+        return _pool(x, window, self.ceil_mode, self.backend)
+
+    def extra_repr(self) -> str:
+        """Return PyTorch's words and the backend."""
+        return f"{super().extra_repr()}, backend={self.backend!r}"
+
+
+_INDICES = "MaxPool2d: return_indices is PyTorch's alone; leave this layer as it is"
+
+
+# --------------------------------------------------------------------------------------------
+# whole models
+
+_CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: Conv2d,
+    nn.MaxPool2d: MaxPool2d,
+}
+
+
+def convert(
+    model: Module,
+    backend: str | Plan,
+    *,
+    keep: Callable[[str, nn.Module], bool] | None = None,
+) -> Module:
+    """Let a backend or a plan compute a model's convolutions and max-poolings, in place.
+
+    Every layer stays the object that it was, with its parameters, hooks and name; a `state_dict`
+    saved before fits after, and the other way round. A layer that cannot be converted, one that
+    returns indices or a class derived from PyTorch's, is left as it is, with a warning.
+
+    Parameters
+    ----------
+    model : Module
+    backend : str or Plan
+        A registered CPU backend; 'auto', which follows the plan in force; or a plan.
+    keep : callable, optional
+        Takes a layer's name and the layer; those for which it is true stay PyTorch's.
+
+    Returns
+    -------
+    Module
+        The same model.
+
+    Raises
+    ------
+    UnknownBackendError, TypeError
+        If there is no such backend.
+    Unsupported
+        If the backend cannot run here, or computes elsewhere than on the CPU.
+    """
+    name = _named(backend)
+    plan = _plan_of(name)
+    with _threads_kept():
+        if plan is None:
+            loaded = registry.load(name)
+            if loaded.arrays.device != "cpu":
+                raise Unsupported(f"{name} computes on {loaded.arrays.device}, not on the CPU")
+        elif plan.threads != torch.get_num_threads():
+            warnings.warn(
+                f"the plan was measured with {plan.threads} threads, and PyTorch has "
+                f"{torch.get_num_threads()} here",
+                PlanWarning,
+                stacklevel=2,
+            )
+    for where, layer in model.named_modules():
+        converted = _CONVERTED.get(type(layer))
+        if type(layer) in _CONVERTED.values():
+            layer.backend = name  # converted before, perhaps to another
+        elif converted is None:
+            derived = next((kind for kind in _CONVERTED if isinstance(layer, kind)), None)
+            if derived is not None:
+                _left(where, f"{type(layer).__name__}, derived from {derived.__name__}")
+        elif keep is not None and keep(where, layer):
+            continue
+        elif getattr(layer, "return_indices", False):
+            _left(where, "it returns indices")
+        else:
+            layer.__class__ = converted
+            layer.backend = name
+    return model
+
+
+def _left(where: str, why: str) -> None:
+    warnings.warn(f"{where or 'the model'} stays PyTorch's: {why}", ConversionWarning, stacklevel=3)
+
+
+def revert(model: Module) -> Module:
+    """Give a converted model PyTorch's own layers back, in place; return it."""
+    for layer in model.modules():
+        for theirs, ours in _CONVERTED.items():
+            if type(layer) is ours:
+                layer.__class__ = theirs
+                del layer.backend
+    return model
+
+
+def problem_of(layer: nn.Module, x: Tensor) -> Problem:
+    """Return the problem that a layer computes on images, whether it is converted or not.
+
+    Raises
+    ------
+    Unsupported
+        If it is none that backends compute, with the reason.
+    """
+    if type(layer) not in (*_CONVERTED, *_CONVERTED.values()):
+        raise Unsupported(f"{type(layer).__name__} is neither Conv2d nor MaxPool2d")
+    if getattr(layer, "return_indices", False):
+        raise Unsupported(_INDICES)
+    try:
+        _require("x", x, x)
+        if isinstance(layer, nn.Conv2d):
+            x, padding = _padded(layer, x.detach())
+            w = layer.weight
+            geometry = _geometry(w, layer.stride, padding, layer.dilation, layer.groups)
+            images = x[None] if x.ndim == 3 else x
+            return _conv2d_problem(images, w, layer.bias is not None, geometry)
+        window = _window(layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        shape = (1, *x.shape) if x.ndim == 3 else x.shape
+        return _max_pool2d_problem(shape, _dtype(x), window, layer.ceil_mode)
+    except (TypeError, ValueError) as error:
+        raise Unsupported(str(error)) from None
+
+
+# --------------------------------------------------------------------------------------------
+# arguments
+
+
+def _stays_native(layer: Any, x: Tensor) -> bool:
+    """Whether a plan leaves a problem to PyTorch's own layer, which needs no operator then."""
+    name = layer.backend
+    if not (name == registry.AUTO or name in _plans) or torch.compiler.is_compiling():
+        return False
+    _require("x", x, x)
+    plan = _plan_of(name)
+    assert plan is not None
+    with _threads_kept():
+        return plan.backend_for(problem_of(layer, x)).name == _NATIVE
+
+
+def _require(name: str, tensor: object, x: Tensor) -> None:
+    if tensor is None:
+        return
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a Tensor, got {type(tensor).__name__}")
+    if tensor.device.type != "cpu":
+        raise ValueError(
+            f"{name}: expected a tensor on the CPU, got one on {tensor.device}; on other devices "
+            "use PyTorch's own layers: cnnkernels.torch.revert(model)"
+        )
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{name}: expected float32 or float64, got {tensor.dtype}; under autocast and in other "
+            "dtypes use PyTorch's own layers: cnnkernels.torch.revert(model)"
+        )
+    if tensor.dtype != x.dtype:
+        raise TypeError(f"{name}: expected {x.dtype}, the dtype of x, got {tensor.dtype}")
+    if tensor is x and x.ndim not in (3, 4):
+        raise ValueError(
+            f"x: expected images (N, C, H, W) or (C, H, W), got shape {tuple(x.shape)}"
+        )
+
+
+def _pair(value: int | Sequence[int]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)

@@ -1,0 +1,207 @@
+"""A plan is followed problem by problem, kept in a file, and refused where it was not made."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import cnnkernels
+from cnnkernels import functional, host, plan, registry
+from cnnkernels.conformance import check
+from cnnkernels.contract import Conv2D, MaxPool2D, Unsupported
+from cnnkernels.plan import Choice, Plan, PlanError, PlanWarning
+
+CONV = Conv2D(2, 3, 6, 6, 4, 3, padding=1)
+STRIDED = Conv2D(2, 3, 6, 6, 4, 3, stride=2)
+POOL = MaxPool2D(2, 4, 6, 6, 2)
+
+MEASURED = Choice(
+    "naive",
+    "2.00x as fast as numpy",
+    {"naive": 1.0, "numpy": 2.0},
+    {"naive": [1.0, 1.0], "numpy": [2.0, 2.0]},
+    "numpy",
+    2.0,
+    1.9,
+    2.1,
+)
+
+
+NEGATIVE = {"problem": str(CONV), "backend": "numpy", "seconds": {"numpy": -1}}
+
+
+@pytest.fixture
+def made():
+    return Plan({CONV: MEASURED, POOL: Choice("naive")}, fallback="numpy", threads=1)
+
+
+@pytest.fixture
+def nothing_in_force(monkeypatch):
+    monkeypatch.delenv(plan.VARIABLE, raising=False)
+    before = plan.use(None)
+    yield
+    plan.use(before)
+
+
+def test_each_problem_goes_to_whom_was_chosen(made):
+    assert made.backend_for(CONV).name == "naive"
+    with pytest.warns(PlanWarning, match="no choice for g1mb2.*numpy computes it"):
+        assert made.backend_for(STRIDED).name == "numpy"
+    assert made.backend_for(STRIDED).name == "numpy"  # and says so once
+
+
+def test_what_becomes_of_the_unmeasured_is_as_asked(made):
+    made.unmeasured = "refuse"
+    with pytest.raises(Unsupported, match=r"no choice for .*cnnbench recommend"):
+        made.backend_for(STRIDED)
+    made.unmeasured = "fall back"
+    assert made.backend_for(STRIDED).name == "numpy"
+    asked = []
+
+    def measure(problem):
+        asked.append(problem)
+        return Choice("naive", "measured now")
+
+    new = dataclasses.replace(made, choices={}, unmeasured=measure)
+    assert new.backend_for(POOL, measuring=False).name == "numpy"
+    assert [new.backend_for(CONV).name, new.backend_for(CONV).name] == ["naive"] * 2
+    assert asked == [CONV]
+
+
+def test_a_file_keeps_everything(made, tmp_path):
+    made.made = {"when": "2026-01-01", "command": "cnnbench recommend digits"}
+    made.save(tmp_path / "plan.json")
+    assert plan.load(tmp_path / "plan.json") == made
+    plain = json.loads((tmp_path / "plan.json").read_text())
+    assert plain["schema"] == plan.SCHEMA
+    assert set(plain["machine"]) == {"processor", "vectors", "cores", "system"}
+
+
+def test_another_machines_plan_is_refused(made, tmp_path):
+    made.machine = {**made.machine, "processor": "Z80"}
+    made.save(tmp_path / "plan.json")
+    with pytest.raises(PlanError, match=r"another machine \(processor 'Z80', here .*force"):
+        plan.load(tmp_path / "plan.json")
+    assert plan.load(tmp_path / "plan.json", force=True).choices == made.choices
+
+
+def test_other_versions_are_said(made, tmp_path):
+    made.versions = {**made.versions, "numpy": "0.1"}
+    made.save(tmp_path / "plan.json")
+    with pytest.warns(PlanWarning, match=r"measured with numpy 0\.1, here"):
+        plan.load(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": "cnnbench/1"}, "expected a plan with schema"),
+        ({"choices": [{"problem": "nonsense", "backend": "numpy"}]}, "descriptor"),
+        ({"choices": [{"problem": str(CONV), "backend": "nmpy"}]}, "did you mean 'numpy'"),
+        ({"choices": [{"problem": str(CONV)}]}, "missing"),
+        ({"choices": [{"problem": str(CONV), "backend": 7}]}, "another kind"),
+        (
+            {"choices": [{"problem": str(CONV), "backend": "numpy", "seconds": {"numpy": -1}}]},
+            "zero",
+        ),
+        ({"fallback": "none such"}, "unknown backend"),
+        ({"machine": 3}, "another kind"),
+    ],
+)
+def test_what_is_no_plan_is_said(made, tmp_path, change, words):
+    path = tmp_path / "plan.json"
+    made.save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(PlanError, match=words) as raised:
+        plan.load(path)
+    assert str(path) in str(raised.value)
+
+
+def test_files_that_cannot_be_read_or_written(made, tmp_path):
+    with pytest.raises(PlanError, match="cannot be read"):
+        plan.load(tmp_path / "none.json")
+    (tmp_path / "half.json").write_text('{"schema": ')
+    with pytest.raises(PlanError, match="expected a plan in JSON"):
+        plan.load(tmp_path / "half.json")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(PlanError, match="got 'list'"):
+        plan.load(tmp_path / "list.json")
+    with pytest.raises(PlanError, match="cannot be written"):
+        made.save(tmp_path / "no" / "folder" / "plan.json")
+
+
+def test_pinning(made):
+    pinned = made.pinned("numpy", CONV)
+    assert (pinned.choices[CONV].backend, pinned.choices[POOL].backend) == ("numpy", "naive")
+    assert pinned.choices[CONV].why == "pinned"
+    assert pinned.choices[CONV].ratio == 1.0
+    assert made.choices[CONV] is MEASURED
+    everything = made.pinned("numpy")
+    assert {choice.backend for choice in everything.choices.values()} == {"numpy"}
+    with pytest.raises(ValueError, match="unknown backend"):
+        made.pinned("nmpy")
+
+
+def test_excluding(made):
+    without = dataclasses.replace(made, choices={CONV: MEASURED}).excluding("naive")
+    assert without.choices[CONV].backend == "numpy"
+    assert without.choices[CONV].why == "naive is excluded"
+    with pytest.raises(PlanError, match="no backend left for"):
+        made.excluding("naive", "numpy")
+    assert made.excluding("numpy").fallback == "naive"
+
+
+# --------------------------------------------------------------------------------------------
+# auto
+
+
+def test_auto_is_conformant(backend):
+    followed = Plan({}, fallback=backend.name, threads=1, unmeasured="fall back")
+    before = plan.use(followed)
+    try:
+        for problem in (CONV, STRIDED, POOL):
+            found = check(registry.load("auto"), problem)
+            assert (found.outcome, found.reason) == ("ok", "")
+    finally:
+        plan.use(before)
+
+
+@pytest.mark.usefixtures("nothing_in_force")
+def test_auto_follows_the_plan_in_force(made):
+    x, w = np.ones((2, 3, 6, 6), np.float32), np.ones((4, 3, 3, 3), np.float32)
+    with pytest.raises(Unsupported, match="no plan is in force"):
+        functional.conv2d(x, w, padding=1, backend="auto")
+    plan.use(made)
+    with_bias = {"b": np.zeros(4, np.float32), "padding": 1}
+    np.testing.assert_array_equal(
+        cnnkernels.conv2d(x, w, **with_bias, backend="auto"),
+        cnnkernels.conv2d(x, w, **with_bias, backend="naive"),
+    )
+    made.unmeasured = "refuse"
+    with pytest.raises(Unsupported, match="no choice"):
+        cnnkernels.conv2d(x, w, backend="auto")
+    assert "auto" not in registry.names()
+
+
+@pytest.mark.usefixtures("nothing_in_force")
+def test_the_environment_names_a_plan(made, tmp_path, monkeypatch):
+    made.save(tmp_path / "plan.json")
+    monkeypatch.setenv(plan.VARIABLE, str(tmp_path / "plan.json"))
+    assert plan.current() == made
+    assert plan.current() is plan.current()
+    other = Plan({}, "naive", 1)
+    plan.use(other)
+    assert plan.current() is other
+    plan.use(tmp_path / "plan.json")
+    assert plan.current() == made
+
+
+def test_this_machine_has_a_fingerprint():
+    here = host.fingerprint()
+    assert here["processor"]
+    assert int(here["cores"]) >= 1
+    assert host.versions("numpy", "no such library") == {
+        "python": host.versions()["python"],
+        "numpy": np.__version__,
+    }
