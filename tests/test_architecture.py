@@ -32,7 +32,13 @@ BENCH_NUMBA = ("cnnbench.ceilings", "cnnbench.digits.*numba*")
 """The modules of cnnbench that import Numba."""
 
 HOMES = {
-    "torch": ("*.torch_aten", "cnnkernels.torch", "cnnbench.worker", "cnnbench.digits.*torch*"),
+    "torch": (
+        "*.torch_aten",
+        "cnnkernels.torch",
+        "cnnbench.worker",
+        "cnnbench.digits.*torch*",
+        "cnnbench.torch_model",
+    ),
     "numba": (
         "cnnkernels.*numba*",
         "cnnkernels.jit",

@@ -1,4 +1,4 @@
-"""The command line: `cnnbench info | check | time | train | compare | report | ...`.
+"""The command line: `cnnbench info | check | time | train | compare | recommend | ...`.
 
 What a command needs is imported when it runs, so that help and errors come at once.
 """
@@ -355,6 +355,117 @@ def compare(
 
 
 @app.command()
+def recommend(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="digits, digits-deep or digits-strided; another set, file or descriptor; or "
+            "package.module:function, which returns a torch.nn.Module."
+        ),
+    ],
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            "--input", help="Of a PyTorch model: the shape of a batch.", metavar="N,C,H,W"
+        ),
+    ] = None,
+    backends: Backends = "",
+    exclude: Annotated[
+        str, typer.Option(help="Comma-separated backends to leave out.", metavar="A,B")
+    ] = "",
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A layer's backend, whatever is measured: name or pattern; may be repeated.",
+            metavar="LAYER=BACKEND",
+        ),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(help="Largest error allowed, in units of what rounding can make.", min=0),
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Only backends that promise the same bits.")
+    ] = False,
+    baseline: Baseline = "torch-cpu",
+    threads: Annotated[
+        int | None, typer.Option(help="Thread count; all cores if not given.", min=1)
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.", min=1)] = None,
+    output: Annotated[Path, typer.Option(help="Where the plan goes.")] = Path("plan.json"),
+    quick: Annotated[bool, typer.Option("--quick", help="Measure a third as long.")] = False,
+    json_file: Json = None,
+    save: Save = False,
+    machine: Machine = None,
+) -> None:
+    """Choose a backend for each layer of a network to train, and write it down as a plan."""
+    import dataclasses
+
+    from rich.console import Console
+
+    from cnnbench import models, recommending, results
+    from cnnbench.digits.network import ARCHITECTURES
+    from cnnbench.digits.options import Options
+    from cnnbench.digits.training import planned
+    from cnnbench.effort import Effort
+    from cnnbench.report import recommendation, tables
+    from cnnbench.timing import LEAST_ROUNDS
+
+    left_out = _backends(exclude) if exclude else []
+    names = [name for name in _with_baseline(_backends(backends), baseline) if name not in left_out]
+    if not names:
+        raise typer.BadParameter("--exclude leaves no backend to choose from")
+    if baseline not in names:
+        baseline = names[0]
+    wishes = recommending.Wishes(max_error, deterministic, _pins(pin or []))
+    (count,) = _threads("" if threads is None else str(threads))
+    trained: Options | list[int] | None = None
+    if ":" in model:
+        if input_shape is None:
+            raise typer.BadParameter("a PyTorch model needs --input, such as --input 8,3,224,224")
+        trained = models.shape_of(input_shape, batch)
+        network = recommending.capture(model, trained, count)
+    elif input_shape is not None:
+        raise typer.BadParameter(f"--input is for PyTorch models, package.module:function; {model}")
+    elif model in ARCHITECTURES:
+        trained = Options(architecture=model, batch_size=batch or Options().batch_size)
+        network = models.of_architecture(planned(trained))
+    else:
+        network = models.of_cases(_cases(model, batch, None))
+    results.claim(output)
+    run = _run()
+    _keep(run, "recommend", json_file, save, machine)
+    effort = Effort(seconds=2.0, call_seconds=recommending.budget(network))
+    if quick:
+        effort = dataclasses.replace(effort, rounds=LEAST_ROUNDS, seconds=0.7)
+    with _recording(run), _progress() as progress, _folder() as caches:
+        found = recommending.recommend(
+            run, network, trained, names, count, baseline, wishes, effort, progress, caches
+        )
+    found.plan.save(output)
+    console = Console()
+    for sheet in recommendation.sheets(found):
+        tables.show(console, sheet)
+    console.print(found.answer, style="bold", highlight=False)
+    for line in recommendation.how_to_follow(found, output):
+        console.print(f"  {line}", highlight=False)
+    typer.echo(f"plan: {output}; rows: {', '.join(map(str, run.paths))}")
+
+
+def _pins(texts: list[str]) -> dict[str, str]:
+    from cnnkernels import registry
+
+    pins = {}
+    for text in texts:
+        layer, equals, backend = text.partition("=")
+        if not (layer and equals and backend):
+            raise typer.BadParameter(f"--pin: expected LAYER=BACKEND, got {text!r}")
+        registry.require_known(backend)
+        pins[layer] = backend
+    return pins
+
+
+@app.command()
 def selftest(
     threads: Threads = "", baseline: Baseline = "torch-cpu", json_file: Json = None
 ) -> None:
@@ -634,15 +745,19 @@ def main() -> None:
     from cnnbench.cases import CaseError
     from cnnbench.digits.data import DataError
     from cnnbench.history.asv import HistoryError
+    from cnnbench.models import ModelError
     from cnnbench.report.offline import PageError
     from cnnbench.results import ResultsError
+    from cnnkernels.plan import PlanError
     from cnnkernels.registry import UnknownBackendError
 
     expected: tuple[type[BaseException], ...] = (
         CaseError,
         DataError,
         HistoryError,
+        ModelError,
         PageError,
+        PlanError,
         ResultsError,
         UnknownBackendError,
     )

@@ -12,7 +12,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,12 @@ def time(
     effort: Effort,
     progress: Progress,
     caches: Path,
+    only: Mapping[Problem, Sequence[Direction]] | None = None,
 ) -> None:
     """Check, then time side by side, every case on every backend; rows go to the run.
 
     Compiled code goes to `caches`, an empty folder: the first calls fill it, the others use it.
+    What is in `only` is timed in those directions alone, and first calls of it are not.
     """
     total = sum(len(group.cases) for group in sets)
     progress.begin(len(threads) * (total * (len(backends) + 1) + 2) + len(backends))
@@ -80,7 +82,7 @@ def time(
             if count == threads[0]:
                 for backend in backends:
                     progress.step(f"first calls of {backend}")
-                    if backend in team.present:
+                    if backend in team.present and only is None:
                         first_calls |= _first_calls(backend, count, sets, caches)
             progress.step(f"A/A floor of {base}, {count} threads")
             floor = (
@@ -105,6 +107,7 @@ def time(
                         row
                         for backend, found in checks.items()
                         for row in rows_of(case, backend, count, found)
+                        if only is None or row.direction in only[case.problem]
                     ]
                     for row in rows:
                         if row.outcome == "ok" and count == threads[0]:
@@ -229,7 +232,9 @@ def _time_case(
                     row.samples = contestants[row.backend].samples
                     row.seconds = _number(contestants[row.backend].seconds)
                 if row.seconds is not None and row.backend + _NCHW in contestants:
-                    row.nchw_seconds = _number(contestants[row.backend + _NCHW].seconds)
+                    from_nchw = contestants[row.backend + _NCHW]
+                    row.nchw_seconds = _number(from_nchw.seconds)
+                    row.details["nchw_samples"] = from_nchw.samples
                 _judge(row, case, conditions.ceilings, team)
             compare(of_direction, conditions.baseline, conditions.floor)
         for lost in [row for row in of_direction if row.outcome == "failed"]:

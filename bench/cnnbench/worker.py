@@ -29,6 +29,7 @@ from cnnbench.digits import trainers, weights
 from cnnbench.digits.options import Options
 from cnnbench.digits.profile import profile
 from cnnbench.digits.training import Training
+from cnnkernels import plan, registry
 from cnnkernels.conformance import Call, Check, check, filled
 from cnnkernels.contract import Backend, Conv2D, Direction, MaxPool2D, Problem, Unsupported
 from cnnkernels.descriptor import parse
@@ -56,7 +57,7 @@ CALL_BUDGET_SECONDS = 20.0
 """A problem of which one call would take longer is not run."""
 
 
-_UNBOUNDED = ("train", "train_in_pytorch")
+_UNBOUNDED = ("train", "train_in_pytorch", "capture", "start_model", "model_steps")
 """Commands that may take as long as they take: they have a budget of their own, or none."""
 
 
@@ -210,9 +211,12 @@ class _Session:
         self._pace: dict[type, float] = {}
         self._call: Call | None = None
         self._cache: Any = None
+        self._model: Any = None
 
     def load(self, backend: str, threads: int) -> dict[str, Any]:
         """Load what is asked from here on, and hold every library here to the thread count."""
+        if backend == registry.AUTO:
+            plan.current().load()  # before threads are set
         self._trainer = trainers.load(backend)
         about = {
             "backend": backend,
@@ -322,6 +326,32 @@ class _Session:
         from cnnbench.digits.torch_notebook import train
 
         return _told(self._trainer.name, train(Options(**options)), options)
+
+    def capture(self, model: str, shape: list[int]) -> dict[str, Any]:
+        """Return which problems a PyTorch model's layers are, and those that are none."""
+        from cnnbench.torch_model import Training as ModelTraining
+
+        calls, left = ModelTraining(model, shape).capture()
+        return {"calls": [asdict(call) for call in calls], "left": left}
+
+    def start_model(self, model: str, shape: list[int], **how: bool) -> float:
+        """Make a PyTorch model, take two steps of its training, and return the second's seconds."""
+        from cnnbench.torch_model import Training as ModelTraining
+
+        self._model = ModelTraining(model, shape, **how)
+        self._model.seconds(1)
+        return self.model_steps(1)
+
+    def model_steps(self, steps: int) -> float:
+        """Return the seconds of a step of the model's training, of several in a row."""
+        seconds: float = self._model.seconds(steps)
+        return seconds
+
+    def overheads(self) -> dict[str, float]:
+        """Return what a call of a PyTorch layer takes beside its kernels, converted and not."""
+        from cnnbench.torch_model import overheads
+
+        return overheads()
 
     @property
     def _backend(self) -> Backend:

@@ -133,6 +133,17 @@ class Plan:
             self._backends[problem] = backend
         return backend
 
+    def load(self) -> None:
+        """Load every backend that was chosen, and the fallback.
+
+        Raises
+        ------
+        Unsupported
+            If one cannot run here.
+        """
+        for name in sorted({self.fallback, *(c.backend for c in self.choices.values())}):
+            registry.load(name)
+
     def _chosen_now(self, problem: Problem, measuring: bool) -> Choice:
         if callable(self.unmeasured) and measuring:
             return self.unmeasured(problem)

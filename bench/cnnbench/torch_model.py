@@ -1,0 +1,234 @@
+"""A person's own PyTorch model: which problems its layers are, and how long a training step takes.
+
+Imported where PyTorch is: in workers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import cnnkernels.torch as layers
+from cnnbench.models import Call, ModelError
+from cnnkernels import plan, registry
+from cnnkernels.contract import Conv2D, Needs, Unsupported
+
+_SEED = 20
+_LEARNING_RATE = 1e-3
+
+
+def load(place: str) -> nn.Module:
+    """Return the model that a function without arguments returns.
+
+    Parameters
+    ----------
+    place : str
+        ``package.module:function``; modules are also looked for in the current folder.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or what it returns is no model.
+    """
+    module_name, _, name = place.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ModelError(
+            f"{place}: {module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from None
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ModelError(f"{place}: {module_name} has no function {name!r}")
+    try:
+        torch.manual_seed(_SEED)
+        model = function()
+    except Exception as error:
+        raise ModelError(
+            f"{place}: {name}() raised {type(error).__name__}: {error}; it is called without "
+            "arguments, and has to return a torch.nn.Module"
+        ) from None
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"{place}: expected {name}() to return a torch.nn.Module, got {type(model).__name__}"
+        )
+    return model
+
+
+class Training:
+    """A model in training on random images, one step after another.
+
+    The loss is the mean square of what the model gives, the optimizer SGD with momentum.
+
+    Parameters
+    ----------
+    place : str
+        As `load` takes.
+    shape : sequence of int
+        Of a batch of images.
+    channels_last : bool
+        Whether model and images are in that layout.
+    converted : bool
+        Whether it follows the plan in force.
+
+    Raises
+    ------
+    ModelError
+        If a step cannot be taken.
+    """
+
+    def __init__(
+        self,
+        place: str,
+        shape: Sequence[int],
+        *,
+        channels_last: bool = False,
+        converted: bool = False,
+    ) -> None:
+        self._place = place
+        self.model = load(place).train()
+        self._images = torch.randn(*shape, generator=torch.Generator().manual_seed(_SEED))
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+            self._images = self._images.to(memory_format=torch.channels_last)
+        if converted:
+            layers.convert(self.model, plan.current())
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if not trained:
+            raise ModelError(f"{place}: the model has no parameter that is trained")
+        self._optimizer = torch.optim.SGD(trained, lr=_LEARNING_RATE, momentum=0.9)
+
+    def step(self) -> None:
+        """Go forward, backward, and down the gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+        try:
+            told = list(_tensors(self.model(self._images)))
+            if not told:
+                raise ModelError(f"{self._place}: the model returns no tensor to make a loss of")
+            torch.stack([tensor.square().mean() for tensor in told]).sum().backward()
+        except RuntimeError as error:
+            shape = ",".join(map(str, self._images.shape))
+            raise ModelError(
+                f"{self._place}: a training step on images of {shape} raised: "
+                f"{str(error).splitlines()[0]}"
+            ) from None
+        self._optimizer.step()
+
+    def capture(self) -> tuple[list[Call], list[tuple[str, str]]]:
+        """Take a step; return the calls of convolutions and max-poolings, and what is left out.
+
+        Returns
+        -------
+        calls : list of Call
+            In the order of forward; a layer that is called twice is there twice.
+        left : list of (str, str)
+            Layers like them that no backend computes, each with its reason.
+        """
+        calls: list[Call] = []
+        left: list[tuple[str, str]] = []
+
+        def note(name: str) -> Callable[..., None]:
+            def hook(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+                (x, *_) = inputs
+                try:
+                    problem = layers.problem_of(layer, x)
+                except Unsupported as reason:
+                    left.append((name, str(reason)))
+                    return
+                weights = getattr(layer, "weight", None)
+                trained = weights is not None and weights.requires_grad
+                calls.append(Call(name, str(problem), x.requires_grad, trained))
+
+            return hook
+
+        handles = [
+            layer.register_forward_pre_hook(note(name or "the model"))
+            for name, layer in self.model.named_modules()
+            if _alike(layer)
+        ]
+        self.step()
+        for handle in handles:
+            handle.remove()
+        return calls, left
+
+    def seconds(self, steps: int) -> float:
+        """Return the seconds of a step, the mean of some in a row."""
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        return (time.perf_counter() - began) / steps
+
+
+def _alike(layer: nn.Module) -> bool:
+    """Whether a person would expect to hear of a layer: it convolves, or pools maxima."""
+    kinds = (nn.modules.conv._ConvNd, nn.modules.pooling._MaxPoolNd, nn.AdaptiveMaxPool2d)
+    return isinstance(layer, kinds)
+
+
+def _tensors(told: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors in what a model returned."""
+    if isinstance(told, Tensor):
+        if told.is_floating_point() and told.requires_grad:
+            yield told
+    elif isinstance(told, dict):
+        for value in told.values():
+            yield from _tensors(value)
+    elif isinstance(told, list | tuple):
+        for value in told:
+            yield from _tensors(value)
+
+
+_TIMES, _REPEATS = 200, 7
+
+
+def overheads() -> dict[str, float]:
+    """Return the seconds that a layer's call and its backward take beside the kernels.
+
+    Measured on an image of one pixel: the layer with autograd, less the kernels called alone.
+
+    Returns
+    -------
+    dict of str to float
+        'converted', of a layer that an operator of ours computes, and 'native', of PyTorch's own.
+    """
+    problem = Conv2D(1, 1, 1, 1, 1, 1)
+    found = {}
+    for name, backend, layer in (
+        ("converted", "numpy", layers.Conv2d(1, 1, 1, backend="numpy")),
+        ("native", "torch-cpu", nn.Conv2d(1, 1, 1)),
+    ):
+        kernel, put = registry.load(backend).convolution, registry.load(backend).arrays.put
+        x = torch.ones(1, 1, 1, 1, requires_grad=True)
+        given = [put(t.detach().numpy()) for t in (x, layer.weight, layer.bias)]
+        dy = torch.ones(1, 1, 1, 1)
+        theirs = put(dy.numpy())
+
+        def called(layer: nn.Module = layer, x: Tensor = x, dy: Tensor = dy) -> None:
+            torch.autograd.grad(layer(x), (x, *layer.parameters()), dy)
+
+        def alone(kernel: Any = kernel, given: Sequence[Any] = given, theirs: Any = theirs) -> None:
+            _, cache = kernel.forward(problem, *given)
+            kernel.backward(problem, theirs, *given[:2], cache, Needs())
+
+        found[name] = max(0.0, _seconds(called) - _seconds(alone))
+    return found
+
+
+def _seconds(function: Callable[[], None]) -> float:
+    function()
+    parts = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        for _ in range(_TIMES):
+            function()
+        parts.append((time.perf_counter() - began) / _TIMES)
+    return statistics.median(parts)
