@@ -44,25 +44,41 @@ def has_fma() -> bool:
     return bool(_FEATURES.get("fma") or _FEATURES.get("avx512f")) if x86 else True
 
 
-VECTORS = 2
-"""Vectors side by side in a tile; those of few rows have more: see `widest`."""
+SUMS = 24 if vector_bytes() != 32 and has_fma() else 12
+"""Vectors of sums that a tile has at the most: of 32 registers, or of the 16 that AVX2 has.
 
-ROWS = 12 if vector_bytes() != 32 and has_fma() else 6
-"""Rows of a tile, at the most: 24 sums of 32 registers, or 12 of the 16 that AVX2 has.
-
-The others hold the two vectors and the broadcast scalar.
+The others hold the vectors that are multiplied, and the broadcast scalar.
 """
+
+MOST_ROWS = SUMS // 2
+"""Rows of a tile, at the most."""
+
+ROWS, VECTORS = (8, 3) if SUMS == 24 else (6, 2)
+"""The tile that loads least for each product, where nothing else decides."""
+
+_WIDTHS = (1, 2, 3, 4, 6, 8)
+"""How many vectors side by side a tile may have."""
 
 
 def _widest(rows: int) -> int:
     """Return how many vectors side by side a tile of so many rows has, at the most."""
-    widest = VECTORS
-    while rows <= 3 and widest < 8 and 2 * widest * rows <= ROWS * VECTORS:
-        widest *= 2
+    widest = 1
+    for vectors in _WIDTHS:
+        if rows * vectors <= SUMS:
+            widest = vectors
     return widest
 
 
 widest = jit.inlined(_widest)
+
+
+@jit.inlined
+def covering(columns, lanes, most):  # type: ignore[no-untyped-def]
+    """Return how many vectors a tile needs for some columns: `most`, or as few as cover them."""
+    for vectors in _WIDTHS:
+        if vectors >= most or vectors * lanes >= columns:
+            return min(vectors, most)
+    return most
 
 
 def lanes(itemsize: int) -> int:
@@ -82,6 +98,7 @@ def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
 
 
 _ARGUMENTS = "rows vectors a a_row a_offsets b b_offsets count c c_row start add".split()  # noqa: SIM905
+_PACKED_ARGUMENTS = "rows vectors a a_row b b_offsets count c c_row start add".split()  # noqa: SIM905
 
 
 @functools.cache
@@ -91,8 +108,7 @@ def tile_address(dtype: str) -> int:
     It is compiled once for each dtype, apart: a function that Numba links into another is optimised
     anew with each of them.
     """
-    element = types.CPointer(getattr(types, dtype))
-    table, word = types.CPointer(types.int64), types.int64
+    element, table, word = _kinds(dtype)
     signature = types.void(
         word, word, element, word, table, element, table, word, element, word, element, word
     )
@@ -103,28 +119,55 @@ def tile_address(dtype: str) -> int:
     return jit.address(signature, tile)
 
 
+@functools.cache
+def packed_tile_address(dtype: str) -> int:
+    """Return the address of the one that `multiply_packed_tile` calls: see `tile_address`."""
+    element, table, word = _kinds(dtype)
+    signature = types.void(
+        word, word, element, word, element, table, word, element, word, element, word
+    )
+
+    def tile(rows, vectors, a, a_line, b, b_offsets, count, c, c_row, start, add):  # type: ignore[no-untyped-def]
+        _packed_tile(rows, vectors, a, a_line, b, b_offsets, count, c, c_row, start, add)
+
+    return jit.address(signature, tile)
+
+
+def _kinds(dtype: str) -> tuple[Any, Any, Any]:
+    """Return the types of arrays, of tables of offsets, and of numbers."""
+    return types.CPointer(getattr(types, dtype)), types.CPointer(types.int64), types.int64
+
+
+def _emit_tiles(packed: bool, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit the multiplication of tiles of all sizes, and the choice of one."""
+    names = _PACKED_ARGUMENTS if packed else _ARGUMENTS
+    named = dict(zip(names, cgutils.unpack_tuple(builder, arguments[0]), strict=True))
+    kind = signature.args[0].types[2].dtype
+    done = builder.append_basic_block("tile.done")
+    word = ir.IntType(64)
+    which = builder.add(builder.mul(named["vectors"], word(MOST_ROWS + 1)), named["rows"])
+    switch = builder.switch(which, done)
+    for rows in range(1, MOST_ROWS + 1):
+        for vectors in (v for v in _WIDTHS if v <= _widest(rows)):
+            block = builder.append_basic_block(f"tile.{rows}.{vectors}")
+            switch.add_case(word(vectors * (MOST_ROWS + 1) + rows), block)
+            builder.position_at_end(block)
+            _emit_tile(builder, rows, vectors, kind, named, packed)
+            builder.branch(done)
+    builder.position_at_end(done)
+    return context.get_dummy_value()
+
+
 @intrinsic
 def _tile(typingctx, *kinds):  # type: ignore[no-untyped-def]
     del typingctx
+    return types.void(types.Tuple(kinds)), functools.partial(_emit_tiles, False)
 
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        named = dict(zip(_ARGUMENTS, cgutils.unpack_tuple(builder, arguments[0]), strict=True))
-        kind = signature.args[0].types[2].dtype
-        done = builder.append_basic_block("tile.done")
-        word = ir.IntType(64)
-        which = builder.add(builder.mul(named["vectors"], word(ROWS + 1)), named["rows"])
-        switch = builder.switch(which, done)
-        for rows in range(1, ROWS + 1):
-            for vectors in (v for v in (1, 2, 4, 8) if v <= _widest(rows)):
-                block = builder.append_basic_block(f"tile.{rows}.{vectors}")
-                switch.add_case(word(vectors * (ROWS + 1) + rows), block)
-                builder.position_at_end(block)
-                _emit_tile(builder, rows, vectors, kind, named)
-                builder.branch(done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
 
-    return types.void(types.Tuple(kinds)), emit
+@intrinsic
+def _packed_tile(typingctx, *kinds):  # type: ignore[no-untyped-def]
+    del typingctx
+    return types.void(types.Tuple(kinds)), functools.partial(_emit_tiles, True)
 
 
 @intrinsic
@@ -140,8 +183,8 @@ def multiply_tile(  # type: ignore[no-untyped-def]
                                           * b[b_first + b_offsets[b_from + j] + lanes]
 
     Sums begin with ``start[start_first + i]``, and are added to what stands in `c` if `add` is
-    true. `count` is 1 at the least, `rows` from 1 to `ROWS`, `vectors` a power of two, `widest` at
-    the most; `address` is `tile_address` of the dtype.
+    true. `count` is 1 at the least, `rows` from 1 to `MOST_ROWS`, `vectors` one of `_WIDTHS`,
+    `widest` at the most; `address` is `tile_address` of the dtype.
     """
     del typingctx
     signature = types.void(
@@ -150,32 +193,69 @@ def multiply_tile(  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = list(zip(signature.args, arguments, strict=True))
-
-        def word() -> Any:
-            kind, value = queue.pop(0)
-            return context.cast(builder, value, kind, types.int64)
-
-        def place() -> Any:
-            data = _data(context, builder, *queue.pop(0))
-            return builder.gep(data, [word()])
-
-        address, rows, vectors = word(), word(), word()
-        a, a_first, a_row = queue.pop(0), word(), word()
-        a = builder.gep(_data(context, builder, *a), [a_first])
-        a_offsets, b, b_offsets, count = place(), place(), place(), word()
-        c, c_first, c_row = queue.pop(0), word(), word()
-        c = builder.gep(_data(context, builder, *c), [c_first])
-        start, add = place(), word()
-        values = [rows, vectors, a, a_row, a_offsets, b, b_offsets, count, c, c_row, start, add]
-        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-        builder.call(builder.inttoptr(address, kind.as_pointer()), values)
+        queue = _Queue(context, builder, signature, arguments)
+        called = [queue.word(), queue.word(), queue.word()]
+        a, a_row, a_offsets = queue.place(), queue.word(), queue.place()
+        _call_tile(builder, queue, called, [a, a_row, a_offsets])
         return context.get_dummy_value()
 
     return signature, emit
 
 
-def _emit_tile(builder: Any, rows: int, vectors: int, element: Any, named: dict[str, Any]) -> None:
+@intrinsic
+def multiply_packed_tile(  # type: ignore[no-untyped-def]
+    typingctx, address, rows, vectors, a, a_first, a_line, b, b_first, b_offsets, b_from, count,
+    c, c_first, c_row, start, start_first, add,
+):  # fmt: skip
+    """Multiply as `multiply_tile` does, with scalars that lie row after row, line after line.
+
+    Those are ``a[a_first + i + j*a_line]``; `address` is `packed_tile_address` of the dtype.
+    """
+    del typingctx
+    signature = types.void(
+        address, rows, vectors, a, a_first, a_line, b, b_first, b_offsets, b_from, count, c,
+        c_first, c_row, start, start_first, add,
+    )  # fmt: skip
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        queue = _Queue(context, builder, signature, arguments)
+        called = [queue.word(), queue.word(), queue.word()]
+        _call_tile(builder, queue, called, [queue.place(), queue.word()])
+        return context.get_dummy_value()
+
+    return signature, emit
+
+
+class _Queue:
+    """The arguments of an intrinsic, taken one after another."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        self._context, self._builder = context, builder
+        self._pairs = list(zip(signature.args, arguments, strict=True))
+
+    def word(self) -> Any:
+        kind, value = self._pairs.pop(0)
+        return self._context.cast(self._builder, value, kind, types.int64)
+
+    def place(self) -> Any:
+        """Take an array and the index of an element, as the element's address."""
+        data = _data(self._context, self._builder, *self._pairs.pop(0))
+        return self._builder.gep(data, [self.word()])
+
+
+def _call_tile(builder: Any, queue: _Queue, called: list[Any], scalars: list[Any]) -> None:
+    """Call a micro-kernel with what its intrinsics have in common: all that follows the scalars."""
+    address, rows, vectors = called
+    b, b_offsets, count = queue.place(), queue.place(), queue.word()
+    c, c_row, start, add = queue.place(), queue.word(), queue.place(), queue.word()
+    values = [rows, vectors, *scalars, b, b_offsets, count, c, c_row, start, add]
+    kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+    builder.call(builder.inttoptr(address, kind.as_pointer()), values)
+
+
+def _emit_tile(
+    builder: Any, rows: int, vectors: int, element: Any, named: dict[str, Any], packed: bool
+) -> None:
     """Emit the multiplication of a tile with a known number of rows and vectors."""
     _, vector, _ = _vector(element)
     width, size = vector.count, element.bitwidth // 8
@@ -207,25 +287,32 @@ def _emit_tile(builder: Any, rows: int, vectors: int, element: Any, named: dict[
     j.add_incoming(word(0), entry)
     for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
         sums[i][v].add_incoming(given[i], entry)
+    if packed:
+        line = builder.phi(named["a"].type)
+        line.add_incoming(named["a"], entry)
 
     def offset(table: str) -> Any:
         return builder.load(builder.gep(named[f"{table}_offsets"], [j]))
 
     b = builder.gep(named["b"], [offset("b")])
     strip = [builder.load(vector_at(b, v), align=size) for v in range(vectors)]
-    place = builder.gep(named["a"], [offset("a")])
-    # Rows are reached in threes from one pointer, by one or two strides: few registers hold all.
-    row, two_rows, three_rows = (
-        named["a_row"],
-        builder.mul(named["a_row"], word(2)),
-        builder.mul(named["a_row"], word(3)),
-    )
+    if packed:
+        scalars = [builder.gep(line, [word(i)]) for i in range(rows)]
+        line.add_incoming(builder.gep(line, [named["a_row"]]), body)
+    else:
+        # Rows are reached in threes from one pointer, by one or two strides: few registers hold
+        # all.
+        place = builder.gep(named["a"], [offset("a")])
+        row = named["a_row"]
+        two_rows, three_rows = (builder.mul(row, word(times)) for times in (2, 3))
+        scalars = []
+        for i in range(rows):
+            if i and i % 3 == 0:
+                place = builder.gep(place, [three_rows])
+            scalars.append(builder.gep(place, [(word(0), row, two_rows)[i % 3]]))
     results = []
     for i in range(rows):
-        if i and i % 3 == 0:
-            place = builder.gep(place, [three_rows])
-        at = place if i % 3 == 0 else builder.gep(place, [(row, two_rows)[i % 3 - 1]])
-        factor = splat(builder, builder.load(at, align=size), width)
+        factor = splat(builder, builder.load(scalars[i], align=size), width)
         results.append(
             [builder.call(multiply_add, [factor, strip[v], sums[i][v]]) for v in range(vectors)]
         )
@@ -279,6 +366,21 @@ def copy_vector(typingctx, to, to_first, of, of_first):  # type: ignore[no-untyp
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         target, source = _vector_places(context, builder, signature.args, arguments)
+        builder.store(_load(builder, source), target, align=_align(target))
+        return context.get_dummy_value()
+
+    return types.void(to, to_first, of, of_first), emit
+
+
+@intrinsic
+def copy_rows(typingctx, to, to_first, of, of_first):  # type: ignore[no-untyped-def]
+    """Copy `ROWS` elements between flat arrays."""
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target, source = _vector_places(context, builder, signature.args, arguments)
+        rows = ir.VectorType(target.type.pointee.element, ROWS).as_pointer()
+        target, source = (builder.bitcast(place, rows) for place in (target, source))
         builder.store(_load(builder, source), target, align=_align(target))
         return context.get_dummy_value()
 

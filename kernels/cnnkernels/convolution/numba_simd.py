@@ -45,7 +45,7 @@ def forward(
     contract.require("x", x, shapes.x, problem.dtype)
     contract.require("w", w, shapes.w, problem.dtype)
     # Zeros after the biases are what a sum starts from where there is none, or it has begun.
-    start = np.zeros(problem.out_channels + simd.ROWS, problem.dtype)
+    start = np.zeros(problem.out_channels + simd.MOST_ROWS, problem.dtype)
     if b is not None:
         contract.require("b", b, shapes.b, problem.dtype)
         start[: problem.out_channels] = b
@@ -78,7 +78,7 @@ def backward(
     contract.require("w", w, shapes.w, problem.dtype)
     dx = dw = db = None
     if needs.dx:
-        start = np.zeros(problem.in_channels + simd.ROWS, problem.dtype)
+        start = np.zeros(problem.in_channels + simd.MOST_ROWS, problem.dtype)
         if dy.size and lanes.suits(problem):
             dx = contract.empty(shapes.x, problem.dtype)
             lanes.run(problem, True, dy, w, start, dx)

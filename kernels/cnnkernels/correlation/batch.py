@@ -19,6 +19,10 @@ _COPY = 128 * 1024
 """Elements of the turned images, before and after, at the most: half of the second cache."""
 
 
+_VECTORS = 2
+"""Vectors of images side by side: more would leave too few shares of a batch to the threads."""
+
+
 def suits(plan: Correlation) -> bool:
     """Return whether images are small, and enough for the lanes.
 
@@ -37,7 +41,7 @@ def suits(plan: Correlation) -> bool:
 def _room(plan: Correlation) -> int:
     channels, height, wide = plan.source
     pixels = channels * height * wide + plan.filters * plan.grid[0] * plan.grid[1]
-    return (pixels + 1) * simd.VECTORS * simd.lanes(np.dtype(plan.dtype).itemsize)
+    return (pixels + 1) * _VECTORS * simd.lanes(np.dtype(plan.dtype).itemsize)
 
 
 def run(
@@ -46,7 +50,7 @@ def run(
     """Set the pixels of a correlation's grid: see `panels.run`."""
     lanes = simd.lanes(out.itemsize)
     _correlate(
-        plan.groups * -(-plan.batch // (simd.VECTORS * lanes)), plan.dtype,
+        plan.groups * -(-plan.batch // (_VECTORS * lanes)), plan.dtype,
         simd.tile_address(plan.dtype), source, w, w.size, start, out, _room(plan), *plan.tables,
         lanes,
     )  # fmt: skip
@@ -64,13 +68,13 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     plane, pixels = height * wide, p_size * q_size
     source = jit.array_at(arguments[1], like, (batch * groups * channels * plane,))
     w = jit.array_at(arguments[2], like, (arguments[3],))
-    start = jit.array_at(arguments[4], like, (groups * filters + simd.ROWS,))
+    start = jit.array_at(arguments[4], like, (groups * filters + simd.MOST_ROWS,))
     out = jit.array_at(arguments[5], like, (batch * groups * filters * pixels,))
-    work = simd.scratch(room + lanes * simd.VECTORS * lanes, out)  # turning writes beyond the last
+    work = simd.scratch(room + lanes * _VECTORS * lanes, out)  # turning writes beyond the last
     table = jit.array_at(arguments[7], arguments, (3, windows))
     looks = np.empty(channels * windows, np.int64)
     weights = np.empty(channels * windows, np.int64)
-    width = simd.VECTORS * lanes
+    width = _VECTORS * lanes
     group, first = number % groups, number // groups * width
     images = min(width, batch - first)
     vectors = (images + lanes - 1) // lanes
@@ -79,7 +83,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
         groups * channels * plane, images, channels * plane, lanes,
     )  # fmt: skip
     sums = channels * plane * width
-    tiles = (filters + simd.ROWS - 1) // simd.ROWS
+    tiles = (filters + simd.MOST_ROWS - 1) // simd.MOST_ROWS
     top, bottom = -table[0].min(), height - table[0].max()
     left, right = -table[1].min(), wide - table[1].max()
     count, whole = 0, False  # windows that lie inside have the same taps, from where they look

@@ -24,13 +24,17 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import jit, simd
-from cnnkernels.correlation.plan import BLOCK, SIZES, Correlation
+from cnnkernels.correlation import packing
+from cnnkernels.correlation.plan import BLOCK, SIZES, Correlation, even
 
 _PANELS = 64
 """Panels of a share, at the most: their source pixels stay in the second cache between windows."""
 
 
-_SUMS = 128 * 1024
+_GROUP = 64 * 1024
+"""Elements of panels that are gathered together: a part of the second cache."""
+
+_SUMS = 192 * 1024
 """Sums of a few panels that stand apart in the output: half of the second cache, at the most."""
 
 
@@ -47,6 +51,7 @@ def run(
     start : np.ndarray
         What sums begin with, a value an output channel, and `simd.ROWS` zeros.
     """
+    plan = plan.merged
     threads = numba.get_num_threads()
     width = simd.VECTORS * simd.lanes(out.itemsize)
     channels, windows = plan.blocks
@@ -54,85 +59,23 @@ def run(
     # Threads get whole shares, as alike as can be. Nothing of the result depends on how many.
     shares = min(panels, threads * -(-panels // (threads * _PANELS)))
     parts = min(plan.tiles, -(-threads // (plan.groups * shares)))
-    together = max(1, min(-(-panels // shares), _SUMS // (plan.filters * width)))
-    # A panel, with room for what is written beyond the ends of its lines, sums, and zeros.
-    room = channels * windows * (width + width // simd.VECTORS)
-    room += (together * plan.filters + 2) * width
-    packed = np.empty(plan.groups * plan.tiles * plan.taps * simd.ROWS, plan.dtype)
-    _pack_weights(plan.groups * plan.tiles, plan.dtype, w, packed, *plan.tables, width)
+    rows = -(-plan.tiles // parts) * simd.ROWS
+    together = even(-(-panels // shares), max(1, _SUMS // (rows * width)))
+    most = min(together, max(1, _GROUP // (channels * windows * width))) if plan.pointwise else 1
+    # Panels, with room for what is written beyond the last line, sums, and zeros.
+    room = (most * channels * windows + 1 + together * rows + 2) * width
+    packed = packing.pack(plan, w)
     _correlate(
-        plan.groups * shares * parts, plan.dtype, simd.tile_address(plan.dtype), source,
-        source.size, packed, start, out, room, shares, parts, *plan.tables, _ramps(width), width,
-        together,
+        plan.groups * shares * parts, plan.dtype, simd.packed_tile_address(plan.dtype), source,
+        source.size, packed, start, out, room, shares, parts, *plan.tables, _ramp(width), width,
+        together, most,
     )  # fmt: skip
 
 
 @functools.cache
-def _ramps(width: int) -> np.ndarray:
-    """Return where a block's lines begin: of packed weights, and of a panel."""
-    lines = simd.ROWS, width + width // simd.VECTORS
-    return np.stack([np.arange(BLOCK) * line for line in lines])
-
-
-@jit.Shares
-def _pack_weights(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Lay a tile's weights side by side, tap after tap, block after block: they are streamed."""
-    (
-        _, groups, filters, channels, _, _, _, _, _, _, _, _, _, _, _, _,
-        w_group, w_row, w_channel, windows, block_channels, block_windows,
-    ) = to_fixed_tuple(jit.array_at(arguments[3], arguments, (SIZES,)), SIZES)  # fmt: skip
-    w = jit.array_at(arguments[0], like, (groups * w_group,))
-    offsets = jit.array_at(arguments[2], arguments, (3, windows))[2]
-    tiles = (filters + simd.ROWS - 1) // simd.ROWS
-    taps = channels * windows
-    packed = jit.array_at(arguments[1], like, (groups * tiles * taps * simd.ROWS,))
-    lanes = arguments[4] // simd.VECTORS
-    group, tile = number // tiles, number % tiles
-    m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
-    order = np.empty(BLOCK, np.int64)
-    for c0 in range(0, channels, block_channels):
-        c1 = min(channels, c0 + block_channels)
-        for r0 in range(0, windows, block_windows):
-            r1 = min(windows, r0 + block_windows)
-            before = c0 * windows + (c1 - c0) * r0
-            count = (c1 - c0) * (r1 - r0)
-            to = ((group * taps + before) * tiles + tile * count) * simd.ROWS
-            first = group * w_group + m0 * w_row + c0 * w_channel + offsets[r0]
-            contiguous = offsets[r1 - 1] - offsets[r0] == r1 - r0 - 1
-            if contiguous and r1 - r0 == windows and w_channel == windows:
-                for i in range(count):
-                    order[i] = (i % windows * (c1 - c0) + i // windows) * simd.ROWS
-                _pack_line(packed, to, order, w, first, w_row, m1 - m0, count, lanes)
-            elif contiguous and r1 - r0 > 1:
-                for i in range(r1 - r0):
-                    order[i] = i * (c1 - c0) * simd.ROWS
-                for c in range(c1 - c0):
-                    _pack_line(
-                        packed, to + c * simd.ROWS, order, w, first + c * w_channel, w_row,
-                        m1 - m0, r1 - r0, lanes,
-                    )  # fmt: skip
-            else:
-                for c in range(c1 - c0):
-                    at = to + c * simd.ROWS
-                    for r in range(r0, r1):
-                        of = first + c * w_channel + offsets[r] - offsets[r0]
-                        for m in range(m1 - m0):
-                            packed[at + m] = w[of + m * w_row]
-                        at += (c1 - c0) * simd.ROWS
-
-
-@jit.kernel()
-def _pack_line(packed, to, order, w, first, w_row, rows, count, lanes):  # type: ignore[no-untyped-def]
-    """Pack the weights of taps that lie side by side, each to its place in the order of taps."""
-    for t in range(0, count, lanes):
-        if lanes >= simd.ROWS and first + t + (rows - 1) * w_row + lanes <= w.size:
-            simd.transpose_tile(
-                packed, to, order, t, w, first + t, w_row, rows, min(lanes, count - t)
-            )
-        else:
-            for i in range(t, min(count, t + lanes)):
-                for m in range(rows):
-                    packed[to + order[i] + m] = w[first + i + m * w_row]
+def _ramp(width: int) -> np.ndarray:
+    """Return where a panel's lines begin."""
+    return np.arange(BLOCK) * width
 
 
 @jit.Shares
@@ -151,21 +94,21 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     out_row = out_height * out_width
     source = jit.array_at(arguments[1], like, (arguments[2],))
     packed = jit.array_at(arguments[3], like, (groups * tiles * taps * simd.ROWS,))
-    start = jit.array_at(arguments[4], like, (groups * filters + simd.ROWS,))
+    start = jit.array_at(arguments[4], like, (groups * filters + simd.MOST_ROWS,))
     out = jit.array_at(arguments[5], like, (batch * groups * filters * out_row,))
     work = simd.scratch(room, out)
     table = jit.array_at(arguments[9], arguments, (3, windows))
-    ramps = jit.array_at(arguments[11], arguments, (2, BLOCK))
-    a_ramp, b_ramp = ramps[0], ramps[1]
-    width, together = arguments[12], arguments[13]
+    ramp = jit.array_at(arguments[11], arguments, (BLOCK,))
+    width, together, most = arguments[12], arguments[13], arguments[14]
     lanes = width // simd.VECTORS
-    pitch = width + lanes
 
     group, share, part = number // (shares * parts), number // parts % shares, number % parts
     panels = (pixels + width - 1) // width
     first_panel, last_panel = share * panels // shares, (share + 1) * panels // shares
     first_tile, last_tile = part * tiles // parts, (part + 1) * tiles // parts
-    sums = room - (together * filters + 2) * width
+    first_row = first_tile * filters // tiles
+    rows = last_tile * filters // tiles - first_row
+    sums = (most * block_channels * block_windows + 1) * width
     plane = height * wide
     lines = np.empty((width, 5), np.int64)
     runs = np.empty((3 * width + 1, 4), np.int64)
@@ -186,9 +129,34 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                 count = (c1 - c0) * (r1 - r0)
                 a_block = (group * taps + before) * tiles * simd.ROWS
                 add = before > 0
-                for panel in range(g0, g1):
+                panel = g0
+                while panel < g1:
                     begin = panel * width
                     columns = min(width, pixels - begin)
+                    many = 1
+                    if most > 1:  # as many panels as lie in one image
+                        many = max(1, min(most, g1 - panel, (q_size - begin % q_size) // width))
+                    if many > 1:
+                        image, pixel = begin // q_size, begin % q_size
+                        channel = (image * groups + group) * channels + c0
+                        _gather_lines(
+                            work, source, channel * plane + pixel, many, c1 - c0, plane, lanes,
+                            width, count * width,
+                        )  # fmt: skip
+                        # A tile's lines of several panels follow one another: written in turn.
+                        for tile in range(first_tile, last_tile):
+                            m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
+                            for q in range(many):
+                                simd.multiply_packed_tile(
+                                    micro, m1 - m0, simd.VECTORS, packed,
+                                    a_block + tile * count * simd.ROWS, simd.ROWS,
+                                    work, q * count * width, ramp, 0, count,
+                                    out, corner + image * image_size + m0 * out_row + pixel
+                                    + q * width, out_row,
+                                    start, groups * filters if add else group * filters + m0, add,
+                                )  # fmt: skip
+                        panel += many
+                        continue
                     vectors = (columns + lanes - 1) // lanes
                     found = _lines(
                         lines, begin, columns, p_size, q_size, step_h, step_w,
@@ -202,39 +170,39 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         )  # fmt: skip
                         _gather(
                             work, to, source, (group * channels + c0) * plane, zeros, runs, n,
-                            c1 - c0, plane, step_w, lanes, pitch,
+                            c1 - c0, plane, step_w, lanes, width,
                         )  # fmt: skip
-                        to += (c1 - c0) * pitch
+                        to += (c1 - c0) * width
                     segments = _places(
                         places, begin, columns, p_size, q_size, image_size, out_width, spread_h,
                         spread_w,
                     )  # fmt: skip
                     in_line = segments == 1 and columns == vectors * lanes and spread_w == 1
+                    kept = sums + (panel - g0) * rows * width
                     for tile in range(first_tile, last_tile):
                         m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
                         a_first = a_block + tile * count * simd.ROWS
                         value = groups * filters if add else group * filters + m0
                         if in_line:
-                            simd.multiply_tile(
-                                micro, m1 - m0, vectors, packed, a_first, 1, a_ramp, 0,
-                                work, 0, b_ramp, 0, count,
+                            simd.multiply_packed_tile(
+                                micro, m1 - m0, vectors, packed, a_first, simd.ROWS,
+                                work, 0, ramp, 0, count,
                                 out, corner + m0 * out_row + places[0, 2], out_row,
                                 start, value, add,
                             )  # fmt: skip
                         else:
-                            simd.multiply_tile(
-                                micro, m1 - m0, vectors, packed, a_first, 1, a_ramp, 0,
-                                work, 0, b_ramp, 0, count,
-                                work, sums + ((panel - g0) * filters + m0) * width, width,
+                            simd.multiply_packed_tile(
+                                micro, m1 - m0, vectors, packed, a_first, simd.ROWS,
+                                work, 0, ramp, 0, count,
+                                work, kept + (m0 - first_row) * width, width,
                                 start, value, add,
                             )  # fmt: skip
                     if not in_line and before + count == taps:
-                        m0, m1 = first_tile * filters // tiles, last_tile * filters // tiles
                         _scatter(
-                            out, corner + m0 * out_row, out_row,
-                            work, sums + ((panel - g0) * filters + m0) * width, width, lanes,
-                            m1 - m0, places, segments, spread_w,
+                            out, corner + first_row * out_row, out_row, work, kept, width, lanes,
+                            rows, places, segments, spread_w,
                         )  # fmt: skip
+                    panel += 1
 
 
 @jit.kernel()
@@ -302,36 +270,52 @@ def _gather(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Copy the runs of each channel into a line of the panel.
 
-    Whole vectors are written from left to right: what is written beyond the end of a run is
-    overwritten by the next, and beyond the last there is room for it. `zeros` is where a vector of
-    them is, as seen from the source.
+    Whole vectors are written from left to right, line after line: what is written beyond the end of
+    a run is overwritten by the next, and beyond the last there is room for it. `zeros` is where a
+    vector of them is, as seen from the source.
     """
+    last = 0
     for i in range(n):
-        column, end = to + runs[i, 0], to + runs[i, 0] + runs[i, 1]
-        of, ahead = first + runs[i, 2], plane
-        if runs[i, 3]:
-            of, ahead = zeros, 0
-        last = of + (channels - 1) * ahead + (runs[i, 1] + lanes) * step
-        if not runs[i, 3] and (step > 2 or last > source.size):
-            for c in range(channels):
-                for v in range(runs[i, 1]):
-                    panel[column + c * pitch + v] = source[of + c * plane + v * step]
-            continue
-        while column < end:
-            at, place = column, of
-            if step == 1 or runs[i, 3]:
-                for _ in range(channels):
-                    simd.copy_vector(panel, at, source, place)
-                    simd.prefetch(source, place + 2 * lanes)
-                    at += pitch
-                    place += ahead
+        last = max(last, runs[i, 2] + (runs[i, 1] + lanes) * step)
+    vectors = step <= 2 and first + (channels - 1) * plane + last <= source.size
+    for _ in range(channels):
+        for i in range(n):
+            at, end, of = to + runs[i, 0], to + runs[i, 0] + runs[i, 1], first + runs[i, 2]
+            if runs[i, 3]:
+                while at < end:
+                    simd.copy_vector(panel, at, source, zeros)
+                    at += lanes
+            elif not vectors:
+                while at < end:
+                    panel[at] = source[of]
+                    at += 1
+                    of += step
+            elif step == 1:
+                while at < end:
+                    simd.copy_vector(panel, at, source, of)
+                    at += lanes
+                    of += lanes
             else:
-                for _ in range(channels):
-                    simd.copy_every_second(panel, at, source, place)
-                    at += pitch
-                    place += ahead
-            column += lanes
-            of += (lanes * step) if ahead else 0
+                while at < end:
+                    simd.copy_every_second(panel, at, source, of)
+                    at += lanes
+                    of += 2 * lanes
+        to += pitch
+        first += plane
+
+
+@jit.kernel()
+def _gather_lines(  # type: ignore[no-untyped-def]
+    panel, source, first, panels, channels, plane, lanes, width, size,
+):  # fmt: skip
+    """Copy pixels of each channel that lie side by side into several panels of a size."""
+    for c in range(channels):
+        of = first + c * plane
+        for number in range(panels):
+            to = number * size + c * width
+            for v in range(0, width, lanes):
+                simd.copy_vector(panel, to + v, source, of + v)
+            of += width
 
 
 @jit.kernel()

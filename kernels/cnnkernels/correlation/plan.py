@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from cnnkernels import simd
 
-BLOCK = 288
+BLOCK = 336 if simd.VECTORS == 3 else 288
 """Taps of a block, at the most: 36 KiB of a panel with the widest vectors, 18 KiB with AVX2's."""
 
 _CHANNELS = 8
@@ -71,6 +72,22 @@ class Correlation:
     def tiles(self) -> int:
         """Tiles of one group's filters."""
         return -(-self.filters // simd.ROWS)
+
+    @functools.cached_property
+    def pointwise(self) -> bool:
+        """Whether each pixel of the output sees the one in its place alone."""
+        alone = self.windows.shape[1] == 1 and not self.windows[:2].any()
+        return alone and self.step == self.spread == (1, 1) and self.grid == self.source[1:]
+
+    @functools.cached_property
+    def merged(self) -> Correlation:
+        """The same with each image as one line, where a pixel sees itself alone."""
+        pixels = self.grid[0] * self.grid[1]
+        if not self.pointwise:
+            return self
+        return dataclasses.replace(
+            self, source=(self.source[0], 1, pixels), grid=(1, pixels), out=(1, pixels)
+        )
 
     @functools.cached_property
     def sizes(self) -> np.ndarray:

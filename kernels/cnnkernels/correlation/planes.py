@@ -18,7 +18,8 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import jit, simd
-from cnnkernels.correlation.plan import BLOCK, Correlation, even
+from cnnkernels.correlation import packing
+from cnnkernels.correlation.plan import Correlation
 
 _FEW = 8
 """Filters of a group that are too few for gathering."""
@@ -63,22 +64,37 @@ class _Plan:
         return self.taps.ctypes.data, self.sizes.ctypes.data
 
 
-_SIZES = 31
+_SIZES = 30
+
+
+def _pitch(correlation: Correlation) -> tuple[int, int]:
+    """Return how far apart lines of a copy are, and what a line sees of the next.
+
+    Zeros before a line are those after the line before it, too: as many as do for both.
+    """
+    across, step = correlation.windows[1], correlation.step[1]
+    first, wide = int(across.min()), correlation.source[2]
+    seen = correlation.grid[1] + int(np.ptp(across)) // step
+    columns = np.unique(first + (across - first) % step)  # where each phase begins
+    zeros = int(np.maximum(-(columns // step), 0).min())
+    pixels = int((-((columns - wide) // step)).max())
+    pitch = min(seen, max(pixels, seen - zeros))
+    return pitch, seen - pitch
 
 
 @functools.lru_cache(2048)
 def _plan(correlation: Correlation, threads: int) -> _Plan:
     (channels, height, wide), (p_size, q_size) = correlation.source, correlation.grid
-    down, across, weight = correlation.windows
+    down, across, _ = correlation.windows
     step_h, step_w = correlation.step
     first_row, first_col = int(down.min()), int(across.min())
     more_rows = (int(np.ptp(down))) // step_h
-    pitch = q_size + int(np.ptp(across)) // step_w
+    pitch, gap = _pitch(correlation)
     phases = (down - first_row) % step_h * step_w + (
         across - first_col
     ) % step_w  # of rows and of columns
     place = (down - first_row) // step_h * pitch + (across - first_col) // step_w
-    in_block = even(channels, max(1, min(channels, BLOCK // down.size)))
+    in_block = correlation.blocks[0]
     used = np.unique(phases)
     # Lines of a chunk: as many as the copy has room for, but enough chunks for all threads.
     line = in_block * used.size * pitch
@@ -90,13 +106,13 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
     plane = (lines + more_rows) * pitch
     width = 8 * simd.lanes(np.dtype(correlation.dtype).itemsize)
     positions = -(-((lines - 1) * pitch + q_size) // width) * width
-    copy = in_block * used.size * plane + 2 * width + pitch
-    taps = np.concatenate((np.searchsorted(used, phases), place, weight, used))
+    copy = in_block * used.size * plane + 2 * width + pitch + gap
+    taps = np.concatenate((np.searchsorted(used, phases), place, used))
     sizes = (
         correlation.batch, correlation.groups, correlation.filters, channels, height, wide, p_size,
         q_size, *correlation.out, step_h, step_w, *correlation.spread, *correlation.corner,
-        *correlation.weights, down.size, in_block, first_row, first_col, more_rows, pitch, lines,
-        chunks, plane, used.size, positions, copy,
+        down.size, *correlation.blocks, first_row, first_col, more_rows, pitch, lines,
+        chunks, plane, used.size, positions, copy, gap,
     )  # fmt: skip
     return _Plan(
         sizes=np.array(sizes, np.int64),
@@ -123,8 +139,9 @@ def run(
     dtype = correlation.dtype
     shares = min(plan.units, 4 * threads)
     _correlate(
-        shares, dtype, simd.tile_address(dtype), source, source.size, w, w.size, start, out,
-        plan.work, shares, *plan.tables, plan.taps.size, simd.lanes(out.itemsize),
+        shares, dtype, simd.packed_tile_address(dtype), source, source.size,
+        packing.pack(correlation, w), correlation.tiles, start, out, plan.work, shares,
+        *plan.tables, plan.taps.size, simd.lanes(out.itemsize),
     )  # fmt: skip
 
 
@@ -135,21 +152,19 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     room, shares, lanes = arguments[7], arguments[8], arguments[12]
     (
         batch, groups, filters, channels, height, wide, p_size, q_size, out_height, out_width,
-        step_h, step_w, spread_h, spread_w, corner_h, corner_w, w_group, w_row, w_channel, windows,
-        in_block, first_row, first_col, more_rows, pitch, lines, chunks, plane, used, positions,
-        copy,
+        step_h, step_w, spread_h, spread_w, corner_h, corner_w, windows, in_block, in_window,
+        first_row, first_col, more_rows, pitch, lines, chunks, plane, used, positions, copy, gap,
     ) = to_fixed_tuple(jit.array_at(arguments[10], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     out_row = out_height * out_width
     source = jit.array_at(arguments[1], like, (arguments[2],))
-    w = jit.array_at(arguments[3], like, (arguments[4],))
-    start = jit.array_at(arguments[5], like, (groups * filters + simd.ROWS,))
+    tiles = arguments[4]
+    packed = jit.array_at(arguments[3], like, (groups * tiles * channels * windows * simd.ROWS,))
+    start = jit.array_at(arguments[5], like, (groups * filters + simd.MOST_ROWS,))
     out = jit.array_at(arguments[6], like, (batch * groups * filters * out_row,))
     work = simd.scratch(room, out)
     taps = jit.array_at(arguments[9], arguments, (arguments[11],))
-    phases = taps[3 * windows :]
+    phases = taps[2 * windows :]
     looks = np.empty(in_block * windows, np.int64)
-    weights = np.empty(in_block * windows, np.int64)
-    tiles = (filters + simd.ROWS - 1) // simd.ROWS
     widest = simd.widest((filters + tiles - 1) // tiles)
     units = batch * groups * chunks
     for unit in range(number * units // shares, (number + 1) * units // shares):
@@ -165,25 +180,28 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                     p0 * step_h + first_row, first_col, lines + more_rows, step_h, step_w, pitch,
                     phases, 0, lanes,
                 )  # fmt: skip
-            for r in range(windows):
-                for c in range(c1 - c0):
-                    j = r * (c1 - c0) + c
-                    looks[j] = (c * used + taps[r]) * plane + taps[windows + r]
-                    weights[j] = c * w_channel + taps[2 * windows + r]
-            for tile in range(tiles):
-                m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
-                a_first = group * w_group + m0 * w_row + c0 * w_channel
+            simd.fill_run(work, (c1 - c0) * used * plane, gap, 0, lanes)
+            for r0 in range(0, windows, in_window):
+                r1 = min(windows, r0 + in_window)
+                before, many = c0 * windows + (c1 - c0) * r0, (c1 - c0) * (r1 - r0)
+                for r in range(r0, r1):
+                    for c in range(c1 - c0):
+                        looks[(r - r0) * (c1 - c0) + c] = (c * used + taps[r]) * plane + taps[
+                            windows + r
+                        ]
+                a_block = (group * channels * windows + before) * tiles * simd.ROWS
                 at = 0
                 while at < count:
-                    vectors = widest
-                    while vectors > 1 and (vectors // 2) * lanes >= count - at:
-                        vectors //= 2
-                    simd.multiply_tile(
-                        micro, m1 - m0, vectors, w, a_first, w_row, weights, 0,
-                        work, at, looks, 0, (c1 - c0) * windows,
-                        work, copy + m0 * positions + at, positions,
-                        start, groups * filters if c0 > 0 else group * filters + m0, c0 > 0,
-                    )  # fmt: skip
+                    vectors = simd.covering(count - at, lanes, widest)
+                    for tile in range(tiles):
+                        m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
+                        simd.multiply_packed_tile(
+                            micro, m1 - m0, vectors, packed,
+                            a_block + tile * many * simd.ROWS, simd.ROWS,
+                            work, at, looks, 0, many,
+                            work, copy + m0 * positions + at, positions,
+                            start, groups * filters if before else group * filters + m0, before > 0,
+                        )  # fmt: skip
                     at += vectors * lanes
         for m in range(filters):
             row = ((image * groups + group) * filters + m) * out_row + corner_h * out_width
@@ -226,15 +244,15 @@ def _sum_weights(number, arguments, like):  # type: ignore[no-untyped-def]
     room, shares, lanes = arguments[4], arguments[5], arguments[9]
     (
         batch, groups, filters, _, height, wide, p_size, q_size, _, _, step_h, step_w,
-        _, _, _, _, _, _, _, windows, _, first_row, first_col, more_rows, pitch, lines, chunks,
-        plane, _, _, copy,
+        _, _, _, _, windows, _, _, first_row, first_col, more_rows, pitch, lines, chunks, plane, _,
+        _, copy, gap,
     ) = to_fixed_tuple(jit.array_at(arguments[7], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     source = jit.array_at(arguments[0], like, (arguments[1],))
     dy = jit.array_at(arguments[2], like, (batch * groups * filters * p_size * q_size,))
     dw = jit.array_at(arguments[3], like, (groups * filters * windows,))
     work = simd.scratch(room, dw)
     taps = jit.array_at(arguments[6], arguments, (arguments[8],))
-    phases = taps[3 * windows :]
+    phases = taps[2 * windows :]
     for group in range(number * groups // shares, (number + 1) * groups // shares):
         for j in range(group * filters * windows, (group + 1) * filters * windows):
             dw[j] = 0
@@ -246,6 +264,7 @@ def _sum_weights(number, arguments, like):  # type: ignore[no-untyped-def]
                     p0 * step_h + first_row, first_col, lines + more_rows, step_h, step_w, pitch,
                     phases, 0, lanes,
                 )  # fmt: skip
+                simd.fill_run(work, (lines + more_rows) * pitch * phases.size, gap, 0, lanes)
                 count = (p1 - p0 - 1) * pitch + q_size
                 for m in range(filters):
                     of = (((image * groups + group) * filters + m) * p_size + p0) * q_size

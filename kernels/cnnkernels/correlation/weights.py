@@ -10,6 +10,7 @@ window pixel, or, where there are few channels, a line of the window.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,10 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import contract, jit, simd
 from cnnkernels.contract import Conv2D
+from cnnkernels.correlation.plan import even
+
+_VECTORS = 2
+"""Vectors of filters side by side."""
 
 _BLOCK = 256
 """Pixels of a block, at the most."""
@@ -26,6 +31,15 @@ _TAPS = 512
 
 _COPY = 96 * 1024
 """Elements of a copy of what a block's taps reach, about: it stays in the second cache."""
+
+_TOGETHER = 8
+"""Panels of filters that a copy of the images serves, at the most, with a window of one pixel."""
+
+_SUMS = 128 * 1024
+"""Elements of sums, at the most: they stay there, too."""
+
+_CACHED = 4 * 1024 * 1024
+"""Elements of images, at the most, that some cache keeps from one pass to the next."""
 
 _SHARES = 8
 """Shares that are made at the least, where the problem lets them."""
@@ -62,7 +76,7 @@ class _Plan:
         return self.reach.ctypes.data, self.sizes.ctypes.data
 
 
-_SIZES = 29
+_SIZES = 30
 
 
 @functools.lru_cache(1024)
@@ -72,13 +86,13 @@ def _plan(problem: Conv2D) -> _Plan:
     rows, cols = problem.kernel_size
     windows = rows * cols
     itemsize = np.dtype(problem.dtype).itemsize
-    width = simd.VECTORS * simd.lanes(itemsize)
+    width = _VECTORS * simd.lanes(itemsize)
     _, _, p_size, q_size = problem.shapes.y
     pixels = p_size * q_size
     (top, _), (left, _) = problem.padding
     (step_h, step_w), (dilation_h, dilation_w) = problem.stride, problem.dilation
     span_h, span_w = (rows - 1) * dilation_h + 1, (cols - 1) * dilation_w + 1
-    along = channels >= min(cols, simd.ROWS)  # rows of a tile are channels
+    along = channels >= min(cols, simd.MOST_ROWS)  # rows of a tile are channels
     # Blocks: some whole images, or a part of one.
     images = max(1, min(problem.batch, _BLOCK // pixels))
     parts = -(-pixels // _BLOCK)
@@ -87,12 +101,12 @@ def _plan(problem: Conv2D) -> _Plan:
     pitch = (q_size - 1) * step_w + span_w
     plane = problem.height * problem.width
     # Rows a multiple of 4 KiB apart evict each other from the first cache: they are copied, too.
-    places = {row * plane * itemsize // 64 % 64 for row in range(simd.ROWS)}
+    places = {row * plane * itemsize // 64 % 64 for row in range(simd.MOST_ROWS)}
     copied = (
         max(top, left) > 0
         or (p_size - 1) * step_h + span_h > problem.height
         or pitch > problem.width
-        or (along and len(places) < simd.ROWS // 4)
+        or (along and len(places) < simd.MOST_ROWS // 4)
     )
     most = max(1, _TAPS // windows)
     if copied:
@@ -102,24 +116,38 @@ def _plan(problem: Conv2D) -> _Plan:
     else:
         region = 0
     if along:
-        most = max(most, min(channels, simd.ROWS))
+        most = max(most, min(channels, simd.MOST_ROWS))
     panels = -(-filters // width)
     ranges = -(-channels // min(channels, most))
-    while problem.batch * problem.groups * panels * ranges < 4 and channels // ranges > simd.ROWS:
+    while (
+        problem.batch * problem.groups * panels * ranges < 4 and channels // ranges > simd.MOST_ROWS
+    ):
         ranges *= 2
     in_range = -(-channels // ranges)
     ranges = -(-channels // in_range)
+    # Panels that share a pass over the images: from memory that pass takes longer than adding up
+    # the parts of a batch, from a cache it does not.
+    together = max(
+        1, min(4 if copied else _TOGETHER // windows, _SUMS // (in_range * windows * width))
+    )
+    streamed = max(math.prod(problem.shapes.x), math.prod(problem.shapes.y)) > _CACHED
+    if not streamed:
+        together = min(together, problem.groups * panels * ranges // _SHARES)
+    together = even(panels, max(1, together))
+    panels = -(-panels // together)
     units = problem.groups * panels * ranges
     worth = problem.multiply_adds // _WORTH
-    splits = max(1, min(problem.batch // images, -(-_SHARES // units), worth))
+    enough = -(-(_SHARES if streamed else _SHARES // 2) // units)
+    splits = max(1, min(problem.batch // images, enough, worth))
     sizes = (
         problem.batch, problem.groups, channels, problem.height, problem.width, filters,
         p_size, q_size, rows, cols, step_h, step_w, dilation_h, dilation_w, top, left,
         images, parts, lines, pitch, region, copied, along, panels, ranges, in_range, splits,
-        span_h, width,
+        span_h, together, width,
     )  # fmt: skip
     copy = in_range * region + width if copied else 0
-    work = -(-(copy + (_BLOCK + width) * width + (in_range * windows) * width) // 32) * 32
+    panel = (_BLOCK + width + in_range * windows) * width
+    work = -(-(copy + together * panel) // 32) * 32
     r, s = (axis.ravel() for axis in np.indices((rows, cols)))
     return _Plan(
         sizes=np.array(sizes, np.int64),
@@ -152,7 +180,7 @@ def run(problem: Conv2D, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
 
 @functools.cache
 def _zeros(dtype: str) -> np.ndarray:
-    return np.zeros(simd.ROWS, dtype)
+    return np.zeros(simd.MOST_ROWS, dtype)
 
 
 @functools.cache
@@ -168,7 +196,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     (
         batch, groups, channels, height, wide, filters, p_size, q_size, rows, cols, step_h, step_w,
         _, dilation_w, top, left, images, parts, lines, pitch, region, copied, along, panels,
-        ranges, in_range, splits, span_h, width,
+        ranges, in_range, splits, span_h, together, width,
     ) = to_fixed_tuple(jit.array_at(arguments[10], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     windows = rows * cols
     plane, pixels = height * wide, p_size * q_size
@@ -176,19 +204,21 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     dy = jit.array_at(arguments[2], like, (batch * groups * filters * pixels,))
     out = jit.array_at(arguments[3], like, (arguments[4],))
     work = simd.scratch(room, out)
-    zeros = jit.array_at(arguments[7], like, (simd.ROWS,))
+    zeros = jit.array_at(arguments[7], like, (simd.MOST_ROWS,))
     ramp = jit.array_at(arguments[8], arguments, (_BLOCK,))
     reach = jit.array_at(arguments[9], arguments, (2, windows))
-    lanes = width // simd.VECTORS
+    lanes = width // _VECTORS
     split, unit = number // (groups * panels * ranges), number % (groups * panels * ranges)
     group, panel, share = unit // (panels * ranges), unit // ranges % panels, unit % ranges
-    m0, m1 = panel * width, min(filters, (panel + 1) * width)
-    vectors = (m1 - m0 + lanes - 1) // lanes
+    first_filter = panel * together * width
+    together = min(together, (filters - first_filter + width - 1) // width)
     c0, c1 = share * in_range, min(channels, (share + 1) * in_range)
     blocks = (batch + images - 1) // images
     looks = np.empty(_BLOCK, np.int64)
     one_phase = np.zeros(1, np.int64)
-    sums = copy_room + (_BLOCK + width) * width
+    size = (_BLOCK + width) * width
+    sums = copy_room + together * size
+    sums_size = (c1 - c0) * windows * width
     add = 0
     for block in range(split * blocks // splits, (split + 1) * blocks // splits):
         i0, i1 = block * images, min(batch, (block + 1) * images)
@@ -220,15 +250,17 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                     q += 1
                     if q == q_size:
                         p, q = p + 1, 0
-                simd.turn(
-                    work, copy_room + i * (t1 - t0) * width, width, dy,
-                    (((i0 + i) * groups + group) * filters + m0) * pixels + t0,
-                    pixels, m1 - m0, t1 - t0, lanes,
-                )  # fmt: skip
+                for number in range(together):
+                    m0 = first_filter + number * width
+                    simd.turn(
+                        work, copy_room + number * size + i * (t1 - t0) * width, width, dy,
+                        (((i0 + i) * groups + group) * filters + m0) * pixels + t0,
+                        pixels, min(width, filters - m0), t1 - t0, lanes,
+                    )  # fmt: skip
             # Rows of a tile: channels under one pixel of the window, or pixels of its line.
             for outer in range(windows if along else (c1 - c0) * rows):
                 inner = c1 - c0 if along else cols
-                tiles = (inner + simd.ROWS - 1) // simd.ROWS
+                tiles = (inner + simd.MOST_ROWS - 1) // simd.MOST_ROWS
                 for tile in range(tiles):
                     k0, k1 = tile * inner // tiles, (tile + 1) * inner // tiles
                     if along:
@@ -237,17 +269,24 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         window, c = outer % rows * cols + k0, outer // rows
                         a_row, c_row = dilation_w, width
                     first = base + c * row + reach[0, window] * line + reach[1, window]
-                    simd.multiply_tile(
-                        micro, k1 - k0, vectors, image, first, a_row, looks, 0,
-                        work, copy_room, ramp, 0, count,
-                        work, sums + (c * windows + window) * width, c_row, zeros, 0, add,
-                    )  # fmt: skip
+                    for number in range(together):
+                        here = min(width, filters - first_filter - number * width)
+                        simd.multiply_tile(
+                            micro, k1 - k0, (here + lanes - 1) // lanes, image, first, a_row,
+                            looks, 0,
+                            work, copy_room + number * size, ramp, 0, count,
+                            work, sums + number * sums_size + (c * windows + window) * width,
+                            c_row, zeros, 0, add,
+                        )  # fmt: skip
             add = 1
     taps = channels * windows
-    simd.turn_back(
-        out, ((split * groups + group) * filters + m0) * taps + c0 * windows, taps,
-        work, sums, width, m1 - m0, (c1 - c0) * windows, lanes,
-    )  # fmt: skip
+    for number in range(together):
+        m0 = first_filter + number * width
+        simd.turn_back(
+            out, ((split * groups + group) * filters + m0) * taps + c0 * windows, taps,
+            work, sums + number * sums_size, width, min(width, filters - m0), (c1 - c0) * windows,
+            lanes,
+        )  # fmt: skip
 
 
 def sum_filters(problem: Conv2D, dy: np.ndarray) -> np.ndarray:

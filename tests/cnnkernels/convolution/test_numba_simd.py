@@ -27,6 +27,11 @@ CUTS = {
     "phases larger than the kernel": "mb1ic13ih11oc14oh3kh2sh4ph0",
     "phases of rows alone": "mb2ic4ih20iw18oc5oh10ow18kh3sh2sw1ph1pw1",
     "groups, tiles of several heights": "g3mb2ic12ih9oc39oh9kh3ph1",
+    "panels, several in an image": "mb2ic9ih11iw21oc20oh11ow21kh1ph0",
+    "panels, several in an image, several blocks": "mb3ic400ih8iw25oc19oh8ow25kh1ph0",
+    "panels, several in an image, in groups": "g2mb2ic10ih14oc34oh14kh1ph0",
+    "planes, zeros of one line end the line before": "mb2ic5ih24iw30oc9oh24ow29kh4kw5ph1pw2",
+    "planes, more zeros before a line than after": "mb1ic4ih26oc9oh13kh2sh2ph1",
     "planes, depthwise": "g40mb2ic40ih9oc40oh9kh3ph1",
     "planes, depthwise, every second column": "g6mb2ic6ih33oc6oh17kh3sh2ph1",
     "planes, two filters a channel": "g7mb2ic7ih16oc14oh16kh3ph1",
@@ -103,12 +108,27 @@ def test_without_vector_fmas_it_declines(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("vector_bytes", "rows"), [(64, 12), (32, 6), (16, 12)])
-def test_the_vectors_of_other_processors_are_exact(vector_bytes, rows, python, tmp_path):
+@pytest.mark.parametrize(
+    ("features", "vector_bytes", "tile"),
+    [
+        ({"sse2", "fma", "avx512f"}, 64, (8, 3)),
+        ({"sse2", "fma", "avx"}, 32, (6, 2)),
+        ({"neon"}, 16, (8, 3)),
+    ],
+    ids=["AVX-512", "AVX2", "NEON"],
+)
+def test_the_vectors_of_other_processors_are_exact(features, vector_bytes, tile, python, tmp_path):
     printed = python(
-        "from cnnkernels import conformance, registry, simd\n"
+        "import llvmlite.binding as llvm\n"
+        "import numba\n"
+        "numba.njit(lambda: 0)()\n"  # Numba has asked for the features of this one before
+        "here = llvm.get_host_cpu_features\n"
+        f"llvm.get_host_cpu_features = lambda: dict.fromkeys({features}, True)\n"
+        "from cnnkernels import simd\n"
+        "llvm.get_host_cpu_features = here\n"
+        f"assert (simd.vector_bytes(), simd.ROWS, simd.VECTORS) == {(vector_bytes, *tile)}\n"
+        "from cnnkernels import conformance, registry\n"
         "from cnnkernels.descriptor import parse\n"
-        f"simd.vector_bytes, simd.ROWS = lambda: {vector_bytes}, {rows}\n"
         "backend = registry.load('numba-simd')\n"
         f"for descriptor in {list(CUTS.values())}:\n"
         "    found = conformance.check(backend, parse(descriptor))\n"
