@@ -1,10 +1,11 @@
-"""Compare two commits by asv, their rounds in turns; exit 1 where one is slower."""
+"""Compare two commits by asv, their rounds in turns; exit 1 where one is slower, 2 if it failed."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import re
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -36,14 +37,26 @@ def main(
     """Measure both commits and say what is slower in the second."""
     try:
         root = asv.root()
-        for name in (base, head):
-            asv.git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-        path = asv.derived(root, root / ".asv" / "regress", results_dir="results")
+        _require_commit(root, base, "BASE=<commit>")
+        _require_commit(root, head, "ARGS='--head <commit>'")
+        folder = root / ".asv" / "regress"
+        shutil.rmtree(folder, ignore_errors=True)  # what was measured before is no answer
+        path = asv.derived(root, folder, results_dir="results")
         code = compare(path, asv.write_machine(), base, head, bench, factor, rounds)
     except HistoryError as error:
         typer.echo(f"regress: {error}", err=True)
         raise typer.Exit(2) from None
     raise typer.Exit(code)
+
+
+def _require_commit(root: Path, name: str, option: str) -> None:
+    try:
+        asv.git(root, "rev-parse", "--verify", f"{name}^{{commit}}")
+    except HistoryError:
+        raise HistoryError(
+            f"expected a commit, and git knows none in {root} by the name {name!r}: "
+            f"name one, such as HEAD~1: make regress {option}"
+        ) from None
 
 
 def compare(
@@ -60,6 +73,11 @@ def compare(
         How much slower counts.
     rounds : int
         Of each benchmark, each in a process of its own, the commits in turns.
+
+    Raises
+    ------
+    HistoryError
+        If asv measured nothing.
     """
 
     def measure(pattern: str, rounds: int) -> int:
@@ -72,10 +90,12 @@ def compare(
     code = measure(bench, rounds)
     if code != 1:
         return code
-    kept = slower(path, machine, base, head, factor)
+    kept = slower(path, machine, base, head, factor)  # none where 1 says that asv could not start
     suspects = [name for name in kept if re.search(bench, name)]
     if not suspects:
-        return 2
+        raise HistoryError(
+            f"asv measured nothing that matches {bench!r} on both commits; its words are above"
+        )
     typer.echo(f"\nslower once: {len(suspects)}; measured again, in {AGAIN} times the rounds\n")
     return measure(f"^({'|'.join(map(re.escape, suspects))})$", AGAIN * rounds)
 
@@ -85,9 +105,13 @@ def slower(path: Path, machine: str, base: str, head: str, factor: float) -> lis
     configuration = asv.configuration(path.parent)
     configuration.results_dir = str(path.parent / configuration.results_dir)
     from asv.commands.compare import Compare
+    from asv.util import UserError
 
-    with contextlib.redirect_stdout(io.StringIO()) as table:
-        Compare.run(configuration, base, head, factor, only_changed=True, machine=machine)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as table:
+            Compare.run(configuration, base, head, factor, only_changed=True, machine=machine)
+    except UserError:  # there are no results
+        return []
     marked = re.findall(r"^\| *[+!] *\|.*\| *(\S.*?) *\|$", table.getvalue(), re.MULTILINE)
     return [re.sub(r" \[[^]]*\]$", "", name) for name in marked]  # [machine/environment]
 

@@ -3,11 +3,14 @@
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 
 from cnnbench.history import asv, regress, selftest
+from cnnbench.history.asv import HistoryError
 
 SAMPLES = Path(__file__).parent / "samples"
 """asv's results of the small repository, as `make regress-selftest` measured them."""
@@ -83,7 +86,56 @@ def test_what_asv_cannot_measure_is_no_regression(sample, monkeypatch):
     folder, (base, neutral, _) = sample
     monkeypatch.setattr(asv, "call", lambda *_: 1)  # what asv also says where it ran nothing
     path = folder / asv.CONFIGURATION
-    assert regress.compare(path, "sample-machine", base, neutral, "", 1.25, 2) == 2
+    with pytest.raises(HistoryError, match=r"measured nothing that matches ''"):
+        regress.compare(path, "sample-machine", base, neutral, "", 1.25, 2)
+
+
+@pytest.fixture
+def told(sample, monkeypatch, capsys):
+    """Return a function that calls the command; it returns its exit code and what it says."""
+    monkeypatch.chdir(sample[0])
+    monkeypatch.setattr(asv, "write_machine", lambda: "sample-machine")
+
+    def told(asv_says, **options):
+        monkeypatch.setattr(asv, "call", lambda *_: asv_says)
+        with pytest.raises(typer.Exit) as exit_:
+            regress.main(**options)
+        return exit_.value.exit_code, capsys.readouterr().err
+
+    return told
+
+
+def test_nothing_measured_is_one_sentence_and_not_the_code_for_slower(told):
+    code, said = told(1, base="HEAD~1")
+    assert code == 2
+    assert re.fullmatch(r"regress: asv measured nothing that matches .*words are above\n", said)
+
+
+def test_what_was_measured_before_is_no_answer(told, sample):
+    folder, (_, neutral, slow) = sample
+    shutil.copytree(SAMPLES, folder / ".asv" / "regress" / "results")
+    code, _ = told(1, base=neutral, head=slow, bench="")
+    assert code == 2
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_the_exit_code_is_that_of_asv(told, code):
+    assert told(code, base="HEAD~1") == (code, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "option"),
+    [
+        ({"base": "no-such"}, "no-such", "BASE=<commit>"),
+        ({"head": "no-such", "base": "HEAD"}, "no-such", "ARGS='--head <commit>'"),
+        ({}, "main~1", "BASE=<commit>"),
+    ],
+)
+def test_an_unknown_commit_is_one_sentence(told, sample, options, name, option):
+    subprocess.run(["git", "-C", sample[0], "branch", "-m", "main", "other"], check=True)
+    code, said = told(0, **options)
+    assert code == 2
+    assert re.fullmatch(rf"regress: expected a commit, .* by the name '{name}': .*{option}\n", said)
 
 
 def test_the_new_work_is_twice_the_old():
