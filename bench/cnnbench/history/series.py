@@ -162,6 +162,8 @@ def _add(
 ) -> None:
     """Add what one commit gave to the series."""
     for point in points(result, benchmarks):
+        if math.isnan(point.value):
+            continue
         benchmark = benchmarks[point.benchmark]
         names = [*benchmark["param_names"], *map(str, range(len(point.params)))]
         named = dict(zip(names, (text.strip("'") for text in point.params), strict=False))
@@ -177,16 +179,29 @@ def _add(
 
 
 class Point(NamedTuple):
-    """A value of one commit: of a benchmark, with these parameters as asv writes them."""
+    """A value of one commit: of a benchmark, with these parameters as asv writes them.
+
+    It is NaN where the benchmark was skipped.
+    """
 
     benchmark: str
     params: tuple[str, ...]
     value: float
     about: dict[str, Any] | None
 
+    @property
+    def name(self) -> str:
+        """The benchmark with its parameters, as asv's patterns have it."""
+        return named(self.benchmark, self.params)
+
+
+def named(benchmark: str, params: tuple[str, ...]) -> str:
+    """Return a benchmark with its parameters, as asv's patterns have it."""
+    return f"{benchmark}({', '.join(params)})" if params else benchmark
+
 
 def points(result: Any, benchmarks: Any) -> Iterator[Point]:
-    """Yield what one commit gave; what an older version of a benchmark gave is not."""
+    """Yield what one commit gave, skips too; what failed, or an older version gave, is not."""
     for name in result.get_result_keys(benchmarks):
         params = benchmarks[name]["params"]
         values = result.get_result_value(name, params)
@@ -194,7 +209,7 @@ def points(result: Any, benchmarks: Any) -> Iterator[Point]:
         for chosen, value, about in zip(
             itertools.product(*params), values, stats or [None] * len(values), strict=True
         ):
-            if value is not None and not math.isnan(value):
+            if value is not None:
                 yield Point(name, chosen, value, about)
 
 

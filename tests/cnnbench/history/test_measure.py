@@ -1,12 +1,16 @@
 """Which commits are measured, and with which configuration."""
 
+import itertools
 import json
+import math
 import re
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import typer
 
 from asv_suite import digits, layers
 from cnnbench.history import asv, measure
@@ -92,7 +96,168 @@ def test_each_benchmark_is_in_one_group():
     assert names
     for name in names:
         groups = [*measure.GROUPS.values(), measure.SCALE]
-        assert sum(measure._has({name}, group) for group in groups) == 1, name
+        assert sum(bool(re.search(group, name)) for group in groups) == 1, name
+
+
+SPEED, RATIO = "layers.Speed.time_forward", "layers.Ratio.track_forward"
+CASES = ["a", "b"]
+BACKENDS = ["numba", "torch-cpu", "torch-cuda"]
+
+
+class Machine:
+    """asv on a checkout: keeps results as it does, of backends that are there, fail or are not.
+
+    Parameters
+    ----------
+    checkout : Checkout
+    """
+
+    def __init__(self, checkout):
+        self.checkout = checkout
+        self.failing, self.runs, self.now, self.taking = [], [], 0.0, 60.0
+        self.kept = {commit: {} for commit in checkout.commits}
+        self.suite(CASES, BACKENDS)
+
+    def suite(self, cases, backends):
+        self.params = {SPEED: (cases, backends), RATIO: (cases, ["numba"])}
+        for name, params in self.params.items():
+            self.checkout.benchmark(name, params=params, param_names=["case", "backend"])
+
+    def run(self, _, *arguments, log):
+        del log
+        self.now += self.taking
+        pattern, commit = arguments[arguments.index("--bench") + 1], arguments[-1].rstrip("^!")
+        self.runs.append(commit)
+        kept, failed = self.kept[commit], False
+        for name, params in self.params.items():
+            every = [(name, *chosen) for chosen in itertools.product(*params)]
+            asked = {key for key in every if re.search(pattern, f"{name}{key[1:]!r}")}
+            if not asked:
+                continue
+            new = not any(key in kept for key in every)
+            for key in every:
+                if key in asked:
+                    kept[key] = self.value(commit, *key[1:])
+                    failed = failed or kept[key] is None
+                elif new:
+                    kept[key] = math.nan
+        self.keep(commit)
+        return (2 if failed else 0), False
+
+    def value(self, commit, case, backend):
+        if (case, backend) in self.failing:
+            return None
+        absent = backend == "torch-cuda" or commit == self.checkout.commits[0]
+        return math.nan if absent else 1.0
+
+    def keep(self, commit):
+        kept = self.kept[commit]
+        values = {
+            name: [kept.get((name, *chosen)) for chosen in itertools.product(*params)]
+            for name, params in self.params.items()
+            if any(key[0] == name for key in kept)
+        }
+        self.checkout.add(commit, values)
+
+
+@pytest.fixture
+def machine(checkout, monkeypatch):
+    made = Machine(checkout)
+    monkeypatch.chdir(checkout.folder)
+    monkeypatch.setattr(asv, "call", lambda *_, **__: 0)
+    monkeypatch.setattr(asv, "write_machine", lambda _: "a-machine")
+    monkeypatch.setattr(measure, "commits", lambda *_: checkout.commits)
+    monkeypatch.setattr(measure, "_finish", made.run)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: made.now))
+    return made
+
+
+def measured(machine, **options):
+    """Measure; return the exit code and which commits asv ran on."""
+    machine.runs.clear()
+    with pytest.raises(typer.Exit) as exit_:
+        measure.main(**options)
+    return exit_.value.exit_code, machine.runs
+
+
+def values(machine, backend):
+    """Return what the commits have of a backend's seconds, by case, from the oldest on."""
+    return {
+        case: [kept.get((SPEED, case, backend)) for kept in machine.kept.values()]
+        for case, other in itertools.product(*machine.params[SPEED])
+        if other == backend
+    }
+
+
+def test_a_second_run_measures_nothing_though_a_commit_has_skips_alone(machine):
+    first, second, last = machine.checkout.commits
+    code, runs = measured(machine)
+    assert code == 0
+    assert runs == [first, first, second, second, last, last, last]  # the last for PyTorch itself
+    assert all(math.isnan(value) for value in machine.kept[first].values())
+    assert measured(machine) == (0, [])
+
+
+def test_a_new_case_is_measured_on_every_commit_and_nothing_else_is(machine):
+    measured(machine)
+    machine.suite([*CASES, "c"], BACKENDS)
+    for kept in machine.kept.values():
+        kept.update(dict.fromkeys(kept, 7.0))
+    _, runs = measured(machine)
+    assert len(runs) == 7
+    new = values(machine, "numba")["c"]
+    assert math.isnan(new[0])
+    assert new[1:] == [1.0, 1.0]
+    assert values(machine, "numba")["a"] == [7.0] * 3
+    assert values(machine, "torch-cpu")["c"][-1] == 1.0
+    assert measured(machine) == (0, [])
+
+
+def test_a_new_backend_is_measured_on_every_commit(machine):
+    measured(machine)
+    machine.suite(CASES, [*BACKENDS, "new", "torch-new"])
+    measured(machine)
+    assert values(machine, "new")["a"][1:] == [1.0, 1.0]
+    assert values(machine, "torch-new")["a"][-1] == 1.0
+    assert measured(machine) == (0, [])
+
+
+def test_a_part_measured_first_leaves_the_rest_to_be_measured(machine):
+    assert len(measured(machine, bench="Speed")[1]) == 4
+    assert len(measured(machine)[1]) == 3
+    assert measured(machine) == (0, [])
+
+
+def test_no_benchmark_of_a_name_is_one_sentence(machine, capsys):
+    assert measured(machine, bench="Sped") == (2, [])
+    assert "got 'Sped'; there are: layers.Speed.time_forward, " in capsys.readouterr().err
+
+
+def test_what_failed_is_named_at_the_end_and_measured_again(machine, capsys):
+    first, second, last = machine.checkout.commits
+    machine.failing = [("b", "numba")]
+    code, runs = measured(machine)
+    assert code == 1
+    assert len(runs) == 7
+    assert machine.kept[last][SPEED, "a", "numba"] == 1.0
+    said = capsys.readouterr().err
+    assert f"failed: {last[:7]} twice the work: {SPEED}('b', 'numba')\n" in said
+    assert "'a'" not in said
+    assert "6 benchmarks failed" in said
+    machine.failing = []
+    assert measured(machine) == (0, [first, first, second, second, last, last])
+    assert machine.kept[last][SPEED, "b", "numba"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("taking", "told"), [(60.0, " 2.0 min  "), (200.0, " 6.7 min, more than 6  ")]
+)
+def test_the_minutes_of_a_commit_are_told(machine, taking, told, capsys):
+    machine.taking = taking
+    measured(machine)
+    said = capsys.readouterr().err
+    assert f"{told}{machine.checkout.commits[-1][:7]} twice the work\n" in said
+    assert said.count(told) == 3
 
 
 class Interrupted:
