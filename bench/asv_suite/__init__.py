@@ -4,8 +4,8 @@ asv takes this folder from the working tree and installs `cnnkernels` from the c
 So nothing here changes with the kernels, and of `cnnkernels` only what has been there from the
 first kernel on, and stays, is used:
 
-- ``cnnkernels.registry.load(name)``, which raises ValueError for a name that is not known yet and
-  NotImplementedError, with the reason, for a backend that cannot run here;
+- ``cnnkernels.registry.load(name)``, which raises ``registry.UnknownBackendError`` for a name that
+  is not known yet and NotImplementedError, with the reason, for a backend that cannot run here;
 - ``cnnkernels.contract.Conv2D`` and ``MaxPool2D`` by their keyword arguments, and of a problem
   ``shapes.x``, ``shapes.w`` and ``shapes.y``;
 - of a backend ``unsupported(problem)``, ``arrays.put``, ``arrays.get``, ``arrays.synchronize``,

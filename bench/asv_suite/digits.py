@@ -125,7 +125,10 @@ class Network:
 class Training:
     """The digits CNN trained layer by layer: gradients, losses and updates included."""
 
-    params: ClassVar = ["numpy", "numba", "numba-simd", "torch-cpu", "torch-cuda"]
+    # Not naive: a step of it takes seconds, and the 210 that it has to learn from over ten minutes.
+    params: ClassVar = [
+        "numpy", "numba", "numba-simd", "torch-cpu", "torch-cuda", "torch-cpu-nhwc",
+    ]  # fmt: skip
     param_names = ("backend",)
     version = "1"
     number = 1

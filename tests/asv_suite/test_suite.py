@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from asv_runner.benchmarks.mark import SkipNotImplemented
 
+import cnnkernels
 from asv_suite import cases, digits, layers, reference, session
 from cnnkernels import conformance, registry
 
@@ -180,6 +181,31 @@ def test_a_backend_that_a_commit_lacks_is_a_skip():
         cases.load("to-come")
 
 
+def test_a_commit_without_backends_is_a_skip(monkeypatch):
+    monkeypatch.delattr(cnnkernels, "registry")
+    monkeypatch.delitem(sys.modules, "cnnkernels.registry")
+    monkeypatch.setattr(cnnkernels, "__path__", [])
+    with pytest.raises(NotImplementedError, match="no backend numpy at this commit"):
+        cases.load("numpy")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ImportError("cannot import name 'im2col'"),
+        ModuleNotFoundError("No module named 'cnnkernels.gone'", name="cnnkernels.gone"),
+        ValueError("too few arguments"),
+    ],
+)
+def test_a_broken_backend_is_no_skip(broken, monkeypatch):
+    def load(_):
+        raise broken
+
+    monkeypatch.setattr(registry, "load", load)
+    with pytest.raises(type(broken), match=str(broken)):
+        cases.load("numpy")
+
+
 def test_a_ratio_is_of_times_in_turns(monkeypatch):
     now, order = [0.0], []
     monkeypatch.setattr(session.time, "perf_counter", lambda: now[0])
@@ -218,3 +244,4 @@ def test_every_backend_is_measured():
         for name in registry.names()
         if registry._entries()[name].value.startswith("cnnkernels.")
     }
+    assert set(digits.Training.params) == set(cases.BACKENDS) - {"naive"}  # which takes too long
