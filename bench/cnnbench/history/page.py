@@ -47,9 +47,9 @@ def _series(one: Series) -> dict[str, Any]:
         "case": one.case,
         "backend": one.backend,
         "machine": one.machine,
-        "environment": one.environment,
+        "apart": one.apart,
+        "name": one.name,
         "points": [[commit, *map(_short, values)] for commit, *values in one.points],
-        "levels": [[first, last, _short(value)] for first, last, value in one.levels],
         "steps": [_step(one, step) for step in one.steps],
     }
 

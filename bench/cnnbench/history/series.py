@@ -58,12 +58,16 @@ class Series:
     benchmark, unit : str
     case, backend : str
         Parameters of these names, or ''; any others are part of `case`.
-    machine, environment : str
+    machine : str
+    environment : tuple of str
+        Versions of Python and the libraries: 'numpy 2.4.6'.
     points : list of (int, float, float or None, float or None)
         Commit, by number; value, and its interval where asv has one.
     levels : list of (int, int, float)
         Piecewise constant: first and last commit of each piece, and its value.
     steps : list of Step
+    apart : str
+        What of its environment others of the machine do not have; '' if there is but one.
     """
 
     benchmark: str
@@ -71,10 +75,16 @@ class Series:
     case: str
     backend: str
     machine: str
-    environment: str
+    environment: tuple[str, ...]
     points: list[tuple[int, float, float | None, float | None]]
     levels: list[tuple[int, int, float]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    apart: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others of its chart: 'numba', or 'numba, numpy 2.4.6'."""
+        return ", ".join(filter(None, (self.backend, self.apart)))
 
     @property
     def what(self) -> str:
@@ -133,16 +143,17 @@ def read(folder: Path, results: Path | None = None) -> History:
     if not order:
         raise HistoryError(f"the results in {results} are of no commit of {folder}")
     numbers = {commit: number for number, commit in enumerate(order)}
-    series: dict[tuple[str, ...], Series] = {}
+    series: dict[tuple[Any, ...], Series] = {}
     for machine, result in found:
         if result.commit_hash in numbers:
             _add(series, numbers[result.commit_hash], machine, result, benchmarks)
+    _tell_apart(list(series.values()))
     for one in series.values():
         one.points.sort()
         _detect(one, configuration)
     return History(
         [_commit(folder, commit) for commit in order],
-        sorted(series.values(), key=lambda one: (one.what, one.case, one.machine, one.backend)),
+        sorted(series.values(), key=lambda one: (one.what, one.case, one.machine, one.name)),
     )
 
 
@@ -154,13 +165,20 @@ def _commit(folder: Path, commit: str) -> Commit:
 
 
 def _add(
-    series: dict[tuple[str, ...], Series],
+    series: dict[tuple[Any, ...], Series],
     commit: int,
     machine: str,
     result: Any,
     benchmarks: Any,
 ) -> None:
     """Add what one commit gave to the series."""
+    from asv.machine import Machine
+
+    environment = tuple(
+        f"{name} {value}"
+        for name, value in sorted({**result.params, **result.env_vars}.items())
+        if name not in dict(Machine.fields)
+    )
     for point in points(result, benchmarks):
         if math.isnan(point.value):
             continue
@@ -169,13 +187,23 @@ def _add(
         named = dict(zip(names, (text.strip("'") for text in point.params), strict=False))
         backend = named.pop("backend", "")
         case = ", ".join(named.values())
-        key = (point.benchmark, case, backend, machine, result.env_name)
+        key = (point.benchmark, case, backend, machine, environment)
         one = series.setdefault(
             key,
-            Series(point.benchmark, benchmark["unit"], case, backend, machine, result.env_name, []),
+            Series(point.benchmark, benchmark["unit"], case, backend, machine, environment, []),
         )
         low, high = ((point.about or {}).get(end) for end in ("ci_99_a", "ci_99_b"))
         one.points.append((commit, point.value, _finite(low), _finite(high)))
+
+
+def _tell_apart(series: list[Series]) -> None:
+    """Note, of the environments of each machine, what they do not share."""
+    environments: dict[str, list[set[str]]] = {}
+    for one in series:
+        environments.setdefault(one.machine, []).append(set(one.environment))
+    for one in series:
+        shared = set.intersection(*environments[one.machine])
+        one.apart = ", ".join(text for text in one.environment if text not in shared)
 
 
 class Point(NamedTuple):

@@ -55,7 +55,7 @@ def sheets(history: History) -> list[tables.Sheet]:
             history.commits[step.at].hash[:8],
             one.what,
             one.case,
-            one.backend,
+            one.name,
             f"{value(one, step.before)} to {value(one, step.after)}",
         )
         for one, step in shown

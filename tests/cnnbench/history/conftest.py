@@ -36,18 +36,20 @@ class Checkout:
             json.dumps({**self._benchmarks, "version": 2})
         )
 
-    def add(self, commit, values, machine=MACHINE, version="1"):
-        """Keep values, by benchmark, as asv does."""
+    def add(self, commit, values, machine=MACHINE, version="1", libraries=()):
+        """Keep values, by benchmark, as asv does: of an environment with versions of libraries."""
+        libraries = dict(libraries)
+        environment = "-".join([ENVIRONMENT, *map("".join, libraries.items())])
         folder = self.results / machine
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "machine.json").write_text(json.dumps({"machine": machine, "version": 1}))
         kept = {
             "commit_hash": commit,
-            "env_name": ENVIRONMENT,
+            "env_name": environment,
             "date": 1767268800000,
-            "params": {"machine": machine, "python": "3.11"},
+            "params": {"machine": machine, "python": "3.11", **libraries},
             "python": "3.11",
-            "requirements": {},
+            "requirements": libraries,
             "env_vars": {},
             "result_columns": ["result", "params", "version"],
             "results": {
@@ -57,7 +59,7 @@ class Checkout:
             "durations": {},
             "version": 2,
         }
-        (folder / f"{commit[:8]}-{ENVIRONMENT}.json").write_text(json.dumps(kept))
+        (folder / f"{commit[:8]}-{environment}.json").write_text(json.dumps(kept))
 
 
 @pytest.fixture

@@ -41,6 +41,24 @@ def test_the_page_has_every_series_and_step(history, written):
     )
 
 
+@pytest.fixture
+def upgraded(checkout, tmp_path):
+    """A page of a history over an upgrade of NumPy."""
+    checkout.benchmark("a.Speed.time_a", params=[["numba"]], param_names=["backend"])
+    for commit, numpy in zip(checkout.commits, ("2.3.0", "2.4.6", "2.4.6"), strict=True):
+        checkout.add(commit, {"a.Speed.time_a": [1.0]}, libraries={"numpy": numpy})
+    path = tmp_path / "history.html"
+    page.write(series.read(checkout.folder), path)
+    return path
+
+
+def test_curves_of_a_chart_have_different_names(upgraded):
+    assert [one["name"] for one in data_of(upgraded)["series"]] == [
+        "numba, numpy 2.3.0",
+        "numba, numpy 2.4.6",
+    ]
+
+
 def test_the_page_fetches_nothing(written):
     own = re.sub(r"<script>.*?</script>", "", written.read_text("utf-8"), count=1, flags=re.S)
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)""", own)
@@ -85,6 +103,50 @@ def test_filters_choose_curves(browser, written, history):
         if (other.what, other.case, other.backend) == (one.what, one.case, one.backend)
     ]
     assert f"{len(matching)} curves" in told
+
+
+@pytest.mark.slow
+def test_curves_of_a_chart_look_different(browser, upgraded):
+    browser.get(upgraded.as_uri())
+    browser.execute_async_script("const done = arguments[0]; drawAll().then(() => done())")
+    legend = browser.execute_script(
+        "return [...document.querySelectorAll('.legendtext')].map(e => e.textContent)"
+    )
+    lines = browser.execute_script(
+        "return [...document.querySelectorAll('.scatterlayer .js-line')]"
+        ".map(e => e.style.strokeDasharray)"
+    )
+    assert legend == ["numba, numpy 2.3.0", "numba, numpy 2.4.6"]
+    assert len(set(lines)) == 2
+
+
+@pytest.fixture
+def dark(browser):
+    """Say that the system is dark."""
+
+    def emulate(scheme):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    emulate("dark")
+    yield
+    emulate("")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("dark")
+def test_a_dark_page_is_printed_in_dark_ink(browser, upgraded):
+    def ink(event):
+        return browser.execute_script(
+            "window.dispatchEvent(new Event(arguments[0]));"
+            "return document.querySelector('.xtick text').style.fill",
+            event,
+        )
+
+    browser.get(upgraded.as_uri())
+    browser.execute_async_script("const done = arguments[0]; drawAll().then(() => done())")
+    light = "rgb(232, 232, 232)"
+    assert [ink("none"), ink("beforeprint"), ink("afterprint")] == [light, "rgb(0, 0, 0)", light]
 
 
 def test_plotly_missing_is_one_sentence(history, tmp_path, monkeypatch):

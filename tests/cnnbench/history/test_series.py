@@ -76,6 +76,27 @@ def test_machines_are_never_one_series(checkout):
     assert not any(one.steps for one in history.series)
 
 
+def test_what_differs_of_environments_is_part_of_the_name(checkout):
+    checkout.benchmark("a.Speed.time_a", params=[["numba"]], param_names=["backend"])
+    for commit in checkout.commits:
+        for numpy, value in (("2.3.0", 2.0), ("2.4.6", 1.0)):
+            libraries = {"numpy": numpy, "torch": "2.13.0"}
+            checkout.add(commit, {"a.Speed.time_a": [value]}, libraries=libraries)
+        checkout.add(commit, {"a.Speed.time_a": [5.0]}, machine="other")
+    history = series.read(checkout.folder)
+    assert [(one.machine, one.name, one.points[0][1]) for one in history.series] == [
+        ("a-machine", "numba, numpy 2.3.0", 2.0),
+        ("a-machine", "numba, numpy 2.4.6", 1.0),
+        ("other", "numba", 5.0),
+    ]
+    assert not any(one.steps for one in history.series)
+
+
+def test_one_environment_is_no_part_of_a_name(measured):
+    names = {one.name for one in series.read(measured.folder).series}
+    assert names == {"numba", "numpy", ""}
+
+
 def test_skips_failures_and_other_versions_are_left_out(checkout):
     checkout.benchmark("a.Speed.time_a", version="2")
     first, second, third = checkout.commits
