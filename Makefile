@@ -21,6 +21,7 @@ help:
 	@echo "make tutorial   make the notebook docs/tutorial/tutorial.ipynb of its script"
 	@echo "make history    measure the kernels of old commits by asv (RANGE=a..b, QUICK=1)"
 	@echo "make regress    whether HEAD is slower than BASE=main~1, by asv"
+	@echo "make regress-selftest  see a slow commit flagged, and a neutral one not"
 	@echo "make speed      pytest-benchmark: time every layer, compare with the last run here"
 	@echo "make .venv      only install, all extras in it (TORCH=no: without PyTorch)"
 	@echo "make clean      remove .venv and caches"
