@@ -18,7 +18,7 @@ from cnnbench import timing
 from cnnbench.cases import CaseSet
 from cnnbench.checking import check_case, fills_folder
 from cnnbench.digits import weights
-from cnnbench.digits.options import Options
+from cnnbench.digits.options import Options, describe
 from cnnbench.digits.recipes import Recipe
 from cnnbench.digits.training import planned
 from cnnbench.effort import Effort, Progress
@@ -320,19 +320,3 @@ def save_weights(folder: Path, rows: Sequence[Row]) -> list[Path]:
             path.write_bytes(weights.pack(weights.from_text(row.details["weights"], row.backend)))
             paths.append(path)
     return paths
-
-
-def describe(options: Options) -> str:
-    """Return what is trained, and how, in a line."""
-    parts = [
-        f"{options.architecture} CNN",
-        f"{options.epochs} epochs",
-        f"batch {options.batch_size}",
-        options.dtype,
-        *(["adam"] if options.optimizer == "adam" else []),
-        *(["batch normalisation"] if options.batchnorm else []),
-        *([f"images of {Path(options.data).name}"] if options.data else []),
-        *([f"from {Path(options.weights).name}"] if options.weights else []),
-        f"seed {options.seed}",
-    ]
-    return ", ".join(parts)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from cnnbench.digits.optimizers import LEARNING_RATES
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,25 @@ class Options:
     skipped_draws: int = 0
     most_steps: int | None = None
     budget_seconds: float | None = None
+
+
+def describe(options: Options) -> str:
+    """Return what is trained, and how, in a line: what is usual goes without saying."""
+    told = {
+        "learning rate": (options.learning_rate, LEARNING_RATES[options.optimizer]),
+        "momentum": (options.momentum, Options.momentum),
+        "weight decay": (options.weight_decay, Options.weight_decay),
+    }
+    parts = [
+        f"{options.architecture} CNN",
+        f"{options.epochs} epochs",
+        f"batch {options.batch_size}",
+        options.dtype,
+        *(["adam"] if options.optimizer == "adam" else []),
+        *(f"{name} {value:g}" for name, (value, usual) in told.items() if value != usual),
+        *(["batch normalisation"] if options.batchnorm else []),
+        *([f"images of {Path(options.data).name}"] if options.data else []),
+        *([f"from {Path(options.weights).name}"] if options.weights else []),
+        f"seed {options.seed}",
+    ]
+    return ", ".join(parts)

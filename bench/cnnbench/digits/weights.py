@@ -18,7 +18,7 @@ import numpy as np
 
 from cnnbench.digits.data import DataError
 from cnnbench.digits.network import Plan, State, initial_state
-from cnnbench.digits.options import Options
+from cnnbench.digits.options import Options, describe
 
 
 @dataclass(frozen=True)
@@ -100,26 +100,36 @@ def read(path: Path) -> Trained:
     return unpack(packed, str(path))
 
 
+def _network(options: Options) -> str:
+    """Return which layers options mean, as the command line has it."""
+    return f"--arch {options.architecture}{' --batchnorm' if options.batchnorm else ''}"
+
+
 def start(plan: Plan, options: Options) -> State:
     """Return what a training starts from: weights drawn by its seed, or those of a file.
 
     Raises
     ------
     DataError
-        If the file's weights are not of this network.
+        If the file's weights are of another network: by its options, or by their shapes.
     """
     drawn = initial_state(plan, np.random.default_rng(options.seed))
     if not options.weights:
         return drawn
-    state = read(Path(options.weights)).state
+    stored = read(Path(options.weights))
+    state, made = stored.state, stored.options
     wanted = {name: value.shape for name, value in drawn.items()}
     found = {name: value.shape for name, value in state.items()}
-    if found != wanted:
-        apart = sorted({*wanted.items()} ^ {*found.items()})
-        name = apart[0][0]
+    expected, got = _network(options), _network(made)
+    if got == expected and found != wanted:
+        name = min({*wanted.items()} ^ {*found.items()})[0]
+        expected, got = (
+            f"{name} of shape {shapes.get(name, 'none')}" for shapes in (wanted, found)
+        )
+    if got != expected:
         raise DataError(
-            f"{options.weights}: its weights are of another network: expected {name} of shape "
-            f"{wanted.get(name, 'none')}, got {found.get(name, 'none')}; "
+            f"{options.weights}: its weights are of another network: expected {expected}, got "
+            f"{got}, trained by {stored.backend} with {describe(made)}; "
             "give the --arch, --batchnorm and --data that it was trained with"
         )
     return {name: state[name].astype(drawn[name].dtype) for name in drawn}

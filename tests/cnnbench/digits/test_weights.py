@@ -60,10 +60,32 @@ def test_without_a_file_the_seed_draws(trained):
     assert (trained.state["conv1.weight"] != one["conv1.weight"]).any()
 
 
-@pytest.mark.parametrize("change", [{"architecture": "digits-deep"}, {"batchnorm": False}])
-def test_weights_of_another_network_are_refused(file, change):
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"architecture": "digits-deep"}, "--arch digits-deep --batchnorm"),
+        ({"batchnorm": False}, "--arch digits"),
+    ],
+)
+def test_weights_of_another_network_are_refused_with_the_options_that_made_them(
+    file, change, expected
+):
     options = dataclasses.replace(OPTIONS, weights=str(file), **change)
-    with pytest.raises(DataError, match=r"of another network: expected .* of shape .*; give the"):
+    message = (
+        f"of another network: expected {expected}, got --arch digits --batchnorm, trained by numpy "
+        "with digits CNN, 10 epochs, batch 64, float32, learning rate 0.01, batch normalisation, "
+        "seed 42; give the --arch"
+    )
+    with pytest.raises(DataError, match=message):
+        weights.start(planned(options), options)
+
+
+def test_weights_for_other_images_are_refused(file, tmp_path):
+    mine = tmp_path / "mine.npz"
+    images, labels = np.zeros((8, 3, 8, 8), np.float32), np.arange(8) % 2
+    np.savez(mine, images=images, labels=labels)
+    options = dataclasses.replace(OPTIONS, weights=str(file), data=str(mine))
+    with pytest.raises(DataError, match=r"expected conv1\.weight of shape \(8, 3, 3, 3\), got"):
         weights.start(planned(options), options)
 
 
