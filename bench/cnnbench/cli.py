@@ -167,7 +167,7 @@ def time(
     effort = QUICK if quick else Effort()
     with _recording(run), _progress() as progress, _folder() as caches:
         speed.time(run, sets, names, counts, baseline, effort, progress, caches)
-    _show_times(Console(), run)
+    _show_times(Console(), run.rows, run.environment)
     _finish(run)
 
 
@@ -316,7 +316,10 @@ def compare(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Check, time the digits layers, train on every backend, and say which to train with here."""
+    """Check, time the digits layers, train on every backend, and say which to train with here.
+
+    The layers are timed on one thread, too, in a few rounds: the page shows what more threads gain.
+    """
     from rich.console import Console
 
     from cnnbench import results, speed, trainings
@@ -337,17 +340,20 @@ def compare(
     digits, recipe = _cases("digits", None, None), RECIPES["digits"]
     with _recording(run), _progress() as progress, _folder() as caches:
         speed.time(run, digits, kernels, [count], baseline, effort, progress, caches)
+        if count > 1:
+            speed.time_on_one_thread(run, digits, baseline, effort, progress, caches)
         trainings.train(run, names, [count], baseline, recipe, False, effort, progress, caches)
-    for sheet in tables.check_sheets(_layers(run.rows)):
+    rows = [row for row in run.rows if row.threads == count]
+    for sheet in tables.check_sheets(_layers(rows)):
         tables.show(console, sheet)
-    _show_times(console, run)
-    tables.show(console, tables.train_sheet(run.rows))
+    _show_times(console, rows, run.environment)
+    tables.show(console, tables.train_sheet(rows))
     floor = run.environment["aa_floor"][str(count)]
-    console.print(answer(run.rows, floor), style="bold", highlight=False)
-    for line in evidence(run.rows, floor):
+    console.print(answer(rows, floor), style="bold", highlight=False)
+    for line in evidence(rows, floor):
         console.print(f"  {line}", highlight=False)
     try:
-        page.write(run, output)
+        page.write(run, output, command=_command())
         console.print(f"every figure: {output}", highlight=False, soft_wrap=True)
     except offline.PageError as error:
         typer.echo(f"no page of figures: {error}", err=True)
@@ -535,7 +541,7 @@ def show(file: Annotated[Path, typer.Argument(help="A file that a command has wr
     if any(row.seconds is None or row.op != "train" for row in run.rows):
         for sheet in tables.check_sheets(_layers(run.rows)):
             tables.show(console, sheet)
-    _show_times(console, run)
+    _show_times(console, run.rows, run.environment)
     for count in dict.fromkeys(row.threads for row in run.rows if row.op == "train"):
         tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
 
@@ -557,7 +563,7 @@ def report(
 
     results.claim(output)
     run = results.read(source or results.newest(_OWN_FOLDER))
-    page.write(run, output, None if against is None else results.read(against))
+    page.write(run, output, None if against is None else results.read(against), _command())
     typer.echo(f"{output}: {len(run.rows)} rows of {run.paths[0]}")
 
 
@@ -589,17 +595,24 @@ def _layers(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.op != "train" and row.problem]
 
 
-def _show_times(console: Console, run: Run) -> None:
+def _command() -> str:
+    """Return the command line, to be pasted into a shell."""
+    import shlex
+
+    return shlex.join(["cnnbench", *sys.argv[1:]])
+
+
+def _show_times(console: Console, rows: list[Row], environment: dict[str, Any]) -> None:
     from cnnbench.report import numbers, tables
 
-    timed = [row for row in run.rows if row.op != "train"]
+    timed = [row for row in rows if row.op != "train"]
     if not any(row.seconds is not None for row in timed):
         return
     for sheet in tables.time_sheets(timed):
         tables.show(console, sheet)
     tables.show(console, tables.first_call_sheet(timed))
-    for count, floor in run.environment.get("aa_floor", {}).items():
-        ceilings = run.environment.get("ceilings", {}).get(count, {})
+    for count, floor in environment.get("aa_floor", {}).items():
+        ceilings = environment.get("ceilings", {}).get(count, {})
         peak = ceilings.get("flops", {}).get("float32")
         fma = f"FMA peak {numbers.significant(peak / 1e9)} GFLOP/s, " if peak else ""
         console.print(f"{count} threads: {fma}A/A floor {numbers.floor(floor)}", highlight=False)

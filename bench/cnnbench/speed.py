@@ -7,6 +7,7 @@ same process, and only who passed is timed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -35,11 +36,14 @@ from cnnbench.worker import (
     WorkerError,
     rest,
 )
-from cnnkernels.contract import FORWARD, Conv2D, Direction, Problem, directions
+from cnnkernels.contract import BACKWARD, FORWARD, Conv2D, Direction, Problem, directions
 from cnnkernels.descriptor import Case
 
 IMPOSSIBLE = 1.05
 """Times the measured FMA peak: beyond it a time cannot be true. The margin is for noise."""
+
+ONE_THREAD_ROUNDS = 3
+"""For a median; times of other thread counts are not compared in turns, and have no interval."""
 
 _NCHW = " from nchw"
 
@@ -124,6 +128,31 @@ def time(
                 run.add(_sums(group, of_group, base, floor, count))
             note_threading(run, team)
             run.write()
+
+
+def time_on_one_thread(
+    run: Run,
+    sets: Sequence[CaseSet],
+    baseline: str,
+    effort: Effort,
+    progress: Progress,
+    caches: Path,
+) -> None:
+    """Time cases on one thread that the run has times of on more: what those more gain.
+
+    Forward and the whole backward alone, in a few rounds, and without those too slow for all
+    rounds before.
+    """
+    quick = [
+        backend
+        for backend in dict.fromkeys(row.backend for row in run.rows)
+        if (timed := [row for row in run.rows if row.backend == backend and row.samples])
+        and all(len(row.samples) >= 2 * effort.rounds for row in timed)
+    ]
+    only = {case.problem: (FORWARD, BACKWARD) for group in sets for case in group.cases}
+    few = dataclasses.replace(effort, rounds=min(effort.rounds, ONE_THREAD_ROUNDS))
+    if quick:
+        time(run, sets, quick, [1], baseline, few, progress, caches, only)
 
 
 def measure_ceilings(threads: int) -> dict[str, Any]:

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from html import unescape
 from pathlib import Path
 
 import pytest
 
 from cnnbench import cli, results, speed
+from cnnbench.results import Row, Run
 from cnnkernels import conformance
 
 ROOT = Path(__file__).parents[2]
@@ -480,6 +482,36 @@ def test_a_file_is_whole_after_a_command_was_killed(tmp_path, monkeypatch):
         os.kill(int(mark.read_text()), signal.SIGKILL)  # which has lost the parent to end it
     assert [row.outcome for row in results.read(path).rows] == ["ok"] * 4
     assert Path(path).read_text().endswith("}\n")
+
+
+def test_report_writes_a_saved_run_beside_another_as_a_page(command, tmp_path):
+    pytest.importorskip("plotly")
+    files = []
+    for name, seconds in (("this", 1.0), ("the other", 3.0)):
+        row = Row("a", TINY, "conv2d", "forward", "numpy", 1, "ok", "", 0.25, seconds, [seconds])
+        files.append(tmp_path / f"{name}.json")
+        Run({"cpu": "Some CPU"}, [row], [files[-1]]).write()
+    code, out, err = command(
+        "report", "--from", files[0], "--against", files[1], "--output", "deep/page.html"
+    )
+    assert (code, err) == (0, "")
+    assert out == f"deep/page.html: 1 rows of {files[0]}\n"
+    text = unescape((tmp_path / "deep/page.html").read_text("utf-8"))
+    assert "Right of the line, this run was faster than the other" in text
+    assert "3.00x" in text
+    words = f"report --from {files[0]} --against '{files[1]}' --output deep/page.html"
+    assert f"This page is made by: cnnbench {words}" in text
+
+
+def test_report_takes_the_newest_run_and_says_so_where_there_is_none(command, tmp_path):
+    pytest.importorskip("plotly")
+    code, out, err = command("report")
+    assert (code, out) == (2, "")
+    assert "no run in .cnnbench: measure one by cnnbench compare, or name one by --from" in err
+    (tmp_path / ".cnnbench").mkdir()
+    Run({}, [], [tmp_path / ".cnnbench/check.json"]).write()
+    code, out, _ = command("report")
+    assert (code, out) == (0, "report.html: 0 rows of .cnnbench/check.json\n")
 
 
 def test_history_writes_a_page_and_says_what_is_on_it(command, tmp_path, monkeypatch):

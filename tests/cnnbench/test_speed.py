@@ -269,6 +269,26 @@ def test_every_thread_count_has_rows_of_its_own(fresh_run, steps):
 
 
 @pytest.mark.slow
+def test_on_one_thread_who_was_quick_is_timed_again_forward_and_backward(fresh_run, steps):
+    run = fresh_run()
+    measured(["numpy", "naive", "declines"], [LONE], steps, run, threads=(2,))
+    before = list(run.rows)
+    for row in before:
+        if row.backend == "naive":
+            row.samples = row.samples[:2]  # as if it were too slow for all rounds
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "measure_ceilings", lambda _: ceilings())
+        patch.setattr(speed, "measure_floor", lambda *_: 0.01)
+        with tempfile.TemporaryDirectory() as caches:
+            speed.time_on_one_thread(run, [LONE], "numpy", EFFORT, steps(), Path(caches))
+    alone = run.rows[len(before) :]
+    told = [(row.backend, row.threads, row.direction, row.outcome) for row in alone]
+    assert told == [("numpy", 1, way, "ok") for way in ("forward", "backward")]
+    assert all(row.samples and row.check for row in alone)
+    assert {row.first_call_seconds for row in alone} == {None}
+
+
+@pytest.mark.slow
 def test_a_backend_of_another_layout_shows_its_time_with_conversion_too(fresh_run, steps):
     pytest.importorskip("torch")
     rows = measured(["torch-cpu-nhwc", "numpy"], [CaseSet("", (A, POOL))], steps, fresh_run())

@@ -66,14 +66,22 @@ def _recommendation(trained: Sequence[Row], floor: float) -> str:
 
 
 def evidence(rows: Sequence[Row], floor: float) -> list[str]:
-    """Return what the answer stands on: checks passed, and how finely this machine can tell."""
+    """Return what the answer stands on: checks passed, and how finely this machine can tell.
+
+    Where there are trainings, those checks count that were of as many threads.
+    """
     lines = []
     if floor > timing.UNSTEADY:
         lines.append(
             "THIS MACHINE WAS NOT QUIET: equal programs differed more than programs worth "
             "comparing do; end what else runs, and measure again"
         )
-    checked = [row for row in rows if row.op != "train" and row.problem]
+    trained = {row.threads for row in rows if row.op == "train"}
+    checked = [
+        row
+        for row in rows
+        if row.op != "train" and row.problem and (not trained or row.threads in trained)
+    ]
     passed = sum(row.outcome == "ok" for row in checked)
     refused = sum(row.outcome == "unsupported" for row in checked)
     bad = len(checked) - passed - refused

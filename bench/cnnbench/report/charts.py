@@ -18,6 +18,9 @@ from cnnkernels.descriptor import parse
 ROW_PIXELS = 20
 """Height of a mark in a chart that has cases below each other."""
 
+ALIKE = 0.01
+"""Losses that differ by less than this part of themselves are one curve to the eye."""
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -46,9 +49,17 @@ class Chart:
 
 
 def colours(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return a marker for each name: colours and shapes are told apart by anyone."""
+    """Return a marker for each name: colours and shapes are told apart by anyone.
+
+    Where colours begin anew, shapes are shifted by one: 64 names differ in one or the other, and
+    neighbours in both.
+    """
     return {
-        name: {"color": COLOURS[i % len(COLOURS)], "symbol": SHAPES[i % len(SHAPES)], "size": 9}
+        name: {
+            "color": COLOURS[i % len(COLOURS)],
+            "symbol": SHAPES[(i + i // len(COLOURS)) % len(SHAPES)],
+            "size": 9,
+        }
         for i, name in enumerate(dict.fromkeys(names))
     }
 
@@ -58,7 +69,10 @@ def colours(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def errors(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
-    """Yield how large errors are, in units of what rounding can make."""
+    """Yield how large errors are, in units of what rounding can make.
+
+    Who is wrong has no mark, but is in the title: a check ends at the first wrong result.
+    """
     known = [row for row in rows if row.error_over_bound is not None]
     if not known:
         return
@@ -80,10 +94,13 @@ def errors(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
     ]
     cases = list(dict.fromkeys(case for case, _ in worst))
     largest = max(worst.values())
+    wrong = dict.fromkeys(
+        row.backend for row in rows if row.outcome == "wrong" or (row.error_over_bound or 0.0) > 1
+    )
     yield Chart(
-        "Every error is left of the line at 1: smaller than rounding could make it"
-        if largest <= 1
-        else "An error right of the line at 1 is more than rounding can make: it is wrong",
+        f"Wrong: {', '.join(wrong)}; the errors of all others are left of the line at 1"
+        if wrong
+        else "Every error is left of the line at 1: smaller than rounding could make it",
         f"Errors over their bounds of {len(cases)} cases; the largest is "
         f"{numbers.of_bound(largest)}.",
         traces,
@@ -403,57 +420,105 @@ def first_calls(rows: Sequence[Row]) -> Iterator[Chart]:
 
 
 def curves(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
-    """Yield loss and accuracy after each epoch, all trainers on one axis."""
-    trained = [row for row in rows if row.details.get("epochs")]
+    """Yield loss and accuracies after each epoch, all trainers on one axis."""
+    trained = {
+        _trainer(row, rows) + ("" if row.outcome == "ok" else f" ({row.outcome})"): row
+        for row in rows
+        if row.details.get("epochs")
+    }
     if not trained:
         return
-    apart = max(row.details.get("loss_difference") or 0.0 for row in trained)
-    for key, name, title, scale in (
-        ("loss", "mean cross-entropy of the epoch's batches",
-         "Loss: all curves lie on each other, as every backend computes the same", _log),
-        ("test_accuracy", "part of the test images told right",
-         "Accuracy on images that were not trained on", _linear),
-    ):  # fmt: skip
-        last = [row.details["epochs"][-1][key] for row in trained]
-        traces = []
-        for i, row in enumerate(trained):
-            epochs = row.details["epochs"]
-            marker = markers[row.backend]
-            traces.append(
-                {
-                    "type": "scatter", "mode": "lines+markers", "name": _trainer(row, rows),
-                    "x": list(range(1, len(epochs) + 1)), "y": [epoch[key] for epoch in epochs],
-                    # Later curves are thinner, so that those below them show.
-                    "line": {"color": marker["color"], "width": 2 + 1.2 * (len(trained) - i)},
-                    "marker": {**marker, "size": 5}, "opacity": 0.85,
-                    "hovertemplate": "epoch %{x}: %{y:.4f}",
-                }
-            )  # fmt: skip
-        yield Chart(
-            title,
-            f"{name} after each of {max(len(r.details['epochs']) for r in trained)} epochs; at "
-            f"last from {min(last):.4f} to {max(last):.4f}. Batches' losses differ from float64's "
-            f"by at most {apart:.0e} of themselves.",
-            traces,
-            {"xaxis": _linear("epoch"), "yaxis": scale(name)},
-            400,
-            Sheet(
-                name,
-                ("epoch", *(_trainer(row, rows) for row in trained)),
-                tuple(
-                    (
-                        str(number + 1),
-                        *(
-                            f"{row.details['epochs'][number][key]:.4f}"
-                            if number < len(row.details["epochs"])
-                            else ""
-                            for row in trained
-                        ),
-                    )
-                    for number in range(max(len(row.details["epochs"]) for row in trained))
-                ),
+    loss = _log("mean cross-entropy of the epoch's batches")
+    yield _curves(_loss_title(trained), loss, trained, markers, {"loss": ("", "solid")})
+    yield _curves(
+        "Accuracy: solid lines on images that were not trained on, dashed ones on those that were",
+        _linear("part of the images told right"),
+        trained,
+        markers,
+        {"test_accuracy": ("test", "solid"), "train_accuracy": ("train", "dash")},
+    )
+
+
+def _curves(
+    title: str,
+    axis: dict[str, Any],
+    trained: dict[str, Row],
+    markers: dict[str, Any],
+    drawn: dict[str, tuple[str, str]],
+) -> Chart:
+    """Return trainers' curves of what is drawn: keys of an epoch, with a word and a dash each."""
+    values = {
+        (name, key): [_finite(epoch[key]) for epoch in row.details["epochs"]]
+        for name, row in trained.items()
+        for key in drawn
+    }
+    epochs = max(map(len, values.values()))
+    what = axis["title"]["text"]
+    last = [curve[-1] for curve in values.values() if curve[-1] is not None] or [math.nan]
+    apart = max(row.details.get("loss_difference") or 0.0 for row in trained.values())
+    traces = [
+        {
+            "type": "scatter", "mode": "lines+markers", "name": name, "legendgroup": name,
+            "showlegend": dash == "solid",
+            "x": list(range(1, len(values[name, key]) + 1)), "y": values[name, key],
+            # Later curves are thinner, so that those below them show.
+            "line": {
+                "color": markers[row.backend]["color"], "dash": dash,
+                "width": 2 + 1.2 * (len(trained) - i),
+            },
+            "marker": {**markers[row.backend], "size": 5}, "opacity": 0.85,
+            "hovertemplate": f"epoch %{{x}}: {word} %{{y:.4f}}",
+        }
+        for key, (word, dash) in drawn.items()
+        for i, (name, row) in enumerate(trained.items())
+    ]  # fmt: skip
+    return Chart(
+        title,
+        f"{what} after each of {epochs} epochs; at last from {min(last):.4f} to {max(last):.4f}. "
+        f"Batches' losses differ from float64's by at most {apart:.0e} of themselves.",
+        traces,
+        {"xaxis": _linear("epoch"), "yaxis": axis},
+        400,
+        Sheet(
+            what,
+            ("epoch", *(f"{name} {drawn[key][0]}".strip() for name, key in values)),
+            tuple(
+                (
+                    str(number + 1),
+                    *(
+                        "-" if number >= len(curve) or curve[number] is None
+                        else f"{curve[number]:.4f}"
+                        for curve in values.values()
+                    ),
+                )
+                for number in range(epochs)
             ),
-        )
+        ),
+    )  # fmt: skip
+
+
+def _loss_title(trained: dict[str, Row]) -> str:
+    """Return what the curves of losses show: whether they lie on each other, and who is wrong."""
+    wrong = [name for name, row in trained.items() if row.outcome == "wrong"]
+    if wrong:
+        return f"Loss: more than rounding is between float64's curve and that of {', '.join(wrong)}"
+    if len(trained) == 1:
+        return "Loss: how well the images are told that are trained on, epoch by epoch"
+    epochs = zip(*(row.details["epochs"] for row in trained.values()), strict=False)
+    losses = [[_finite(epoch["loss"]) for epoch in of_all] for of_all in epochs]
+    known = [[loss for loss in of_all if loss] for of_all in losses]
+    apart = max((1 - min(of_all) / max(of_all) for of_all in known if of_all), default=0.0)
+    if apart <= ALIKE:
+        return "Loss: all curves lie on each other, as every backend computes the same"
+    return (
+        f"Loss: in the first epoch the curves agree; later, rounding leads them apart, by up to "
+        f"{100 * apart:.0f} %"
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number, or None, which files and pages have in place of what is none."""
+    return None if value is None or not math.isfinite(value) else value
 
 
 def seconds(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
@@ -499,15 +564,16 @@ def steps(rows: Sequence[Row]) -> Iterator[Chart]:
         for layer, times in found["layers"].items():
             for direction, value in times.items():
                 own[_layer_kind(layer, direction)] += value
-        own["left over"] = max(0.0, found["step"] - sum(own.values()))
+        own[_LEFT_OVER] = max(0.0, found["step"] - sum(own.values()))
         parts[_trainer(row, rows)] = own
     names = list(
-        dict.fromkeys(part for own in parts.values() for part in own if part != "left over")
+        dict.fromkeys(part for own in parts.values() for part in own if part != _LEFT_OVER)
     )
-    names.append("left over")
+    names.append(_LEFT_OVER)
     totals = {name: sum(own.values()) for name, own in parts.items()}
-    fills = {part: _fill(i, part) for i, part in enumerate(names)}
-    left = {name: own["left over"] / totals[name] for name, own in parts.items()}
+    layers = list(dict.fromkeys(_layer(part) for part in names if part not in _NO_LAYER))
+    fills = {part: _NO_LAYER.get(part) or _fill(layers.index(_layer(part)), part) for part in names}
+    left = {name: own[_LEFT_OVER] / totals[name] for name, own in parts.items()}
     most = max(left, key=lambda name: left[name])
     traces = [
         {
@@ -540,20 +606,33 @@ def steps(rows: Sequence[Row]) -> Iterator[Chart]:
     )  # fmt: skip
 
 
+_OTHERS = "ReLU, flatten"
+_LEFT_OVER = "left over"
+_NO_LAYER: dict[str, dict[str, Any]] = {
+    _OTHERS: {"color": "#c9c9c9"},
+    _LEFT_OVER: {"color": "#9a9a9a", "pattern": {"shape": "/"}},
+}
+"""How parts look that are no layer of their own: grey."""
+
+_HUES = tuple(colour for colour in COLOURS if colour != "#999999")
+
+
 def _layer_kind(layer: str, direction: str) -> str:
     """Return what a layer counts as: convolutions, pools and linear by name, the others as one."""
     if layer.startswith(("conv", "pool", "linear", "norm")):
         return f"{layer} {direction}"
-    return "ReLU, flatten"
+    return _OTHERS
+
+
+def _layer(part: str) -> str:
+    return part.rsplit(" ", 1)[0]
 
 
 def _fill(number: int, part: str) -> dict[str, Any]:
-    if part == "left over":
-        return {"color": "#9a9a9a", "pattern": {"shape": "/"}}
-    if part == "ReLU, flatten":
-        return {"color": "#c9c9c9"}
-    pattern = "x" if part.endswith("backward") else ""
-    return {"color": COLOURS[number // 2 % 6], "pattern": {"shape": pattern, "solidity": 0.2}}
+    """Return a layer's colour, with a pattern for backward, another where colours begin anew."""
+    patterns = ("", "x") if number < len(_HUES) else (".", "+")
+    pattern = patterns[part.endswith("backward")]
+    return {"color": _HUES[number % len(_HUES)], "pattern": {"shape": pattern, "solidity": 0.2}}
 
 
 # --------------------------------------------------------------------------------------------
@@ -562,11 +641,11 @@ def _fill(number: int, part: str) -> dict[str, Any]:
 
 def against(rows: Sequence[Row], others: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
     """Yield how many times as fast this run's rows are as those of another run."""
-    theirs = {_identity(row): row for row in others if row.seconds and row.samples}
+    theirs = {tables.identity(row): row for row in others if row.seconds and row.samples}
     pairs = [
-        (row, theirs[_identity(row)])
+        (row, theirs[tables.identity(row)])
         for row in rows
-        if row.seconds and row.samples and _identity(row) in theirs
+        if row.seconds and row.samples and tables.identity(row) in theirs
     ]
     if not pairs:
         return
@@ -604,26 +683,8 @@ def against(rows: Sequence[Row], others: Sequence[Row], markers: dict[str, Any])
             "shapes": [_vertical(1.0)],
         },
         _height(len(cases), 1.2),
-        Sheet(
-            "Two runs",
-            ("case", "backend", "here", "there", "times as fast"),
-            tuple(
-                (
-                    label,
-                    row.backend,
-                    numbers.seconds(row.seconds),
-                    numbers.seconds(other.seconds),
-                    f"{gain:.2f}x",
-                )
-                for label, (row, other), gain in zip(labels, pairs, gains, strict=True)
-            ),
-            texts=2,
-        ),
+        tables.against_sheet(rows, others),
     )
-
-
-def _identity(row: Row) -> tuple[object, ...]:
-    return row.case, row.problem, row.op, row.direction, row.backend, row.threads
 
 
 # --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 
 from cnnbench.digits import data
 from cnnbench.digits.network import Network
+from cnnbench.digits.options import Options
 from cnnbench.digits.training import planned
 from cnnbench.digits.weights import Trained
 from cnnbench.report.charts import Chart
@@ -45,14 +46,37 @@ def charts(trained: Trained) -> Iterator[Chart]:
     DataError
         If its images are no longer where they were.
     """
+    yield from of_images(trained.options)
+    yield from of_network(trained)
+
+
+def of_images(options: Options) -> Iterator[Chart]:
+    """Yield what is the same for every network that is trained with these options.
+
+    Raises
+    ------
+    DataError
+        If the images are no longer where they were.
+    """
+    plan, dataset = planned(options), data.load(options.data)
+    yield _samples(dataset)
+    yield from _edges(dataset)
+    yield _parameters(plan.layers, plan.classes, plan.features)
+
+
+def of_network(trained: Trained) -> Iterator[Chart]:
+    """Yield what a network has learnt, and its mistakes.
+
+    Raises
+    ------
+    DataError
+        If its images are no longer where they were.
+    """
     options = dataclasses.replace(trained.options, dtype="float32")
     plan, dataset = planned(options), data.load(options.data)
     state = {name: value.astype(np.float32) for name, value in trained.state.items()}
     network = Network(plan, registry.load("numpy"), state)
     network.train(False)
-    yield _samples(dataset)
-    yield from _edges(dataset)
-    yield _parameters(plan.layers, plan.classes, plan.features)
     yield _filters(state["conv1.weight"])
     image = dataset.test_images[:1]
     x = image

@@ -51,7 +51,7 @@ class Section:
     groups: dict[str, list[Chart]] = field(default_factory=dict)
 
 
-def write(run: Run, path: Path, against: Run | None = None) -> None:
+def write(run: Run, path: Path, against: Run | None = None, command: str = "") -> None:
     """Write the page of a run.
 
     Parameters
@@ -60,13 +60,17 @@ def write(run: Run, path: Path, against: Run | None = None) -> None:
     path : path
     against : Run, optional
         Another run, to be shown beside it.
+    command : str
+        What makes the page.
 
     Raises
     ------
     PageError
         If the libraries that it takes are not installed, or the file cannot be written.
     """
-    found = [section for section in sections(run, against) if section.tables or section.groups]
+    found = [
+        section for section in sections(run, against, command) if section.tables or section.groups
+    ]
     data = []
     for section in found:
         for name, group in section.groups.items():
@@ -125,11 +129,18 @@ def _evidence(run: Run) -> list[str]:
 
 
 def _floor(run: Run) -> float:
-    floors = run.environment.get("aa_floor", {}).values()
-    return max((value for value in floors if value is not None), default=float("nan"))
+    """Return the floor of the trainings' threads, or the largest where nothing was trained."""
+    floors = run.environment.get("aa_floor", {})
+    trained = {str(row.threads) for row in run.rows if row.op == "train"}
+    known = [
+        value
+        for threads, value in floors.items()
+        if value is not None and (not trained or threads in trained)
+    ]
+    return max(known, default=float("nan"))
 
 
-def sections(run: Run, against: Run | None) -> list[Section]:
+def sections(run: Run, against: Run | None, command: str = "") -> list[Section]:
     """Return all parts of the page, those with nothing to show as well."""
     rows = run.rows
     layers = [row for row in rows if row.op != "train"]
@@ -145,7 +156,7 @@ def sections(run: Run, against: Run | None) -> list[Section]:
             "Speed",
             "Every time here stands on a passed check of the same case. Ratios were measured side "
             "by side, in turns; the line across a mark is the interval that holds the true ratio "
-            "in 96 of 100 cases.",
+            "in 96 of 100 cases; a mark without one had too few rounds.",
             groups=_unnamed(
                 charts.ratios(layers, markers),
                 charts.sizes(single, markers),
@@ -156,7 +167,7 @@ def sections(run: Run, against: Run | None) -> list[Section]:
         ),
         _learnt(trained),
         *([] if against is None else [_against(run, against, markers)]),
-        _circumstances(run, against),
+        _circumstances(run, against, command),
     ]
 
 
@@ -223,6 +234,7 @@ def _verdict(rows: list[Row]) -> Cell:
 
 def _learnt(rows: list[Row]) -> Section:
     groups: dict[str, list[Chart]] = {}
+    shared: list[Chart] = []
     notes = []
     several = len({row.threads for row in rows}) > 1
     for row in rows:
@@ -231,13 +243,15 @@ def _learnt(rows: list[Row]) -> Section:
             continue
         name = f"{row.backend}, {tables.threads_in_words(row.threads)}" if several else row.backend
         try:
-            groups[name] = list(learnt.charts(weights.from_text(text, row.backend)))
+            trained = weights.from_text(text, row.backend)
+            shared = shared or list(learnt.of_images(trained.options))
+            groups[name] = list(learnt.of_network(trained))
         except DataError as error:
             notes.append(f"{name}: {error}")
     return Section(
         "What was learnt",
         " ".join(["Choose whose network to look at: they should not differ.", *notes]),
-        groups=groups,
+        groups={**_unnamed(shared), **groups},
     )
 
 
@@ -247,19 +261,22 @@ def _against(run: Run, other: Run, markers: dict[str, Any]) -> Section:
         "Both runs are of their own time, perhaps of different machines: unlike the ratios above, "
         "these were not measured side by side."
     )
+    shown = []
+    if trained := [row for row in other.rows if row.op == "train"]:
+        shown.append(("Trained there", table_of(tables.train_sheet(trained))))
     if not found:
         text = "The two runs have no timed case in common."
+        sheet = tables.against_sheet(run.rows, other.rows)
+        shown.append((sheet.title, table_of(sheet)))
     return Section(
         f"Against the run of {other.environment.get('started', 'another time')}",
         text,
-        [("Trained there", table_of(tables.train_sheet(sheet)))]
-        if (sheet := [row for row in other.rows if row.op == "train"])
-        else [],
+        shown,
         _unnamed(found),
     )
 
 
-def _circumstances(run: Run, against: Run | None) -> Section:
+def _circumstances(run: Run, against: Run | None, command: str) -> Section:
     runs = [run] if against is None else [run, against]
     heads = (Cell(""), *(Cell(name) for name in ("this run", "the other")[: len(runs)]))
     facts = [dict(_facts(one)) for one in runs]
@@ -267,7 +284,11 @@ def _circumstances(run: Run, against: Run | None) -> Section:
         [Cell(name), *(Cell(of.get(name, "")) for of in facts)]
         for name in dict.fromkeys(name for of in facts for name in of)
     ]
-    return Section("Where and how it was measured", "", [("Circumstances", Table(heads, lines))])
+    return Section(
+        "Where and how it was measured",
+        f"This page is made by: {command}" if command else "",
+        [("Circumstances", Table(heads, lines))],
+    )
 
 
 def _facts(run: Run) -> Iterable[tuple[str, str]]:

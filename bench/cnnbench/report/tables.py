@@ -268,6 +268,43 @@ def train_sheet(rows: Sequence[Row]) -> Sheet:
     )
 
 
+def against_sheet(rows: Sequence[Row], others: Sequence[Row]) -> Sheet:
+    """Return a row a case, direction and backend of either of two runs: what came of it in both."""
+    here, there = ({identity(row): row for row in of} for of in (rows, others))
+    several = len({row.threads for row in (*rows, *others)}) > 1
+    lines = []
+    for key, row in (here | there).items():
+        pair = here.get(key), there.get(key)
+        mine, theirs = (None if one is None else one.seconds for one in pair)
+        whole = all(one is not None and one.samples for one in pair)
+        name = row.case + (f" ({row.threads})" if several else "")
+        lines.append(
+            (
+                row.problem if row.op == "train" else name,
+                row.direction.replace("_", "-"),
+                row.backend,
+                *("not in it" if one is None else one.outcome for one in pair),
+                numbers.seconds(mine),
+                numbers.seconds(theirs),
+                f"{theirs / mine:.2f}x" if mine and theirs and whole else "-",
+            )
+        )
+    return Sheet(
+        "This run and the other, row by row",
+        (
+            "case", "direction", "backend", "this run", "the other",
+            "time here", "time there", "times as fast",
+        ),
+        tuple(lines),
+        texts=5,
+    )  # fmt: skip
+
+
+def identity(row: Row) -> tuple[object, ...]:
+    """Return what makes rows of two runs ones of the same thing."""
+    return row.case, row.problem, row.op, row.direction, row.backend, row.threads
+
+
 def epochs_sheet(title: str, epochs: Sequence[dict[str, Any]]) -> Sheet:
     """Return a training's epochs: mean loss of the batches, and the accuracies after each."""
     return Sheet(

@@ -1,5 +1,7 @@
 """A comparison ends in one sentence: whom to train with, and by how much, if that can be told."""
 
+import dataclasses
+
 import pytest
 
 from cnnbench.report.answer import answer, evidence
@@ -88,6 +90,7 @@ def test_the_evidence_counts_checks_by_outcome_and_names_the_largest_error_and_t
         checked("c", "unsupported"),
         checked("numpy", "ok", 0.9, problem=""),  # a sum is no check
         trained("numpy", 2.0),
+        dataclasses.replace(checked("numpy", "wrong"), threads=1),  # nor of who is recommended
     ]
     checks, floor = evidence(rows, 0.0312)
     assert checks == (

@@ -1,12 +1,15 @@
 """The page of a run: every figure drawn in a real browser, from a file, without a network."""
 
 import dataclasses
+import itertools
+import json
 import re
 from html import unescape
 
 import pytest
 
 from cnnbench import cli, results
+from cnnbench.digits import trainers
 from cnnbench.digits.network import ARCHITECTURES
 from cnnbench.report import charts, learnt, page
 from cnnbench.report.offline import COLOURS, SHAPES, PageError
@@ -18,13 +21,14 @@ MOST_BYTES = 6_000_000
 FIGURES = (
     "Seconds to train to the end",
     "Loss: all curves lie on each other",
-    "Accuracy on images that were not trained on",
+    "Accuracy: solid lines on images that were not trained on",
     "Where a training step goes",
     "Every error is left of the line at 1",
     "Convolution, forward: right of the line",
     "Max-pool, backward: right of the line",
     "Convolution, forward: the lower, the faster",
     "Roofline, ",
+    "2 threads against 1",
     "What the first call costs",
     "36 of 1347 training images",
     "Two kernels of nine numbers each find edges",
@@ -44,7 +48,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        words = "compare --quick --threads 1 --backends numpy,torch-cpu --json run.json"
+        words = "compare --quick --threads 2 --backends numpy,torch-cpu --json run.json"
         patch.setattr("sys.argv", ["cnnbench", *words.split()])
         with pytest.raises(SystemExit, match=r"^0$"):
             cli.main()
@@ -53,16 +57,17 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    """The run, and the same once more as if on two threads, somewhat faster, one of them wrong."""
+    """The run, and the same once more as if on four threads, somewhat faster, one of it wrong."""
     run = results.read(folder / "run.json")
     twice = [
         dataclasses.replace(
             row,
-            threads=2,
+            threads=4,
             seconds=row.seconds and row.seconds / 1.5,
             samples=[sample / 1.5 for sample in row.samples],
         )
         for row in run.rows
+        if row.threads == 2
     ]
     twice[0].withdraw("wrong", "y[0, 0, 0, 0] is 1, not <2>")
     run.rows.extend(twice)
@@ -82,7 +87,21 @@ def test_compare_leaves_a_page_of_every_figure(folder):
     titles = re.findall("<h3>(.*?)</h3>", text)
     for figure in FIGURES:
         assert any(figure in title for title in titles), figure
-    assert "Train with" in re.search('<p id="answer">(.*?)</p>', text)[1]
+    answer = re.search('<p id="answer">(.*?)</p>', text)[1]
+    assert re.search("Train with .* on 2 threads", answer)
+    assert "This page is made by: cnnbench compare --quick --threads 2" in text
+
+
+@pytest.mark.slow
+def test_on_one_thread_compare_times_layers_alone_and_its_answer_leaves_them_out(folder):
+    run = results.read(folder / "run.json")
+    alone = [row for row in run.rows if row.threads == 1]
+    assert {row.backend for row in alone} == {"numpy", "torch-cpu"}
+    assert {row.direction for row in alone} == {"forward", "backward"}
+    assert {row.outcome for row in alone} == {"ok"}
+    assert {row.threads for row in run.rows if row.op == "train"} == {2}
+    (evidence, *_) = page._evidence(run)
+    assert evidence.startswith("24 checks passed")  # 12 directions, two backends
 
 
 @pytest.mark.slow
@@ -91,6 +110,22 @@ def test_the_page_is_small_and_fetches_nothing(written):
     own = re.sub(r"<script>.*?</script>", "", written.read_text("utf-8"), count=1, flags=re.S)
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", own)
     assert not re.findall(r"https?://", own)
+
+
+@pytest.mark.slow
+def test_the_page_of_all_backends_and_programs_is_small_as_well(folder, tmp_path):
+    run = results.read(folder / "run.json")
+    of_torch = [row for row in run.rows if row.backend == "torch-cpu"]
+    run.rows = [
+        dataclasses.replace(row, backend=name)
+        for name in trainers.names()
+        for row in of_torch
+        if name not in trainers.PROGRAMS or row.op == "train"
+    ]
+    page.write(run, tmp_path / "page.html", against=run)
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert text.count("<option>") == len(trainers.names())
+    assert len(text.encode()) <= MOST_BYTES
 
 
 @pytest.mark.slow
@@ -119,7 +154,9 @@ def test_every_chart_has_a_title_units_words_for_who_does_not_see_it_and_a_table
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(w, s) for w in (390, 1280) for s in ("light", "dark")]
+)
 def test_every_figure_is_drawn_without_an_error_and_nothing_is_too_wide(
     browser, written, width, scheme
 ):
@@ -137,7 +174,7 @@ def test_every_figure_is_drawn_without_an_error_and_nothing_is_too_wide(
         groups = browser.execute_script(
             "return document.querySelector('select[data-section]').options.length"
         )
-        assert groups == 4  # two backends, on one thread and on two
+        assert groups == 4  # two backends, on two threads and on four
         for number in range(groups):
             browser.execute_script(
                 "const s = document.querySelector('select[data-section]');"
@@ -165,6 +202,28 @@ def test_every_figure_is_drawn_without_an_error_and_nothing_is_too_wide(
         assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.slow
+def test_what_is_printed_is_dark_on_light_whatever_the_screen_is(browser, written):
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+    )
+    browser.set_script_timeout(120)
+    inks = """
+        const [event, done] = arguments;
+        window.dispatchEvent(new Event(event));
+        const tick = document.querySelector(".chart .xtick text");
+        done([getComputedStyle(tick).fill, getComputedStyle(document.body).color]);
+    """
+    try:
+        browser.get(written.as_uri())
+        for event, dark_ink in (("beforeprint", True), ("afterprint", False)):
+            for ink in browser.execute_async_script(inks, event):
+                assert (brightness(ink) < 3 * 128) == dark_ink, event
+    finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
@@ -218,6 +277,89 @@ def test_two_runs_are_compared_case_by_case():
     assert list(charts.against(here, [row_of("other")], charts.colours(["fast"]))) == []
 
 
+def test_a_row_of_either_run_is_in_the_table_of_both_with_what_came_of_it_in_each():
+    here, there = [row_of("fast", 1.0), row_of("mine")], [row_of("fast", 3.0), row_of("other")]
+    here[1].withdraw("wrong", "y[0] is 1, not 2")
+    (chart,) = charts.against(here, there, charts.colours(["fast"]))
+    case = ("digits.conv1", "forward")
+    rows = (
+        (*case, "fast", "ok", "ok", "1.00 s", "3.00 s", "3.00x"),
+        (*case, "mine", "wrong", "not in it", "-", "-", "-"),
+        (*case, "other", "not in it", "ok", "-", "1.00 s", "-"),
+    )
+    assert chart.sheet.rows == rows
+    untimed = [row_of("fast", None, samples=[])]
+    section = page.sections(Run({}, rows=untimed), Run({}, rows=there))[-2]
+    ((_, table),) = section.tables
+    assert [cell.text for cell in table.rows[0]] == [*case, "fast", "ok", "ok", "-", "3.00 s", "-"]
+
+
+def training_of(backend, losses, outcome="ok"):
+    row = Row("digits", "digits CNN", "train", "train", backend, 1, "ok")
+    row.details["epochs"] = [
+        {"loss": loss, "train_accuracy": 0.5, "test_accuracy": 0.25} for loss in losses
+    ]
+    if outcome != "ok":
+        row.withdraw(outcome, "the loss of step 1 is 3, not 2")
+    return row
+
+
+@pytest.mark.parametrize(
+    ("others", "title"),
+    [
+        ([], "Loss: how well"),
+        ([training_of("b", [2.001, 1.001])], "Loss: all curves lie on each other"),
+        (
+            [training_of("b", [2.0, 0.8])],
+            "Loss: in the first epoch the curves agree; later, rounding leads them apart, by up to "
+            "20 %",
+        ),
+        (
+            [training_of("b", [2.0, 1.0], "wrong")],
+            "Loss: more than rounding is between float64's curve and that of b (wrong)",
+        ),
+        (
+            [training_of("b", [float("nan"), None], "wrong")],
+            "Loss: more than rounding is between float64's curve and that of b (wrong)",
+        ),
+    ],
+)
+def test_the_title_of_the_losses_is_what_the_curves_show(others, title):
+    rows = [training_of("a", [2.0, 1.0]), *others]
+    loss, accuracy = charts.curves(rows, charts.colours("ab"))
+    assert loss.title.startswith(title)
+    assert len(loss.traces) == len(rows)
+    json.dumps(loss.traces, allow_nan=False)
+    drawn = [(trace["line"]["dash"], trace["y"]) for trace in accuracy.traces]
+    assert drawn == [("solid", [0.25, 0.25])] * len(rows) + [("dash", [0.5, 0.5])] * len(rows)
+
+
+def test_errors_name_who_is_wrong():
+    wrong = row_of("mine", error_over_bound=None)
+    wrong.withdraw("wrong", "y[0] is 1, not 2")
+    (chart,) = charts.errors([row_of("good"), wrong], charts.colours(["good", "mine"]))
+    assert chart.title.startswith("Wrong: mine; the errors of all others are left")
+    (chart,) = charts.errors([row_of("good")], charts.colours(["good"]))
+    assert chart.title.startswith("Every error is left")
+
+
+@pytest.mark.parametrize("norms", [False, True])
+def test_a_layer_has_one_colour_both_ways_and_no_two_look_alike(norms):
+    layers = ["conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "flatten", "linear"]
+    if norms:
+        layers += [f"norm{number}" for number in range(1, 5)]
+    row = training_of("a", [1.0])
+    times = {layer: {"forward": 1.0, "backward": 2.0} for layer in layers}
+    row.details["profile"] = {"step": 99.0, "layers": times}
+    (chart,) = charts.steps([row])
+    fills = {trace["name"]: trace["marker"] for trace in chart.traces}
+    for layer in layers:
+        if not layer.startswith(("relu", "flatten")):
+            assert fills[f"{layer} forward"]["color"] == fills[f"{layer} backward"]["color"]
+    looks = [(fill["color"], fill.get("pattern", {}).get("shape")) for fill in fills.values()]
+    assert len(set(looks)) == len(looks)
+
+
 def test_a_cell_tells_the_worst_and_why():
     wrong = row_of("mine")
     wrong.withdraw("wrong", "y[0] is 1, not 2")
@@ -254,10 +396,14 @@ def test_figures_of_what_was_learnt_agree_with_each_other(architecture):
         assert any(f"after conv{number} and ReLU" in title for title in found)
 
 
-def test_colours_and_shapes_are_paired_so_that_neighbours_differ_in_both():
+def test_colours_and_shapes_differ_between_all_names_and_both_between_neighbours():
     assert len(COLOURS) == len(SHAPES) == len(set(COLOURS)) == len(set(SHAPES))
-    markers = charts.colours(map(str, range(len(COLOURS))))
-    assert len({(m["color"], m["symbol"]) for m in markers.values()}) == len(COLOURS)
+    names = [*trainers.names(), *map(str, range(64))][:64]
+    looks = [(m["color"], m["symbol"]) for m in charts.colours(names).values()]
+    assert len(set(looks)) == len(names)
+    for one, other in itertools.pairwise(looks):
+        assert one[0] != other[0]
+        assert one[1] != other[1]
 
 
 def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
