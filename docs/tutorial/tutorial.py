@@ -14,10 +14,10 @@
 # %% [markdown]
 # # Convolution, from nine numbers to a trained network, and why some code does it faster
 #
-# A convolutional network slides small windows of weights over an image. This notebook builds one
-# up from a double loop, trains it on 8x8 handwritten digits with NumPy, with Numba and with
-# PyTorch, looks at what it has learnt, and then asks what most introductions leave out: how fast
-# each way of computing the same numbers is, why, and how to tell.
+# A convolutional network slides small windows of weights over an image. This notebook builds one up
+# from a double loop, trains it on 8x8 handwritten digits with NumPy, with Numba and with PyTorch's
+# kernels, then by PyTorch itself, looks at what it has learnt, and then asks what most
+# introductions leave out: how fast each way of computing the same numbers is, why, and how to tell.
 #
 # Everything runs offline on a CPU, in about two minutes. Set the environment variable
 # `CNNBENCH_QUICK` to see it all in a few seconds, with less training.
@@ -34,11 +34,17 @@ import plotly.io
 from cnnbench import speed, timing
 from cnnbench.digits import data
 from cnnbench.digits.options import Options
-from cnnbench.digits.training import train
+from cnnbench.digits.training import orders, start, train
 from cnnbench.digits.weights import Trained
-from cnnbench.report import learnt
-from cnnkernels import functional, registry
+from cnnbench.report import charts, learnt
+from cnnbench.results import Row
+from cnnkernels import functional, host, registry
 from cnnkernels.contract import Conv2D, Unsupported
+
+try:
+    import torch
+except ImportError:
+    torch = None  # what needs it is left out
 
 QUICK = bool(os.environ.get("CNNBENCH_QUICK"))
 EPOCHS = 1 if QUICK else 10
@@ -150,9 +156,9 @@ print(f"largest difference {abs(product - by_library).max():.1e}")
 # ## 5. Backward, and how to trust it
 #
 # Training needs to know how the loss changes with every weight, every bias and every pixel of the
-# input: three gradients, dw, db and dx. Each can be written as a convolution again. To test them,
-# move a weight a little up and a little down, in float64, and watch the loss: the slope must be
-# the gradient.
+# input: three gradients, dw, db and dx. Two need no more than section 4 has. A weight met one pixel
+# of each window, so that dw is again one product: what came back to each pixel of the result, times
+# the same matrix of windows. A bias was added to every pixel of its map: db is a sum.
 
 # %%
 x = random.standard_normal((2, 3, 6, 6))
@@ -161,19 +167,42 @@ b = random.standard_normal(4)
 dy = random.standard_normal((2, 4, 6, 6))
 gradients = functional.conv2d_backward(dy, x, w, padding=1, backend="numpy")
 
+of_pixels = dy.transpose(0, 2, 3, 1).reshape(-1, len(w))  # a row a window, as im2col has them
+dw = (of_pixels.T @ im2col(x)).reshape(w.shape)
+db = of_pixels.sum(axis=0)
+for name, mine in (("dw", dw), ("db", db)):
+    largest = abs(mine - getattr(gradients, name)).max()
+    print(f"{name} by hand: largest difference {largest:.1e}")
 
-def loss(weights):
+# %% [markdown]
+# The third, dx, spreads each dy back over the window it came from: the forward convolution once
+# more, with kernels turned by 180 degrees, and channels and filters in each other's place. To test
+# all three, move one number a little up and a little down, in float64, and watch the loss: the
+# slope must be the gradient.
+
+
+# %%
+def loss():
     """Return a loss whose gradient with respect to the result is dy."""
-    return (functional.conv2d(x, weights, b, padding=1, backend="numpy") * dy).sum()
+    return (functional.conv2d(x, w, b, padding=1, backend="numpy") * dy).sum()
 
 
-for _ in range(5):
-    at = tuple(int(random.integers(size)) for size in w.shape)
-    up, down = w.copy(), w.copy()
-    up[at] += 1e-6
-    down[at] -= 1e-6
-    slope = (loss(up) - loss(down)) / 2e-6
-    print(f"weight {at}: gradient {gradients.dw[at]:9.5f}, slope {slope:9.5f}")
+def slope(array, at, step=1e-6):
+    """Return how the loss changes with one number of an array, which is left as it was."""
+    value = array[at]
+    array[at] = value + step
+    up = loss()
+    array[at] = value - step
+    down = loss()
+    array[at] = value
+    return (up - down) / (2 * step)
+
+
+for name, array in (("dx", x), ("dw", w), ("db", b)):
+    for _ in range(3):
+        at = tuple(int(random.integers(size)) for size in array.shape)
+        gradient = getattr(gradients, name)[at]
+        print(f"{name}{list(at)}: gradient {gradient:9.5f}, slope {slope(array, at):9.5f}")
 
 # %% [markdown]
 # Slopes only ever agree to some digits. This library's own tests go further: on small integers
@@ -218,6 +247,58 @@ figure.show()
 # If one curve left the others, its backend would be wrong. A benchmark that does not look has
 # measured how fast something can be wrong.
 #
+# ### And as one writes it in PyTorch
+#
+# So far only kernels were changed: steps, loss and optimizer were this library's own loop. PyTorch
+# brings all of that. Autograd writes down what a forward pass did and walks back along it, so that
+# nobody has to write a backward pass; SGD takes the step. From the same weights, with the same
+# batches, it comes to the same loss. And the two halves can be mixed: `convert` leaves a model and
+# its training as they are, and has a backend compute its convolutions and max-pools.
+
+
+# %%
+def train_in_pytorch(options, kernels=None):
+    """Train the digits network by autograd; return the seconds it took and the last mean loss."""
+    dataset, _, state = start(options)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(), torch.nn.Linear(64, 10),
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter, (name, value) in zip(model.parameters(), state.items(), strict=True):
+            parameter.copy_(torch.tensor(value.T if name == "linear.weight" else value))
+    if kernels is not None:
+        convert(model, kernels)
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    optimizer = torch.optim.SGD(
+        [{"params": weights, "weight_decay": options.weight_decay}, {"params": biases}],
+        lr=options.learning_rate,
+        momentum=options.momentum,
+    )
+    images, labels = map(torch.from_numpy, (dataset.train_images, dataset.train_labels))
+    began = time.perf_counter()
+    for order in orders(options):
+        losses = []
+        for batch in torch.from_numpy(order).split(options.batch_size):
+            loss = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return time.perf_counter() - began, statistics.fmean(losses)
+
+
+if torch is not None:
+    from cnnkernels.torch import convert
+
+    for kernels in (None, *(name for name in ("numba-simd",) if name in trained)):
+        seconds, last = train_in_pytorch(Options(epochs=EPOCHS), kernels)
+        whose = "its own kernels" if kernels is None else f"kernels of {kernels}"
+        print(f"autograd with {whose}: {seconds:.2f} s, last loss {last:.6f}")
+
+# %% [markdown]
 # ## 7. What it has learnt
 #
 # Filters of the first layer, what they find in an image, what the deeper layer makes of it, and
@@ -230,20 +311,25 @@ for chart in learnt.charts(trained["numpy"][0]):
 # %% [markdown]
 # ## 8. Why each backend is as fast as it is
 #
-# One layer of a real network: 64 channels to 64, 3x3, on 28x28 pixels. A multiplication and an
-# addition count as two operations.
+# Three layers: one as real networks have them, 64 channels to 64, 3x3, on 28x28 pixels; the same
+# with a kernel of one pixel; and the first of our own. A multiplication and an addition count as
+# two operations.
 
 # %%
-problem = Conv2D(1, 64, 28, 28, 64, 3, padding=1)
-images = random.standard_normal(problem.shapes.x).astype(np.float32)
-weights = random.standard_normal(problem.shapes.w).astype(np.float32)
-bias = np.zeros(64, np.float32)
+layers = {
+    "3x3": Conv2D(1, 64, 28, 28, 64, 3, padding=1),
+    "1x1": Conv2D(1, 64, 28, 28, 64, 1),
+    "digits": Conv2D(64, 1, 8, 8, 8, 3, padding=1),
+}
 
 
 def seconds_of(name, problem, repeats=3 if QUICK else 15):
     """Return the median seconds of a forward call."""
     backend = registry.load(name)
-    arrays = [backend.arrays.put(array) for array in (images, weights, bias)]
+    arrays = [
+        backend.arrays.put(random.standard_normal(shape).astype(np.float32))
+        for shape in (problem.shapes.x, problem.shapes.w, problem.shapes.b)
+    ]
     taken = []
     for _ in range(repeats + 1):  # the first compiles, and is dropped
         began = time.perf_counter()
@@ -252,11 +338,14 @@ def seconds_of(name, problem, repeats=3 if QUICK else 15):
     return statistics.median(taken[1:])
 
 
-rates = {}
-for name in trained:
-    seconds = seconds_of(name, problem)
-    rates[name] = problem.flops("forward") / seconds / 1e9
-    print(f"{name:12s} {1e3 * seconds:7.3f} ms, {rates[name]:6.1f} GFLOP/s")
+rows = []
+for label, problem in layers.items():
+    for name in trained:
+        row = Row(label, str(problem), "conv2d", "forward", name, host.cores(), "ok")
+        row.seconds = seconds_of(name, problem)
+        row.gflops = problem.flops("forward") / row.seconds / 1e9
+        rows.append(row)
+        print(f"{label:6s} {name:12s} {1e3 * row.seconds:7.3f} ms, {row.gflops:6.1f} GFLOP/s")
 
 # %% [markdown]
 # - **naive**, the loops of section 2, would take minutes: Python spends its time on finding out
@@ -274,25 +363,34 @@ for name in trained:
 #
 # A processor can do so many operations a second, and fetch so many bytes. A call that does few
 # operations for each byte is held up by memory, one that does many by arithmetic. Both limits can
-# be measured.
+# be measured, and drawn as a roof: memory's slope on the left, arithmetic's flat top on the right.
+# Each layer has its place from left to right, by its operations a byte; each backend is a mark
+# below the roof.
 
 # %%
-ceilings = speed.measure_ceilings(1)
+ceilings = speed.measure_ceilings(host.cores())
 if "reason" in ceilings:
     print("not measured here:", ceilings["reason"])
 else:
     peak = ceilings["flops"]["float32"] / 1e9
     memory = ceilings["bandwidth"][max(ceilings["bandwidth"], key=int)] / 1e9
-    intensity = problem.flops("forward") / problem.bytes_moved("forward")
-    print(f"peak {peak:.0f} GFLOP/s a core, memory {memory:.0f} GB/s")
-    print(f"this layer does {intensity:.0f} operations a byte")
-    print(f"memory allows {intensity * memory:.0f} GFLOP/s")
-    for name, rate in rates.items():
-        print(f"{name:12s} {100 * rate / peak:4.0f} % of one core's peak")
+    print(f"peak {peak:.0f} GFLOP/s, memory {memory:.0f} GB/s, with {host.cores()} threads")
+    for label, problem in layers.items():
+        intensity = problem.flops("forward") / problem.bytes_moved("forward")
+        print(
+            f"{label:6s} does {intensity:5.1f} operations a byte: memory alone would allow "
+            f"{intensity * memory:.0f} GFLOP/s"
+        )
+    for row in rows:
+        row.ceiling_fraction = row.gflops / peak
+        print(f"{row.case:6s} {row.backend:12s} {100 * row.ceiling_fraction:4.0f} % of the peak")
+    for chart in charts.rooflines(rows, {str(host.cores()): ceilings}, charts.colours(trained)):
+        show(chart)
 
 # %% [markdown]
-# More than 100 % here means that a library used more than one core; more than the cores together
-# have cannot be.
+# More than 100 % cannot be. A mark above the slope of memory is of a layer whose arrays lie in a
+# cache: the dotted slope is that of the nearest. A mark far below both is held up by neither, but
+# by what it does beside multiplying: copies, calls, threads that wait for each other.
 #
 # ## 10. Reading a comparison
 #
@@ -311,7 +409,7 @@ def in_turns(one, other):
     samples = {0: [], 1: []}
     for _ in range(rounds):
         for which in (0, 1, 1, 0):
-            samples[which].append(seconds_of((one, other)[which], problem, repeats=3))
+            samples[which].append(seconds_of((one, other)[which], layers["3x3"], repeats=3))
     return samples[0], samples[1]
 
 

@@ -77,7 +77,8 @@ def run(folder):
 @pytest.fixture(scope="module")
 def written(run, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    page.write(run, path, against=run)
+    command = f"cnnbench report --from /{'a-long-name' * 20}.json"
+    page.write(run, path, against=run, command=command)
     return path
 
 
