@@ -42,7 +42,7 @@ from cnnkernels.descriptor import Case
 IMPOSSIBLE = 1.05
 """Times the measured FMA peak: beyond it a time cannot be true. The margin is for noise."""
 
-ONE_THREAD_ROUNDS = 3
+ONE_THREAD_ROUNDS = 2
 """For a median; times of other thread counts are not compared in turns, and have no interval."""
 
 _NCHW = " from nchw"
