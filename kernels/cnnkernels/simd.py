@@ -443,18 +443,20 @@ def interleave_vectors(typingctx, to, to_first, of, of_first, other_first):  # t
         target = builder.bitcast(
             builder.gep(_data(context, builder, *to), [cast(*to_first)]), vector.as_pointer()
         )
-        number = ir.IntType(32)
-        for half in range(2):
-            lanes = [
-                half * vector.count // 2 + lane // 2 + lane % 2 * vector.count
-                for lane in range(vector.count)
-            ]
-            mask = ir.Constant(ir.VectorType(number, vector.count), lanes)
-            place = builder.gep(target, [number(half)])
-            builder.store(builder.shuffle_vector(*pair, mask), place, align=_align(place))
+        _store_in_turns(builder, target, pair)
         return context.get_dummy_value()
 
     return types.void(to, to_first, of, of_first, other_first), emit
+
+
+def _store_in_turns(builder: Any, target: Any, pair: list[Any]) -> None:
+    """Store the elements of two vectors in turns, from the place of a vector on."""
+    number, count = ir.IntType(32), target.type.pointee.count
+    for half in range(2):
+        lanes = [half * count // 2 + lane // 2 + lane % 2 * count for lane in range(count)]
+        mask = ir.Constant(ir.VectorType(number, count), lanes)
+        place = builder.gep(target, [number(half)])
+        builder.store(builder.shuffle_vector(*pair, mask), place, align=_align(place))
 
 
 @intrinsic
@@ -559,6 +561,69 @@ def sum_won(  # type: ignore[no-untyped-def]
 
     kinds = (to, to_first, of, winners, first, offsets, taps, taps_first, count)
     return types.void(*kinds), emit
+
+
+def _gradients_won(
+    context: Any, builder: Any, of: Any, winners: Any, first: Any, taps: list[Any]
+) -> list[Any]:
+    """Load a vector of gradients, and return for each tap those that it has won, and zeros."""
+    at = _cast(context, builder, *first)
+    (source,) = _vector_places(context, builder, *zip(of, first, strict=True))
+    vector = source.type.pointee
+    kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
+    place = builder.gep(_data(context, builder, *winners), [at])
+    won = builder.load(builder.bitcast(place, kind.as_pointer()), align=1)
+    gradients = _load(builder, source)
+    results = []
+    for tap in taps:
+        number = builder.trunc(_cast(context, builder, *tap), kind.element)
+        mine = builder.icmp_signed("==", won, splat(builder, number, kind.count))
+        results.append(builder.select(mine, gradients, ir.Constant(vector, None)))
+    return results
+
+
+def _emit_won(added: bool, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    to, to_first, of, winners, first, tap = zip(signature.args, arguments, strict=True)
+    (target,) = _vector_places(context, builder, *zip(to, to_first, strict=True))
+    (value,) = _gradients_won(context, builder, of, winners, first, [tap])
+    if added:
+        value = builder.fadd(_load(builder, target), value)
+    builder.store(value, target, align=_align(target))
+    return context.get_dummy_value()
+
+
+@intrinsic
+def take_won(typingctx, to, to_first, of, winners, first, tap):  # type: ignore[no-untyped-def]
+    """Set a vector of pixels to the gradients that one tap has won, and zero elsewhere.
+
+    Those are ``of[first + lanes]`` where ``winners[first + lanes]`` is `tap`.
+    """
+    del typingctx
+    signature = types.void(to, to_first, of, winners, first, tap)
+    return signature, functools.partial(_emit_won, False)
+
+
+@intrinsic
+def add_won(typingctx, to, to_first, of, winners, first, tap):  # type: ignore[no-untyped-def]
+    """Add to a vector of pixels the gradients that one tap has won: see `take_won`."""
+    del typingctx
+    signature = types.void(to, to_first, of, winners, first, tap)
+    return signature, functools.partial(_emit_won, True)
+
+
+@intrinsic
+def spread_won(typingctx, to, to_first, of, winners, first, tap, other_tap):  # type: ignore[no-untyped-def]
+    """Set two vectors of pixels to what two taps have won in turns: see `take_won`."""
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        to, to_first, of, winners, first, *taps = zip(signature.args, arguments, strict=True)
+        (target,) = _vector_places(context, builder, *zip(to, to_first, strict=True))
+        pair = _gradients_won(context, builder, of, winners, first, taps)
+        _store_in_turns(builder, target, pair)
+        return context.get_dummy_value()
+
+    return types.void(to, to_first, of, winners, first, tap, other_tap), emit
 
 
 @intrinsic

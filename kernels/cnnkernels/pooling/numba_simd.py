@@ -115,7 +115,8 @@ def _forward_plan(problem: MaxPool2D) -> tuple[_Plan, _Kernels]:
 
 @functools.lru_cache(1024)
 def _backward_plan(problem: MaxPool2D) -> tuple[_Plan, _Kernels]:
-    if _in_lanes(problem):
+    few = problem.shapes.y[3] <= simd.lanes(np.dtype(problem.dtype).itemsize) // 4
+    if _in_lanes(problem) and (few or not _in_pairs(problem)):
         return _lanes_plan(problem), (_credit_in_lanes, _credit_of_many_in_lanes)
     return _credit_plan(problem), (_credit, _credit_of_many)
 
@@ -126,6 +127,18 @@ def _in_lanes(problem: MaxPool2D) -> bool:
     return (
         problem.shapes.y[3] < lanes <= problem.batch * problem.channels
         and problem.height * problem.width * lanes <= _COPY
+    )
+
+
+def _in_pairs(problem: MaxPool2D) -> bool:
+    """Return whether each pixel has one window at the most, and two columns each window."""
+    (rows, cols), (step_h, step_w) = problem.kernel_size, problem.stride
+    (dilation_h, dilation_w), (_, _, p_size, q_size) = problem.dilation, problem.shapes.y
+    return (
+        (rows - 1) * dilation_h < step_h
+        and (cols - 1) * dilation_w < step_w == 2
+        and problem.padding[0][0] == problem.padding[1][0] == 0
+        and (-(-problem.height // step_h), -(-problem.width // step_w)) == (p_size, q_size)
     )
 
 
@@ -219,7 +232,7 @@ def _select_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
 # backward
 
 
-_BACKWARD_SIZES = 20
+_BACKWARD_SIZES = 21
 
 
 def _credit_plan(problem: MaxPool2D) -> _Plan:
@@ -247,7 +260,7 @@ def _credit_plan(problem: MaxPool2D) -> _Plan:
     sizes = (
         problem.batch * problem.channels, problem.height, problem.width, p_size, q_size, step_h,
         step_w, top, left, rows * cols, more_rows, more_cols, pitch, lines, chunks, u_size, v_size,
-        lanes, count, copy,
+        lanes, count, copy, _in_pairs(problem),
     )  # fmt: skip
     line = v_size * step_w + 4 * lanes
     return _Plan(
@@ -264,7 +277,7 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
     table = jit.array_at(arguments[5], arguments, (arguments[6],))
     (
         planes, height, wide, p_size, q_size, step_h, step_w, top, left, taps, more_rows, more_cols,
-        pitch, _, chunks, u_size, v_size, lanes, room, copy,
+        pitch, _, chunks, u_size, v_size, lanes, room, copy, pairs,
     ) = to_fixed_tuple(table[:_BACKWARD_SIZES], _BACKWARD_SIZES)  # fmt: skip
     dy = jit.array_at(arguments[0], like, (planes * p_size * q_size,))
     winners = jit.array_of(index, arguments[1], (planes * p_size * q_size,))
@@ -281,6 +294,13 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
     n0, n1 = number * planes // shares, (number + 1) * planes // shares
     last = n1 * height * wide
     for n in range(n0, n1):
+        beyond = (n + 1) * height * wide + 2 * lanes > last
+        if pairs and not beyond and (n + 1) * p_size * q_size + lanes <= dy.size:
+            _spread_plane(
+                dx, n * height * wide, height, wide, dy, winners, n * p_size * q_size, q_size,
+                step_h, firsts, numbers, lanes,
+            )  # fmt: skip
+            continue
         for chunk in range(chunks):
             u0, u1 = chunk * u_size // chunks, (chunk + 1) * u_size // chunks
             count = (u1 - u0) * pitch - more_cols
@@ -306,13 +326,17 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
                     to += pitch
                 gradients, their_winners = work, won
             for phase in range(step_h * step_w):
-                at = 0
-                while at < count:
-                    simd.sum_won(
-                        work, sums + phase * room + at, gradients, their_winners, first + at,
-                        offsets, numbers, firsts[phase], firsts[phase + 1] - firsts[phase],
-                    )  # fmt: skip
-                    at += lanes
+                to = sums + phase * room
+                if firsts[phase] == firsts[phase + 1]:
+                    simd.fill_run(work, to, count, 0, lanes)
+                for j in range(firsts[phase], firsts[phase + 1]):
+                    of, tap = first + offsets[j], numbers[j]
+                    if j == firsts[phase]:
+                        for at in range(0, count, lanes):
+                            simd.take_won(work, to + at, gradients, their_winners, of + at, tap)
+                    else:
+                        for at in range(0, count, lanes):
+                            simd.add_won(work, to + at, gradients, their_winners, of + at, tap)
             for u in range(u0, u1):
                 for row in range(step_h):
                     h = u * step_h + row - top
@@ -338,6 +362,26 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
                             dx[at + v] = work[of + left + v]
                     else:
                         simd.copy_run(dx, at, work, of + left, wide, lanes, 1)
+
+
+@jit.kernel()
+def _spread_plane(  # type: ignore[no-untyped-def]
+    dx, to, height, wide, dy, winners, first, q_size, step_h, firsts, numbers, lanes,
+):  # fmt: skip
+    """Set the gradients of a plane of windows that share no pixel, two columns or fewer wide.
+
+    What is written beyond its end, up to two vectors, is for the next to overwrite.
+    """
+    taps = np.full(2 * step_h, -1, np.int64)  # of phases that no tap sees: nothing is won
+    for phase in range(2 * step_h):
+        if firsts[phase] < firsts[phase + 1]:
+            taps[phase] = numbers[firsts[phase]]
+    for h in range(height):
+        row, of = h % step_h, first + h // step_h * q_size
+        tap, other = taps[2 * row], taps[2 * row + 1]
+        for q in range(0, q_size, lanes):
+            simd.spread_won(dx, to + 2 * q, dy, winners, of + q, tap, other)
+        to += wide
 
 
 @jit.inlined
