@@ -8,6 +8,7 @@ from cnnkernels import plan as plans
 from cnnkernels.backends import NumpyArrays
 from cnnkernels.contract import (
     ALL,
+    Array,
     ArraySpec,
     Backend,
     Cache,
@@ -33,6 +34,18 @@ def backend(plan: Plan | None = None) -> Backend:
     )
 
 
+class _Kept(tuple[Array, ...]):
+    """A cache that knows whose it is: by the time of backward another plan may be in force."""
+
+    owner: Backend
+
+
+def _kept(owner: Backend, cache: Cache) -> _Kept:
+    kept = _Kept(map(owner.arrays.get, cache))
+    kept.owner = owner
+    return kept
+
+
 class _Follower:
     """What both kernels do: find who was chosen."""
 
@@ -42,6 +55,9 @@ class _Follower:
     @property
     def _plan(self) -> Plan:
         return self._given or plans.current()
+
+    def _owner(self, problem: Problem, cache: Cache) -> Backend:
+        return cache.owner if isinstance(cache, _Kept) else self._plan.backend_for(problem)
 
     def unsupported(self, problem: Problem) -> str | None:
         """Return why who was chosen cannot do the problem, or why nobody was."""
@@ -66,7 +82,7 @@ class _Convolution(_Follower):
         put, get = chosen.arrays.put, chosen.arrays.get
         bias = None if b is None else put(b)
         y, cache = chosen.convolution.forward(problem, put(x), put(w), bias)
-        return get(y), tuple(map(get, cache))
+        return get(y), _kept(chosen, cache)
 
     def backward(
         self,
@@ -78,7 +94,7 @@ class _Convolution(_Follower):
         needs: Needs = ALL,
     ) -> Conv2DGradients:
         """Let who was chosen do it; see `contract.Conv2DKernel.backward`."""
-        chosen = self._plan.backend_for(problem)
+        chosen = self._owner(problem, cache)
         put, get = chosen.arrays.put, chosen.arrays.get
         kept = tuple(map(put, cache))
         found = chosen.convolution.backward(problem, put(dy), put(x), put(w), kept, needs)
@@ -96,10 +112,10 @@ class _Pooling(_Follower):
         """Let who was chosen do it; see `contract.MaxPool2DKernel.forward`."""
         chosen = self._plan.backend_for(problem)
         y, cache = chosen.pooling.forward(problem, chosen.arrays.put(x))
-        return chosen.arrays.get(y), tuple(map(chosen.arrays.get, cache))
+        return chosen.arrays.get(y), _kept(chosen, cache)
 
     def backward(self, problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
         """Let who was chosen do it; see `contract.MaxPool2DKernel.backward`."""
-        chosen = self._plan.backend_for(problem)
+        chosen = self._owner(problem, cache)
         put, get = chosen.arrays.put, chosen.arrays.get
         return get(chosen.pooling.backward(problem, put(dy), tuple(map(put, cache))))

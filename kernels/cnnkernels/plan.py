@@ -43,7 +43,8 @@ Measure: TypeAlias = Callable[[Problem], "Choice"]
 
 Unmeasured: TypeAlias = Literal["warn", "fall back", "refuse"] | Measure
 """What becomes of a problem that a plan has no choice for: the fallback computes it, with a warning
-or without; it is refused; or a function measures it then, and returns the choice."""
+or without; it is refused; or a function measures it then, and returns the choice, which the plan
+keeps. That the fallback computed something is no choice, and is not kept."""
 
 
 class PlanError(ValueError):
@@ -108,16 +109,32 @@ class Plan:
     unmeasured: Unmeasured = "warn"
 
     def __post_init__(self) -> None:
-        self._backends: dict[Problem, Backend] = {}
+        self._warned: set[Problem] = set()
+        for name in (self.fallback, *(choice.backend for choice in self.choices.values())):
+            _require_kernels(name)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled, maybe with a model; say so if that was on another machine."""
+        self.__dict__.update(state)
+        self._warned = set()
+        elsewhere = self._elsewhere()
+        if elsewhere:
+            warnings.warn(
+                f"a plan made on another machine ({elsewhere}) is followed, and other kernels may "
+                "be the fastest here: make one by cnnbench recommend",
+                PlanWarning,
+                stacklevel=2,
+            )
 
     def backend_for(self, problem: Problem, *, measuring: bool = True) -> Backend:
-        """Return who computes a problem: the same one for as long as this plan is in memory.
+        """Return who computes a problem.
 
         Parameters
         ----------
         problem : Problem
         measuring : bool
-            Whether a problem without a choice may be measured now, if that was asked for.
+            Whether a problem without a choice may be measured now, if that was asked for; where it
+            may not, the fallback is returned with a warning, and the problem is measured later.
 
         Raises
         ------
@@ -125,40 +142,56 @@ class Plan:
             If the plan has no choice for the problem and refuses others, or the backend that it
             names cannot run here.
         """
-        backend = self._backends.get(problem)
-        if backend is None:
-            if problem not in self.choices:
-                self.choices[problem] = self._chosen_now(problem, measuring)
-            backend = registry.load(self.choices[problem].backend)
-            self._backends[problem] = backend
-        return backend
+        choice = self.choices.get(problem)
+        if choice is None and measuring and callable(self.unmeasured):
+            choice = self.unmeasured(problem)
+            if not isinstance(choice, Choice):
+                raise TypeError(
+                    f"unmeasured: expected the function to return a Choice, got {choice!r}"
+                )
+            self.choices[problem] = choice
+        return _load(self._fallback_for(problem) if choice is None else choice.backend)
 
-    def load(self) -> None:
-        """Load every backend that was chosen, and the fallback.
+    def load(self) -> list[str]:
+        """Load every backend that was chosen, and the fallback; return their names.
 
         Raises
         ------
         Unsupported
-            If one cannot run here.
+            If one cannot run here, or cannot do what it was chosen for.
         """
-        for name in sorted({self.fallback, *(c.backend for c in self.choices.values())}):
-            registry.load(name)
+        names = sorted({self.fallback, *(c.backend for c in self.choices.values())})
+        for name in names:
+            try:
+                _load(name)
+            except Unsupported as reason:
+                raise Unsupported(f"the plan has chosen {name}: {reason}") from None
+        for problem, choice in self.choices.items():
+            _require_able(choice.backend, problem)
+        return names
 
-    def _chosen_now(self, problem: Problem, measuring: bool) -> Choice:
-        if callable(self.unmeasured) and measuring:
-            return self.unmeasured(problem)
+    def _fallback_for(self, problem: Problem) -> str:
         if self.unmeasured == "refuse":
             raise Unsupported(
                 f"the plan has no choice for {problem}; measure it by cnnbench recommend, "
                 "or let the plan fall back: unmeasured='fall back'"
             )
-        if self.unmeasured == "warn":
+        if self.unmeasured != "fall back" and problem not in self._warned:
+            self._warned.add(problem)
             warnings.warn(
                 f"the plan has no choice for {problem}: {self.fallback} computes it, unmeasured",
                 PlanWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        return Choice(self.fallback, "not measured: the fallback")
+        return self.fallback
+
+    def _elsewhere(self) -> str:
+        """Return in what the plan's machine differs from this one; nothing if it is this one."""
+        return "; ".join(
+            f"{key} {self.machine.get(key, 'unknown')!r}, here {value!r}"
+            for key, value in host.fingerprint().items()
+            if self.machine.get(key) != value
+        )
 
     def pinned(self, backend: str, *problems: Problem) -> Plan:
         """Return the plan with a backend for these problems, whatever was measured; all if none.
@@ -167,15 +200,15 @@ class Plan:
         ------
         UnknownBackendError
             If no backend has this name.
+        PlanError
+            If it is 'auto'.
         Unsupported
             If it cannot do one of them.
         """
-        loaded = registry.load(backend)
+        _load(backend)
         changed = dict(self.choices)
         for problem in problems or tuple(self.choices):
-            reason = loaded.unsupported(problem)
-            if reason is not None:
-                raise Unsupported(f"{backend}: {problem}: {reason}")
+            _require_able(backend, problem)
             known = self.choices.get(problem, Choice(backend))
             changed[problem] = _rechosen(known, backend, "pinned")
         fallback = self.fallback if problems else backend
@@ -238,6 +271,25 @@ class Plan:
             raise PlanError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+def _require_kernels(name: str) -> None:
+    if name == registry.AUTO:
+        raise PlanError(
+            f"expected a backend with kernels of its own, got {name!r}, which follows a plan: "
+            "name the backend that is to compute"
+        )
+
+
+def _load(name: str) -> Backend:
+    _require_kernels(name)
+    return registry.load(name)
+
+
+def _require_able(name: str, problem: Problem) -> None:
+    reason = _load(name).unsupported(problem)
+    if reason is not None:
+        raise Unsupported(f"{name}: {problem}: {reason}")
+
+
 def _rechosen(choice: Choice, backend: str, why: str) -> Choice:
     """Return a choice with another backend; the interval was of the one that was chosen."""
     mine, base = choice.seconds.get(backend), choice.seconds.get(choice.baseline)
@@ -264,15 +316,10 @@ def load(
         If it cannot be read, is no plan, or was made elsewhere and is not forced.
     """
     plan = _read(Path(path))
-    here = host.fingerprint()
-    others = [
-        f"{key} {plan.machine.get(key, 'unknown')!r}, here {value!r}"
-        for key, value in here.items()
-        if plan.machine.get(key) != value
-    ]
-    if others and not force:
+    elsewhere = plan._elsewhere()
+    if elsewhere and not force:
         raise PlanError(
-            f"{path}: made on another machine ({'; '.join(others)}), where other kernels may be "
+            f"{path}: made on another machine ({elsewhere}), where other kernels may be "
             "the fastest: make one here by cnnbench recommend, or force this one"
         )
     now = host.versions(*plan.versions)
@@ -343,17 +390,32 @@ def _texts(plain: Mapping[str, Any]) -> dict[str, str]:
 _in_force: Plan | None = None
 
 
-def use(plan: Plan | str | os.PathLike[str] | None) -> Plan | None:
+def use(
+    plan: Plan | str | os.PathLike[str] | None,
+    *,
+    force: bool = False,
+    unmeasured: Unmeasured | None = None,
+) -> Plan | None:
     """Put a plan in force, for ``backend="auto"`` in this process; return the one before.
 
     Parameters
     ----------
     plan : Plan, path or None
         A path is loaded as `load` does; None ends the plan's force.
+    force : bool
+        Follow a path's plan even if it was made on another machine.
+    unmeasured : 'warn', 'fall back', 'refuse' or callable, optional
+        What becomes of problems without a choice; see `Unmeasured`. Without it as the plan has it,
+        which of a path is 'warn'. A plan that is given stays as it is: a copy is in force, with the
+        same `choices`.
     """
     global _in_force  # a process has one, like PyTorch's number of threads
     before = _in_force
-    _in_force = plan if plan is None or isinstance(plan, Plan) else load(plan)
+    if plan is not None and not isinstance(plan, Plan):
+        plan = load(plan, force=force)
+    if plan is not None and unmeasured is not None:
+        plan = dataclasses.replace(plan, unmeasured=unmeasured)
+    _in_force = plan
     return before
 
 

@@ -1,7 +1,9 @@
 """A plan is followed problem by problem, kept in a file, and refused where it was not made."""
 
+import copy
 import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -57,16 +59,87 @@ def test_what_becomes_of_the_unmeasured_is_as_asked(made):
         made.backend_for(STRIDED)
     made.unmeasured = "fall back"
     assert made.backend_for(STRIDED).name == "numpy"
+
+
+def test_the_unmeasured_is_measured_once(made):
     asked = []
 
     def measure(problem):
         asked.append(problem)
         return Choice("naive", "measured now")
 
-    new = dataclasses.replace(made, choices={}, unmeasured=measure)
-    assert new.backend_for(POOL, measuring=False).name == "numpy"
-    assert [new.backend_for(CONV).name, new.backend_for(CONV).name] == ["naive"] * 2
-    assert asked == [CONV]
+    made.unmeasured = measure
+    with pytest.warns(PlanWarning, match="numpy computes it, unmeasured"):
+        assert made.backend_for(STRIDED, measuring=False).name == "numpy"
+    assert [made.backend_for(STRIDED).name, made.backend_for(STRIDED).name] == ["naive"] * 2
+    assert made.choices[STRIDED].why == "measured now"
+    assert asked == [STRIDED]
+    made.choices.pop(STRIDED)
+    made.unmeasured = lambda _: "naive"
+    with pytest.raises(TypeError, match="expected the function to return a Choice, got 'naive'"):
+        made.backend_for(STRIDED)
+
+
+def test_a_fallback_is_no_choice(made, tmp_path):
+    before = dict(made.choices)
+    with pytest.warns(PlanWarning, match="no choice"):
+        made.backend_for(STRIDED)
+    made.unmeasured = "fall back"
+    made.backend_for(dataclasses.replace(STRIDED, batch=3))
+    assert made.choices == before
+    made.save(tmp_path / "plan.json")
+    with pytest.warns(PlanWarning, match="no choice"):
+        plan.load(tmp_path / "plan.json").backend_for(STRIDED)
+
+
+def test_a_plan_cannot_follow_a_plan(made, tmp_path):
+    words = "kernels of its own, got 'auto'"
+    with pytest.raises(PlanError, match=words):
+        Plan({}, fallback="auto", threads=1)
+    with pytest.raises(PlanError, match=words):
+        Plan({CONV: Choice("auto")}, fallback="numpy", threads=1)
+    with pytest.raises(PlanError, match=words):
+        made.pinned("auto")
+    made.save(tmp_path / "plan.json")
+    plain = json.loads((tmp_path / "plan.json").read_text())
+    for change in ({"fallback": "auto"}, {"choices": [{"problem": str(CONV), "backend": "auto"}]}):
+        (tmp_path / "other.json").write_text(json.dumps(plain | change))
+        with pytest.raises(PlanError, match=rf"other\.json: .*{words}"):
+            plan.load(tmp_path / "other.json")
+    made.unmeasured = lambda _: Choice("auto")
+    with pytest.raises(PlanError, match=words):
+        made.backend_for(STRIDED)
+
+
+def test_a_plan_is_loaded_whole_or_says_who_cannot(made, monkeypatch):
+    assert made.load() == ["naive", "numpy"]
+    made.choices[MaxPool2D(1, 1, 4, 4, 3, stride=1, padding=2)] = Choice("torch-cpu")
+    pytest.importorskip("torch")
+    with pytest.raises(Unsupported, match=r"torch-cpu: mb1.*at most half the kernel"):
+        made.load()
+    load = registry.load
+
+    def without_numba(name):
+        if name == "numba":
+            raise Unsupported("Numba is not installed here")
+        return load(name)
+
+    monkeypatch.setattr(registry, "load", without_numba)
+    made.fallback = "numba"
+    with pytest.raises(Unsupported, match="plan has chosen numba: Numba is not installed"):
+        made.load()
+
+
+def test_a_plan_is_copied_and_pickled(made):
+    made.backend_for(CONV)
+    for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert other == made
+        assert other.backend_for(CONV).name == "naive"
+        with pytest.warns(PlanWarning, match="no choice"):
+            other.backend_for(STRIDED)
+    made.machine = {**made.machine, "processor": "Z80"}
+    with pytest.warns(PlanWarning, match=r"another machine \(processor 'Z80', here .*recommend"):
+        pickle.loads(pickle.dumps(made))
 
 
 def test_a_file_keeps_everything(made, tmp_path):
@@ -182,6 +255,34 @@ def test_auto_follows_the_plan_in_force(made):
     with pytest.raises(Unsupported, match="no choice"):
         cnnkernels.conv2d(x, w, backend="auto")
     assert "auto" not in registry.names()
+
+
+@pytest.mark.usefixtures("nothing_in_force")
+def test_what_went_forward_goes_back_whatever_is_in_force():
+    x = np.random.default_rng(3).standard_normal(POOL.shapes.x).astype(np.float32)
+    dy = np.ones(POOL.shapes.y, np.float32)
+    auto = registry.load("auto").pooling
+    plan.use(Plan({POOL: Choice("numpy")}, "numpy", 1))
+    _, cache = auto.forward(POOL, x)
+    plan.use(Plan({POOL: Choice("naive")}, "naive", 1))
+    right = cnnkernels.max_pool2d_backward(dy, x, 2, backend="naive")
+    np.testing.assert_array_equal(auto.backward(POOL, dy, cache), right)
+
+
+@pytest.mark.usefixtures("nothing_in_force")
+def test_what_is_in_force_is_asked_for_with_it(made, tmp_path):
+    plan.use(made, unmeasured="refuse")
+    with pytest.raises(Unsupported, match="no choice"):
+        plan.current().backend_for(STRIDED)
+    assert made.unmeasured == "warn"
+    assert plan.current().choices is made.choices
+    made.machine = {**made.machine, "processor": "Z80"}
+    made.save(tmp_path / "plan.json")
+    with pytest.raises(PlanError, match="another machine"):
+        plan.use(tmp_path / "plan.json")
+    assert plan.current().unmeasured == "refuse"
+    plan.use(tmp_path / "plan.json", force=True, unmeasured="fall back")
+    assert plan.current().backend_for(STRIDED).name == "numpy"
 
 
 @pytest.mark.usefixtures("nothing_in_force")
