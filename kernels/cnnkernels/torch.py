@@ -6,13 +6,20 @@ compute its convolutions and max-poolings here; ``revert(model)`` undoes it. Par
 
 Below the layers are two operators for each kind, forward and backward, registered by
 `torch.library`, so that autograd, `torch.compile` and DistributedDataParallel know them. They take
-CPU tensors of any memory layout, and give contiguous ones.
+CPU tensors of any memory layout, and give contiguous ones. Who computes is found out before, once
+for forward and backward: an operator is told a backend by its name, and knows no plans. What
+`torch.compile` has compiled stays with the backends that were chosen then.
+
+On a GPU there is one backend, torch-cuda, whose kernels are PyTorch's own: a layer that is given
+CUDA tensors takes no other, and calls them without an operator between. As everywhere, that backend
+turns TF32 off in the whole process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +28,23 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.nn import functional
 
+from cnnkernels import host, registry
 from cnnkernels import plan as plans
-from cnnkernels import registry
 from cnnkernels.contract import Backend, Conv2D, MaxPool2D, Needs, Problem, Unsupported
 from cnnkernels.plan import Plan, PlanWarning
 
 _OURS = "cnnkernels"
 _NATIVE = "torch-cpu"
 """Whom a plan chooses where PyTorch's own layer is the fastest: that layer then computes."""
+
+_CUDA = "torch-cuda"
+"""Whose kernels are those of PyTorch's own layers, on tensors of a GPU."""
+
+_LOCAL_PROCESSES = "LOCAL_WORLD_SIZE"
+"""The environment variable by which torchrun says how many processes it has started here."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -40,13 +54,11 @@ class ConversionWarning(UserWarning):
 
 
 # --------------------------------------------------------------------------------------------
-# backends of operators, by name: an operator takes texts and no objects
-
-_plans: dict[str, Plan] = {}
+# who computes
 
 
-def _named(backend: str | Plan) -> str:
-    """Return the text that stands for a backend or a plan in operators.
+def _checked(backend: str | Plan) -> str | Plan:
+    """Return the backend or plan.
 
     Raises
     ------
@@ -55,47 +67,67 @@ def _named(backend: str | Plan) -> str:
     TypeError
         If it is neither.
     """
-    if isinstance(backend, Plan):
-        name = next((name for name, plan in _plans.items() if plan is backend), None)
-        if name is None:
-            name = f"{registry.AUTO}:{len(_plans) + 1}"
-            _plans[name] = backend
-        return name
-    if not isinstance(backend, str):
+    if isinstance(backend, str):
+        registry.require_known(backend)
+    elif not isinstance(backend, Plan):
         raise TypeError(
             f"backend: expected a backend's name or a Plan, got {type(backend).__name__}"
         )
-    if backend not in _plans:
-        registry.require_known(backend)
     return backend
 
 
-def _plan_of(name: str) -> Plan | None:
-    return plans.current() if name == registry.AUTO else _plans.get(name)
+@torch.compiler.assume_constant_result
+def _chosen(backend: str | Plan, measuring: bool, kind: type[Problem], *of: Any) -> str:
+    """Return who computes a problem, by name; compilers ask once, and go on with the answer."""
+    with _threads_kept():
+        if isinstance(_checked(backend), str) and backend != registry.AUTO:
+            return _usable(registry.load(backend)).name
+        plan = plans.current() if isinstance(backend, str) else backend
+        return _usable(plan.backend_for(_PROBLEMS[kind](*of), measuring=measuring)).name
 
 
-def _backend(name: str, problem: Problem, *, measuring: bool = True) -> Backend:
-    """Return who computes a problem, with as many threads as PyTorch has now.
+def _stays_native(backend: str | Plan, chosen: str, x: Tensor) -> bool:
+    """Whether PyTorch's own layer computes, which needs no operator then.
+
+    Raises
+    ------
+    ValueError
+        If images are not where who was chosen computes.
+    """
+    device, where = ("cuda", "a GPU") if chosen == _CUDA else ("cpu", "the CPU")
+    if x.device.type != device:
+        raise ValueError(
+            f"x: expected a tensor on {where}, where {chosen} computes, got one on {x.device}; "
+            f"for a GPU convert the model to {_CUDA!r}, or give it PyTorch's own layers back: "
+            "cnnkernels.torch.revert(model)"
+        )
+    follows = isinstance(backend, Plan) or backend == registry.AUTO
+    return chosen == _CUDA or (chosen == _NATIVE and follows)
+
+
+def _usable(backend: Backend) -> Backend:
+    """Return the backend, if layers can call it."""
+    if backend.arrays.device != "cpu" and backend.name != _CUDA:
+        raise Unsupported(
+            f"{backend.name} computes on {backend.arrays.device}; layers take backends that "
+            f"compute on the CPU, and {_CUDA}"
+        )
+    return backend
+
+
+def _backend(name: str, problem: Problem) -> Backend:
+    """Return an operator's backend, with as many threads as PyTorch has now.
 
     Raises
     ------
     Unsupported
         With the backend's reason, if it cannot.
     """
-    plan = _plan_of(name)
     with _threads_kept():
-        if plan is None:
-            backend = registry.load(name)
-        else:
-            backend = plan.backend_for(problem, measuring=measuring)
+        backend = registry.load(name)
     reason = backend.unsupported(problem)
     if reason is not None:
         raise Unsupported(f"{backend.name}: {reason}")
-    if backend.arrays.device != "cpu":
-        raise Unsupported(
-            f"{backend.name} computes on {backend.arrays.device}; layers take CPU backends: on a "
-            "GPU, PyTorch's own layers are what it would call"
-        )
     _follow_threads()
     return backend
 
@@ -104,16 +136,19 @@ def _backend(name: str, problem: Problem, *, measuring: bool = True) -> Backend:
 def _threads_kept() -> Iterator[None]:
     """Keep PyTorch's number of threads, which launching Numba's pool would reset."""
     known, count = "numba" in sys.modules, torch.get_num_threads()
-    yield
-    if "numba" in sys.modules and not known:
-        _follow_threads()
-        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != count:
+            torch.set_num_threads(count)
+        if "numba" in sys.modules and not known:
+            _follow_threads()
 
 
 def _follow_threads() -> None:
     """Let Numba use as many threads as PyTorch does, as far as it has them.
 
-    Launching Numba's pool resets PyTorch's count, so that it is set once more.
+    Asking Numba launches its pool, which resets PyTorch's count, so that it is set once more.
     """
     numba = sys.modules.get("numba")
     if numba is None:
@@ -122,14 +157,56 @@ def _follow_threads() -> None:
     wanted = min(count, numba.config.NUMBA_NUM_THREADS)
     if numba.get_num_threads() != wanted:
         numba.set_num_threads(wanted)
+    if torch.get_num_threads() != count:
         torch.set_num_threads(count)
+
+
+def set_threads(processes: int | None = None) -> int:
+    """Let this process compute with its share of the cores, in PyTorch and in Numba.
+
+    Parameters
+    ----------
+    processes : int, optional
+        How many train on this machine. Without it, as many as ``torchrun`` has started here, which
+        is what it sets LOCAL_WORLD_SIZE to; one where that is not set. Where each process may use
+        cores of its own already, 1.
+
+    Returns
+    -------
+    int
+        The threads: the cores that the process may use, by the processes, and at the least 1.
+
+    Raises
+    ------
+    ValueError
+        If there is less than one process.
+    """
+    if processes is None:
+        processes = _local_processes()
+    if processes < 1:
+        raise ValueError(f"processes: expected 1 or more, got {processes}")
+    count = max(1, host.cores() // processes)
+    with contextlib.suppress(Unsupported):  # where there is no Numba, PyTorch is alone
+        registry.load("numba")
+    torch.set_num_threads(count)
+    _follow_threads()
+    return count
+
+
+def _local_processes() -> int:
+    text = os.environ.get(_LOCAL_PROCESSES, "1")
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{_LOCAL_PROCESSES}: expected a number, got {text!r}") from None
 
 
 def threads() -> dict[str, int]:
     """Return how many threads each library of this process computes with; print it when in doubt.
 
-    Set it by ``torch.set_num_threads``, or OMP_NUM_THREADS before the process starts; what is
-    converted follows. ``torchrun`` sets one thread a process unless OMP_NUM_THREADS says another.
+    Set it by `set_threads`, by ``torch.set_num_threads``, or by OMP_NUM_THREADS before the process
+    starts; what is converted follows. ``torchrun`` sets one thread a process unless OMP_NUM_THREADS
+    says another.
     """
     found = {"torch": torch.get_num_threads()}
     _follow_threads()
@@ -215,7 +292,7 @@ def _(
     x: Tensor, w: Tensor, b: Tensor | None, geometry: _Geometry, backend: str
 ) -> tuple[Tensor, list[Tensor]]:
     problem = _conv2d_problem(x, w, b is not None, geometry)
-    found = _backend(backend, problem, measuring=False)
+    found = _backend(backend, problem)
     return x.new_empty(problem.shapes.y), _empty(found.convolution.cache_spec(problem))
 
 
@@ -291,34 +368,39 @@ def conv2d(
     Parameters
     ----------
     x : Tensor, (N, C, H, W) or (C, H, W)
-        Images, float32 or float64, on the CPU, in any memory layout.
+        Images, float32 or float64, on the CPU or for torch-cuda on a GPU, in any memory layout.
     w : Tensor, (K, C/groups, R, S)
     b : Tensor, (K,), optional
     stride, dilation : int or (int, int)
     padding : int, (int, int), 'same' or 'valid'
     groups : int
     backend : str or Plan
-        A registered CPU backend; 'auto', which follows the plan in force; or a plan.
+        A registered CPU backend; 'torch-cuda'; 'auto', which follows the plan in force; or a plan.
 
     Returns
     -------
-    Tensor, (N, K, P, Q) or (K, P, Q), contiguous
+    Tensor, (N, K, P, Q) or (K, P, Q)
+        Contiguous, but where PyTorch's own function computes: for torch-cuda, and where a plan has
+        chosen torch-cpu.
 
     Raises
     ------
     TypeError, ValueError
-        If the tensors do not fit, are of another dtype, or not on the CPU.
+        If the tensors do not fit, are of another dtype, or not where the backend computes.
     Unsupported
         If the backend cannot do it.
     """
-    return _convolve(x, w, b, _geometry(w, stride, padding, dilation, groups), _named(backend))
-
-
-def _convolve(x: Tensor, w: Tensor, b: Tensor | None, geometry: _Geometry, backend: str) -> Tensor:
     for name, tensor in (("x", x), ("w", w), ("b", b)):
         _require(name, tensor, x)
+    geometry = _geometry(w, stride, padding, dilation, groups)
     images = x[None] if x.ndim == 3 else x
-    y: Tensor = _conv2d(images, w, b, geometry, backend)[0]
+    what = _ints(images.shape), _ints(w.shape), b is not None, tuple(geometry), _dtype(x)
+    chosen = _chosen(backend, not isinstance(x, FakeTensor), Conv2D, *what)
+    y: Tensor
+    if _stays_native(backend, chosen, x):
+        y = functional.conv2d(x, w, b, stride, padding, dilation, groups)
+        return y
+    y = _conv2d(images, w, b, geometry, chosen)[0]
     return y[0] if x.ndim == 3 else y
 
 
@@ -355,28 +437,41 @@ class Conv2d(nn.Conv2d):
 
     Notes
     -----
-    Where a plan has chosen torch-cpu, PyTorch's own layer computes, without an operator between.
+    Where a plan has chosen torch-cpu, PyTorch's own function computes, without an operator between.
+    The layer takes tensors on the CPU. With ``backend="torch-cuda"`` it takes those on a GPU alone,
+    where PyTorch's own function computes, too.
+
+    The layer holds its plan, so that the plan is pickled and copied with it.
     """
 
-    backend: str
+    backend: str | Plan
 
     def __init__(self, *args: Any, backend: str | Plan = registry.AUTO, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.backend = _named(backend)
+        self.backend = _checked(backend)
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        native = _stays_native(self, x)
         x, padding = _padded(self, x)
-        if native:
-            return functional.conv2d(
-                x, weight, bias, self.stride, padding, self.dilation, self.groups
-            )
-        geometry = _geometry(weight, self.stride, padding, self.dilation, self.groups)
-        return _convolve(x, weight, bias, geometry, self.backend)
+        return conv2d(
+            x,
+            weight,
+            bias,
+            stride=self.stride,
+            padding=padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            backend=self.backend,
+        )
 
     def extra_repr(self) -> str:
         """Return PyTorch's words and the backend."""
-        return f"{super().extra_repr()}, backend={self.backend!r}"
+        return f"{super().extra_repr()}, backend={_shown(self.backend)}"
+
+
+def _shown(backend: str | Plan) -> str:
+    if isinstance(backend, Plan):
+        return f"a plan of {len(backend.choices)} problems"
+    return repr(backend)
 
 
 def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Any]:
@@ -423,7 +518,7 @@ def _max_pool2d(
 @_max_pool2d.register_fake
 def _(x: Tensor, geometry: _Geometry, ceil_mode: bool, backend: str) -> tuple[Tensor, list[Tensor]]:
     problem = _max_pool2d_problem(x.shape, _dtype(x), geometry, ceil_mode)
-    found = _backend(backend, problem, measuring=False)
+    found = _backend(backend, problem)
     return x.new_empty(problem.shapes.y), _empty(found.pooling.cache_spec(problem))
 
 
@@ -486,7 +581,7 @@ def max_pool2d(
     Parameters
     ----------
     x : Tensor, (N, C, H, W) or (C, H, W)
-        Images, float32 or float64, on the CPU, in any memory layout.
+        As in `conv2d`.
     kernel_size, stride, padding, dilation, ceil_mode
         As PyTorch takes them.
     backend : str or Plan
@@ -494,21 +589,24 @@ def max_pool2d(
 
     Returns
     -------
-    Tensor, (N, C, P, Q) or (C, P, Q), contiguous
+    Tensor, (N, C, P, Q) or (C, P, Q)
+        Contiguous or not as that of `conv2d`.
 
     Raises
     ------
     TypeError, ValueError, Unsupported
         As `conv2d`.
     """
-    window = _window(kernel_size, stride, padding, dilation)
-    return _pool(x, window, ceil_mode, _named(backend))
-
-
-def _pool(x: Tensor, window: _Geometry, ceil_mode: bool, backend: str) -> Tensor:
     _require("x", x, x)
+    window = _window(kernel_size, stride, padding, dilation)
     images = x[None] if x.ndim == 3 else x
-    y: Tensor = _max_pool2d(images, window, ceil_mode, backend)[0]
+    what = _ints(images.shape), _dtype(x), tuple(window), ceil_mode
+    chosen = _chosen(backend, not isinstance(x, FakeTensor), MaxPool2D, *what)
+    y: Tensor
+    if _stays_native(backend, chosen, x):
+        y = functional.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
+        return y
+    y = _max_pool2d(images, window, ceil_mode, chosen)[0]
     return y[0] if x.ndim == 3 else y
 
 
@@ -531,28 +629,41 @@ class MaxPool2d(nn.MaxPool2d):
         As `torch.nn.MaxPool2d` takes; indices cannot be returned.
     backend : str or Plan
         As `conv2d` takes.
+
+    Notes
+    -----
+    Which tensors it takes, and what becomes of a plan, is as for `Conv2d`.
     """
 
-    backend: str
+    backend: str | Plan
 
     def __init__(self, *args: Any, backend: str | Plan = registry.AUTO, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.return_indices:
             raise Unsupported(_INDICES)
-        self.backend = _named(backend)
+        self.backend = _checked(backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the maxima."""
-        if _stays_native(self, x):
-            y: Tensor = super().forward(x)
-            return y
-        window = _window(self.kernel_size, self.stride, self.padding, self.dilation)
-        return _pool(x, window, self.ceil_mode, self.backend)
+        return max_pool2d(
+            x,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
+            backend=self.backend,
+        )
 
     def extra_repr(self) -> str:
         """Return PyTorch's words and the backend."""
-        return f"{super().extra_repr()}, backend={self.backend!r}"
+        return f"{super().extra_repr()}, backend={_shown(self.backend)}"
 
+
+_PROBLEMS: dict[type[Problem], Callable[..., Problem]] = {
+    Conv2D: _conv2d_of,
+    MaxPool2D: _max_pool2d_of,
+}
 
 _INDICES = "MaxPool2d: return_indices is PyTorch's alone; leave this layer as it is"
 
@@ -582,9 +693,11 @@ def convert(
     ----------
     model : Module
     backend : str or Plan
-        A registered CPU backend; 'auto', which follows the plan in force; or a plan.
+        A registered CPU backend; 'torch-cuda', for a model on a GPU; 'auto', which follows the plan
+        in force; or a plan.
     keep : callable, optional
-        Takes a layer's name and the layer; those for which it is true stay PyTorch's.
+        Takes a layer's name and the layer; those for which it is true stay as they are: PyTorch's,
+        or with the backend that they were converted to before.
 
     Returns
     -------
@@ -596,37 +709,34 @@ def convert(
     UnknownBackendError, TypeError
         If there is no such backend.
     Unsupported
-        If the backend cannot run here, or computes elsewhere than on the CPU.
+        If the backend, or one that the plan has chosen, cannot run here, or layers cannot call it.
     """
-    name = _named(backend)
-    plan = _plan_of(name)
+    if _checked(backend) == registry.AUTO:
+        plan: Plan | None = plans.current()
+    else:
+        plan = backend if isinstance(backend, Plan) else None
     with _threads_kept():
-        if plan is None:
-            loaded = registry.load(name)
-            if loaded.arrays.device != "cpu":
-                raise Unsupported(f"{name} computes on {loaded.arrays.device}, not on the CPU")
-        elif plan.threads != torch.get_num_threads():
-            warnings.warn(
-                f"the plan was measured with {plan.threads} threads, and PyTorch has "
-                f"{torch.get_num_threads()} here",
-                PlanWarning,
-                stacklevel=2,
-            )
+        for name in plan.load() if plan is not None else (backend,):
+            _usable(registry.load(name))
+    if plan is not None and plan.threads != torch.get_num_threads():
+        warnings.warn(
+            f"the plan was measured with {plan.threads} threads, and PyTorch has "
+            f"{torch.get_num_threads()} here",
+            PlanWarning,
+            stacklevel=2,
+        )
     for where, layer in model.named_modules():
-        converted = _CONVERTED.get(type(layer))
-        if type(layer) in _CONVERTED.values():
-            layer.backend = name  # converted before, perhaps to another
-        elif converted is None:
-            derived = next((kind for kind in _CONVERTED if isinstance(layer, kind)), None)
-            if derived is not None:
-                _left(where, f"{type(layer).__name__}, derived from {derived.__name__}")
-        elif keep is not None and keep(where, layer):
+        theirs = next((kind for kind in _CONVERTED if isinstance(layer, kind)), None)
+        if theirs is None or (keep is not None and keep(where, layer)):
             continue
+        ours = _CONVERTED[theirs]
+        if type(layer) not in (theirs, ours):
+            _left(where, f"{type(layer).__name__}, derived from {theirs.__name__}")
         elif getattr(layer, "return_indices", False):
             _left(where, "it returns indices")
         else:
-            layer.__class__ = converted
-            layer.backend = name
+            layer.__class__ = ours
+            layer.backend = backend
     return model
 
 
@@ -675,27 +785,15 @@ def problem_of(layer: nn.Module, x: Tensor) -> Problem:
 # arguments
 
 
-def _stays_native(layer: Any, x: Tensor) -> bool:
-    """Whether a plan leaves a problem to PyTorch's own layer, which needs no operator then."""
-    name = layer.backend
-    if not (name == registry.AUTO or name in _plans) or torch.compiler.is_compiling():
-        return False
-    _require("x", x, x)
-    plan = _plan_of(name)
-    assert plan is not None
-    with _threads_kept():
-        return plan.backend_for(problem_of(layer, x)).name == _NATIVE
-
-
 def _require(name: str, tensor: object, x: Tensor) -> None:
     if tensor is None:
         return
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a Tensor, got {type(tensor).__name__}")
-    if tensor.device.type != "cpu":
+    if tensor.device != x.device:
         raise ValueError(
-            f"{name}: expected a tensor on the CPU, got one on {tensor.device}; on other devices "
-            "use PyTorch's own layers: cnnkernels.torch.revert(model)"
+            f"{name}: expected a tensor on {x.device}, where x is, got one on {tensor.device}: "
+            "move the model to where its images are"
         )
     if tensor.dtype not in (torch.float32, torch.float64):
         raise TypeError(

@@ -1,5 +1,9 @@
 """Converted layers are PyTorch's, but for who computes: values, gradients, state, refusals."""
 
+import copy
+import dataclasses
+import os
+import shutil
 import warnings
 
 import pytest
@@ -110,6 +114,74 @@ def test_pytorch_accepts_the_operators(backend):
     )
 
 
+def follow(how, followed):
+    """Return what conv2d and max_pool2d take to follow a plan: itself, or 'auto'."""
+    if how == "auto":
+        plan.use(followed)
+        return "auto"
+    return followed
+
+
+@pytest.fixture
+def in_force(monkeypatch):
+    monkeypatch.delenv(plan.VARIABLE, raising=False)
+    before = plan.use(None)
+    yield
+    plan.use(before)
+
+
+def two_backends():
+    """Return a plan of two problems, each with another backend, and what they are computed of."""
+    pytest.importorskip("numba")
+    chosen = {
+        Conv2D(2, 2, 4, 4, 2, 3, padding=1, dtype="float64"): Choice("numba-simd"),
+        MaxPool2D(2, 2, 4, 4, 2, dtype="float64"): Choice("numpy"),
+    }
+    followed = Plan(chosen, "naive", torch.get_num_threads(), unmeasured="refuse")
+    distinct = torch.arange(2 * 2 * 4 * 4, dtype=torch.float64).flip(0).reshape(2, 2, 4, 4)
+    return followed, (draw(2, 2, 4, 4), draw(2, 2, 3, 3), draw(2)), distinct.requires_grad_()
+
+
+@pytest.mark.usefixtures("in_force")
+@pytest.mark.parametrize("how", ["auto", "a plan"])
+def test_gradients_of_a_plan_are_slopes(how):
+    followed, given, distinct = two_backends()
+    backend = follow(how, followed)
+    assert torch.autograd.gradcheck(
+        lambda *given: layers.conv2d(*given, padding=1, backend=backend), given
+    )
+    assert torch.autograd.gradcheck(lambda x: layers.max_pool2d(x, 2, backend=backend), (distinct,))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_force")
+@pytest.mark.parametrize("how", ["auto", "a plan"])
+def test_pytorch_accepts_the_operators_that_a_plan_calls(how, monkeypatch):
+    called = []
+
+    def recorded(operator, has_gradients):
+        def call(*arguments):
+            tensors = [
+                a if has_gradients or not torch.is_tensor(a) else a.detach() for a in arguments
+            ]
+            called.append((operator, tensors))
+            return operator(*arguments)
+
+        return call
+
+    for name in ("_conv2d", "_conv2d_backward", "_max_pool2d", "_max_pool2d_backward"):
+        operator = recorded(getattr(layers, name), not name.endswith("backward"))
+        monkeypatch.setattr(layers, name, operator)
+    followed, given, distinct = two_backends()
+    backend = follow(how, followed)
+    layers.conv2d(*given, padding=1, backend=backend).sum().backward()
+    layers.max_pool2d(distinct, 2, backend=backend).sum().backward()
+    told = [text for _, arguments in called for text in arguments if isinstance(text, str)]
+    assert told == ["numba-simd"] * 2 + ["numpy"] * 2
+    for operator, arguments in called:
+        torch.library.opcheck(operator, tuple(arguments))
+
+
 def test_images_without_a_batch(backend):
     x, w = draw(3, 6, 6, grad=False), draw(2, 3, 3, 3)
     close(layers.conv2d(x, w, backend=backend), nn.functional.conv2d(x, w))
@@ -167,7 +239,18 @@ def test_double_backward_is_refused():
             TypeError,
             "autocast",
         ),
-        (torch.ones(1, 1, 4, 4, device="meta"), torch.ones(1, 1, 3, 3), ValueError, "on the CPU"),
+        (
+            torch.ones(1, 1, 4, 4, device="meta"),
+            torch.ones(1, 1, 3, 3),
+            ValueError,
+            "w: .* on meta",
+        ),
+        (
+            torch.ones(1, 1, 4, 4, device="meta"),
+            torch.ones(1, 1, 3, 3, device="meta"),
+            ValueError,
+            r"on the CPU, where numpy computes, got one on meta; .*'torch-cuda'.*revert",
+        ),
         (torch.ones(4, 4), torch.ones(1, 1, 3, 3), ValueError, "images"),
         (torch.ones(1, 2, 4, 4), torch.ones(1, 1, 3, 3), ValueError, "w: expected shape"),
         (torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3).double(), TypeError, "dtype of x"),
@@ -280,6 +363,39 @@ def test_what_cannot_be_converted_is_left_and_said():
         layers.MaxPool2d(2, return_indices=True, backend="numpy")
 
 
+def test_layers_to_keep_stay_as_they_are():
+    class Special(nn.Conv2d):
+        pass
+
+    network = nn.ModuleDict({"a": nn.Conv2d(1, 1, 3), "b": nn.Conv2d(1, 1, 3)})
+    network["special"] = Special(1, 1, 3)
+    layers.convert(network, "numpy", keep=lambda name, _: name == "special")
+    layers.convert(network, "naive", keep=lambda name, _: name != "b")
+    assert [network[name].backend for name in "ab"] == ["numpy", "naive"]
+    assert type(network["special"]) is Special
+
+
+def test_a_converted_model_may_become_float64():
+    network = layers.convert(model(torch.float32), "numpy").double()
+    x = draw(3, 2, 6, 6)
+    (loss, gradients), (right, right_gradients) = step(network, x), step(model(), x)
+    close(loss, right)
+    for mine, theirs in zip(gradients, right_gradients, strict=True):
+        close(mine, theirs)
+    with pytest.raises(TypeError, match=r"w: expected torch\.float32, the dtype of x, got"):
+        network(x.float())
+
+
+def test_layers_after_ours_may_write_in_place():
+    network = layers.convert(model(), "numpy")
+    network.insert(1, nn.ReLU(inplace=True))
+    network.insert(5, nn.ReLU(inplace=True))
+    theirs = layers.revert(copy.deepcopy(network))
+    x = draw(3, 2, 6, 6)
+    for mine, right in zip(step(network, x)[1], step(theirs, x)[1], strict=True):
+        close(mine, right)
+
+
 def test_new_layers_of_ours():
     convolution = layers.Conv2d(2, 3, 3, padding="same", backend="numpy")
     theirs = nn.Conv2d(2, 3, 3, padding="same")
@@ -301,6 +417,56 @@ def test_torch_compile():
 
 
 # --------------------------------------------------------------------------------------------
+# a GPU
+
+
+@pytest.fixture
+def cuda():
+    try:
+        registry.load("torch-cuda")
+    except Unsupported as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
+def test_a_model_on_a_gpu_is_pytorchs_with_torch_cuda():
+    network, plain = (net(torch.float32).to("cuda") for net in (model, model))
+    layers.convert(network, "torch-cuda")
+    x = draw(3, 2, 6, 6, dtype=torch.float32, grad=False).to("cuda")
+    (loss, gradients), (right, right_gradients) = step(network, x), step(plain, x)
+    close(loss, right)
+    for mine, theirs in zip(gradients, right_gradients, strict=True):
+        close(mine, theirs)
+    with pytest.raises(ValueError, match="expected a tensor on a GPU, where torch-cuda computes"):
+        network.to("cpu")(x.to("cpu"))
+    layers.convert(network.to("cuda"), "numpy")
+    with pytest.raises(ValueError, match="expected a tensor on the CPU, where numpy computes"):
+        network(x)
+
+
+def test_without_a_gpu_torch_cuda_says_why():
+    try:
+        registry.load("torch-cuda")
+    except Unsupported as reason:
+        with pytest.raises(Unsupported, match=f"^{reason}$".replace("+", r"\+")):
+            layers.convert(model(), "torch-cuda")
+    else:
+        pytest.skip("there is one")
+
+
+def test_backends_of_other_devices_are_refused(monkeypatch):
+    numpy = registry.load("numpy")
+    elsewhere = type("Elsewhere", (type(numpy.arrays),), {"device": "tpu"})()
+    other = dataclasses.replace(numpy, arrays=elsewhere)
+    monkeypatch.setattr(registry, "load", lambda name: other if name == "numpy" else None)
+    with pytest.raises(Unsupported, match="numpy computes on tpu; layers take"):
+        layers.convert(model(), "numpy")
+    with pytest.raises(Unsupported, match="numpy computes on tpu; layers take"):
+        layers.max_pool2d(draw(1, 1, 4, 4), 2, backend="numpy")
+
+
+# --------------------------------------------------------------------------------------------
 # plans
 
 
@@ -308,27 +474,74 @@ FIRST = Conv2D(3, 2, 6, 6, 4, 3, padding=1, dtype="float64")
 POOL = MaxPool2D(3, 4, 6, 6, 2, dtype="float64")
 
 
-def planned(**choices):
+def planned(*, unmeasured="fall back", **others):
     return Plan(
-        {FIRST: Choice("numba-simd"), POOL: Choice("torch-cpu"), **choices},
+        {FIRST: Choice("numba-simd"), POOL: Choice("torch-cpu")},
         fallback="numpy",
         threads=torch.get_num_threads(),
+        unmeasured=unmeasured,
+        **others,
     )
 
 
 def test_a_model_follows_a_plan(monkeypatch):
     followed = planned()
-    followed.unmeasured = "fall back"
     network = layers.convert(model(), followed)
-    used = []
-    load = followed.backend_for
-    monkeypatch.setattr(
-        followed, "backend_for", lambda problem, **how: used.append(problem) or load(problem, **how)
-    )
+    assert "backend=a plan of 2 problems" in repr(network)
+    found = []
+    load = registry.load
+    monkeypatch.setattr(registry, "load", lambda name: found.append(name) or load(name))
     x = draw(3, 2, 6, 6, grad=False)
     close(network(x), model()(x))
-    assert {str(FIRST), str(POOL)} <= set(map(str, used))
-    assert followed.choices[used[-1]].why == "not measured: the fallback"
+    assert {"numba-simd", "torch-cpu", "numpy"} == set(found)
+    assert list(followed.choices) == [FIRST, POOL]
+
+
+def test_a_plan_that_cannot_be_followed_is_refused_at_once(monkeypatch):
+    load = registry.load
+
+    def without_numba(name):
+        if name.startswith("numba"):
+            raise Unsupported("Numba is not installed here")
+        return load(name)
+
+    monkeypatch.setattr(registry, "load", without_numba)
+    network = model()
+    with pytest.raises(Unsupported, match="plan has chosen numba-simd: Numba is not installed"):
+        layers.convert(network, planned())
+    assert type(network[0]) is nn.Conv2d
+
+
+@pytest.mark.usefixtures("in_force")
+def test_backward_is_who_went_forward():
+    x = draw(3, 4, 6, 6)
+    theirs = torch.autograd.grad(nn.functional.max_pool2d(x, 2).sum(), x)
+    plan.use(Plan({POOL: Choice("numpy")}, "numpy", 1))
+    ours = layers.max_pool2d(x, 2).sum()
+    plan.use(Plan({POOL: Choice("naive")}, "naive", 1))
+    close(torch.autograd.grad(ours, x)[0], theirs[0])
+
+
+def test_a_copied_model_follows_a_copy_of_the_plan():
+    network = layers.convert(model(), planned())
+    other = copy.deepcopy(network)
+    assert other[0].backend is other[3].backend
+    assert other[0].backend is not network[0].backend
+    close(other(x := draw(3, 2, 6, 6)), network(x))
+
+
+def test_a_saved_model_follows_its_plan_in_another_process(python, tmp_path):
+    network = layers.convert(model(), planned())
+    x = draw(3, 2, 6, 6, grad=False)
+    torch.save((network, x), tmp_path / "model.pt")
+    told = python(
+        "import torch\n"
+        f"network, x = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)\n"
+        f"torch.save(network(x), {str(tmp_path / 'y.pt')!r})\n"
+        "print(*(choice.backend for choice in network[0].backend.choices.values()))"
+    )
+    assert told.split() == ["numba-simd", "torch-cpu"]
+    close(torch.load(tmp_path / "y.pt"), network(x))
 
 
 def test_a_plan_that_chose_torch_leaves_pytorchs_layer(monkeypatch):
@@ -338,17 +551,60 @@ def test_a_plan_that_chose_torch_leaves_pytorchs_layer(monkeypatch):
     close(network(x := draw(3, 2, 6, 6)), layers.revert(network)(x))
 
 
-def test_auto_needs_a_plan_in_force(monkeypatch):
-    monkeypatch.delenv(plan.VARIABLE, raising=False)
+@pytest.mark.usefixtures("in_force")
+def test_auto_needs_a_plan_in_force():
     x, w = draw(3, 2, 6, 6), draw(4, 2, 3, 3)
     with pytest.raises(Unsupported, match="no plan is in force"):
         layers.conv2d(x, w, torch.zeros(4).double(), padding=1)
-    before = plan.use(planned())
-    try:
-        ours = layers.conv2d(x, w, torch.zeros(4).double(), padding=1)
-        close(ours, nn.functional.conv2d(x, w, padding=1))
-    finally:
-        plan.use(before)
+    plan.use(planned())
+    ours = layers.conv2d(x, w, torch.zeros(4).double(), padding=1)
+    close(ours, nn.functional.conv2d(x, w, padding=1))
+
+
+def compiler():
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of PyTorch's own code
+@pytest.mark.parametrize(
+    "compiled_by",
+    [
+        "aot_eager",
+        pytest.param(
+            "inductor",
+            marks=pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler"),
+        ),
+    ],
+)
+def test_torch_compile_follows_a_plan(compiled_by):
+    measured = []
+
+    def measure(problem):
+        assert type(torch.ones(1) + 1) is torch.Tensor  # not what a tracer computes with
+        measured.append(problem)
+        return Choice("numba-simd")
+
+    followed = planned(unmeasured=measure)
+    network = layers.convert(model(), followed)
+    x = draw(3, 2, 6, 6, grad=False)
+    compiled = torch.compile(network, backend=compiled_by, fullgraph=True)
+    (loss, gradients), (right, right_gradients) = step(compiled, x), step(model(), x)
+    close(loss, right)
+    for mine, theirs in zip(gradients, right_gradients, strict=True):
+        close(mine, theirs)
+    assert list(followed.choices) == [FIRST, POOL, *measured]
+    assert len(measured) == 2
+
+
+def test_what_is_exported_names_backends():
+    measured = planned(unmeasured=lambda problem: pytest.fail(f"{problem} measured in a trace"))
+    network = layers.convert(nn.Sequential(nn.MaxPool2d(2), nn.MaxPool2d(3)).double(), measured)
+    with pytest.warns(plan.PlanWarning, match="numpy computes it, unmeasured"):
+        graph = torch.export.export(network, (draw(3, 4, 6, 6, grad=False),), strict=False).graph
+    assert "aten.max_pool2d" in str(graph)
+    assert "cnnkernels.max_pool2d" in str(graph)
+    assert list(measured.choices) == [FIRST, POOL]
 
 
 def test_a_plan_of_other_threads_warns():
@@ -389,3 +645,63 @@ def test_threads_follow_pytorchs():
             assert layers.threads() == {"torch": count, "numba": min(count, host.cores())}
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_stay_where_a_backend_fails_to_load(monkeypatch):
+    before = torch.get_num_threads()
+
+    def failing(name):
+        torch.set_num_threads(before + 1)
+        raise Unsupported(f"{name} cannot run here")
+
+    monkeypatch.setattr(registry, "load", failing)
+    try:
+        with pytest.raises(Unsupported, match="cannot run here"):
+            layers.max_pool2d(draw(1, 1, 4, 4), 2, backend="numpy")
+        assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("processes", "environment", "expected"),
+    [(None, None, 5), (None, "2", 2), (None, "9", 1), (1, "2", 5), (3, None, 1)],
+)
+def test_a_process_has_its_share_of_the_cores(monkeypatch, processes, environment, expected):
+    monkeypatch.setattr(host, "cores", lambda: 5)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", environment)
+    before = torch.get_num_threads()
+    try:
+        assert layers.set_threads(processes) == expected
+        assert layers.threads()["torch"] == torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("processes", "count"), [(1, 4), (2, 2)])
+def test_threads_are_as_set_after_the_first_step(python, processes, count):
+    pytest.importorskip("numba")
+    told = python(
+        "import torch\n"
+        "from torch import nn\n"
+        "import cnnkernels.torch as layers\n"
+        "from cnnkernels import host\n"
+        "host.cores = lambda: 4\n"
+        f"assert layers.set_threads({processes}) == {count}\n"
+        "print(layers.threads())\n"
+        "network = layers.convert(nn.MaxPool2d(2), 'numba')\n"
+        "network(torch.ones(2, 4, 4, 4, requires_grad=True)).sum().backward()\n"
+        "print(layers.threads())",
+        NUMBA_NUM_THREADS="3",
+    )
+    assert told.splitlines() == [str({"torch": count, "numba": min(3, count)})] * 2
+
+
+def test_a_share_of_no_processes_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="processes: expected 1 or more, got 0"):
+        layers.set_threads(0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "two")
+    with pytest.raises(ValueError, match="LOCAL_WORLD_SIZE: expected a number, got 'two'"):
+        layers.set_threads()
