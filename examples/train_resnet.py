@@ -5,7 +5,7 @@
 
 A plan for it is made by
 
-    cnnbench recommend examples.train_resnet:model --input 64,1,8,8
+    cnnbench recommend examples.models:resnet_digits --input 64,1,8,8 --output plan.json
 """
 
 from __future__ import annotations
@@ -14,46 +14,12 @@ import argparse
 import time
 
 import torch
+from models import resnet_digits
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 
 import cnnkernels.torch
 from cnnkernels import plan
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions around which the images also go unchanged, or in 1x1."""
-
-    def __init__(self, channels: int, filters: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, filters, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(filters)
-        self.conv2 = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(filters)
-        self.around: nn.Module = nn.Identity()
-        if stride != 1 or channels != filters:
-            self.around = nn.Conv2d(channels, filters, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the images, with what the block has found in them."""
-        y = self.norm1(self.conv1(x)).relu()
-        return (self.norm2(self.conv2(y)) + self.around(x)).relu()
-
-
-def model() -> nn.Module:
-    """Return a ResNet of 13 convolutions for the digits' 8x8 grey images."""
-    return nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1, bias=False),
-        nn.BatchNorm2d(32),
-        nn.ReLU(),
-        Block(32, 32, 1),
-        Block(32, 64, 2),
-        Block(64, 64, 1),
-        Block(64, 128, 2),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(128, 10),
-    )
 
 
 def train(network: nn.Module, epochs: int, batch: int = 64) -> tuple[list[float], float]:
@@ -87,8 +53,8 @@ def main() -> None:
     given = parser.parse_args()
 
     torch.manual_seed(0)
-    plain = model()
-    converted = model()
+    plain = resnet_digits()
+    converted = resnet_digits()
     converted.load_state_dict(plain.state_dict())
     follow = plan.load(given.plan) if given.plan else given.backend
     cnnkernels.torch.convert(converted, follow)
@@ -97,7 +63,12 @@ def main() -> None:
         images = torch.zeros(64, 1, 8, 8)
         network(images).sum().backward()
         network.load_state_dict(start)
-    print("threads:", cnnkernels.torch.threads())
+    layers = [type(layer) for layer in converted.modules()]
+    print(
+        f"converted: {layers.count(cnnkernels.torch.Conv2d)} convolutions and "
+        f"{layers.count(cnnkernels.torch.MaxPool2d)} max-pooling; threads "
+        f"{cnnkernels.torch.threads()}"
+    )
     theirs, their_seconds = train(plain, given.epochs)
     ours, our_seconds = train(converted, given.epochs)
     print("epoch   PyTorch  converted")
