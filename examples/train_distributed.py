@@ -2,7 +2,8 @@ r"""Train a converted model in several processes, on one machine or on several.
 
 Every process has the network, and computes its share of each batch. PyTorch's own
 DistributedDataParallel averages the gradients, so that all take the step that one process would
-take with the whole batch. Converting the model is the one line that differs from any such program.
+take with the whole batch. Two lines differ from any such program: the model is converted, and the
+process is given its share of the cores.
 
 On one machine, with two processes that share its cores:
 
@@ -15,11 +16,14 @@ them, at which the other reaches it; its port 29500 has to be free.
         --rdzv-endpoint=HOST:29500 examples/train_distributed.py
 
 All machines need the same versions. torchrun numbers them by itself: --node-rank, which goes with
---master-addr, is not needed here. Where a machine has several networks, or its own name stands for
-127.0.0.1, GLOO_SOCKET_IFNAME=eth0 before the command says which network to use.
+--master-addr, is not needed here. Where the others cannot find a machine by its own name, its
+torchrun takes --local-addr=ITS-ADDRESS; where it has several networks, GLOO_SOCKET_IFNAME=eth0
+before the command says which to use.
 
---backend auto follows the plan that CNNKERNELS_PLAN=plan.json names; let cnnbench recommend measure
-it with as many --threads as one process has.
+--backend auto follows the plan that CNNKERNELS_PLAN=plan.json names. It is made for one process's
+share of a batch and for its threads, here half of 64 images and one thread:
+
+    cnnbench recommend examples.train_distributed:model --input 32,1,8,8 --threads 1
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "examples/train_resnet.py"
 @pytest.mark.slow
 def test_converted_it_has_pytorchs_losses(tmp_path):
     ran = subprocess.run(
-        [sys.executable, SCRIPT, "--epochs", "2"],
+        [sys.executable, SCRIPT, "--epochs", "1"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -23,8 +23,7 @@ def test_converted_it_has_pytorchs_losses(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert "converted: 11 convolutions and 1 max-pooling" in ran.stdout
-    losses = re.findall(r"^ +(\d) +([\d.]+) +([\d.]+)$", ran.stdout, re.MULTILINE)
-    assert [epoch for epoch, _, _ in losses] == ["1", "2"]
-    for _, theirs, ours in losses:  # rounding grows from step to step: 0.01 in the second epoch
-        assert float(ours) == pytest.approx(float(theirs), rel=0.05)
-    assert float(losses[1][2]) < float(losses[0][2])
+    ((theirs, ours),) = re.findall(r"^ +1 +([\d.]+) +([\d.]+)$", ran.stdout, re.MULTILINE)
+    assert float(theirs) < 1  # by chance 2.3
+    # Rounding grows from step to step: 1e-4 in this epoch; gradients that lack a tap make 0.04.
+    assert float(ours) == pytest.approx(float(theirs), rel=5e-3)
