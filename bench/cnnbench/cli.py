@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cnnbench.cases import CaseSet
+    from cnnbench.recommendation import Recommendation
     from cnnbench.report.progress import ProgressBar
     from cnnbench.results import Row, Run
 
@@ -208,6 +209,12 @@ def train(
     full: Annotated[
         bool, typer.Option("--full", help="Train slow backends to the end as well.")
     ] = False,
+    plan: Annotated[
+        Path | None, typer.Option(help="Train 'auto', too, which follows this plan.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Follow the plan even if another machine made it.")
+    ] = False,
     baseline: Baseline = "torch-cpu",
     threads: Threads = "",
     quick: Quick = False,
@@ -225,6 +232,7 @@ def train(
     from cnnbench.digits.training import start
     from cnnbench.effort import QUICK, Effort
     from cnnbench.report import tables
+    from cnnkernels.registry import AUTO
 
     if recipe not in RECIPES:
         raise typer.BadParameter(f"expected one of {', '.join(RECIPES)}, got {recipe!r}")
@@ -242,8 +250,10 @@ def train(
         "weights": None if weights is None else str(weights.resolve()),
     }
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if chosen.backend and changes:
+    if chosen.backend and (changes or plan is not None):
         raise typer.BadParameter(f"recipe {recipe} is as it is; only --epochs may differ")
+    if force and plan is None:
+        raise typer.BadParameter("--force is for a plan: name one by --plan")
     changes["epochs"] = epochs or (10 if fast else 40)
     options = dataclasses.replace(chosen.options, **_training_options(changes))
     start(options)  # complains of images and weights before anything is measured
@@ -265,12 +275,18 @@ def train(
                 tables.show(console, tables.epochs_sheet(title, row.details["epochs"]))
     else:
         names = _with_baseline(_trainers(backends), baseline)
-        _keep(run, "train", json_file, save, machine)
+        if plan is not None and AUTO not in names:
+            names.append(AUTO)
         effort = QUICK if quick else Effort()
-        with _recording(run), _progress() as progress, _folder() as caches:
-            trainings.train(run, names, counts, baseline, chosen, full, effort, progress, caches)
+        with _hearing(run) as heard, _following(plan, force, counts):
+            _keep(run, "train", json_file, save, machine)
+            with _recording(run), _progress() as progress, _folder() as caches:
+                trainings.train(
+                    run, names, counts, baseline, chosen, full, effort, progress, caches
+                )
         for count in counts:
             tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
+        _tell(console, heard)
     if save_weights is not None:
         typer.echo(
             f"weights: {', '.join(map(str, trainings.save_weights(save_weights, run.rows)))}"
@@ -410,20 +426,18 @@ def recommend(
     from rich.console import Console
 
     from cnnbench import models, recommending, results
+    from cnnbench.digits import data as digits
     from cnnbench.digits.network import ARCHITECTURES
     from cnnbench.digits.options import Options
     from cnnbench.digits.training import planned
     from cnnbench.effort import Effort
-    from cnnbench.report import recommendation, tables
     from cnnbench.timing import LEAST_ROUNDS
 
-    left_out = _backends(exclude) if exclude else []
-    names = [name for name in _with_baseline(_backends(backends), baseline) if name not in left_out]
-    if not names:
+    left_out = tuple(_backends(exclude)) if exclude else ()
+    names = _with_baseline(_backends(backends), baseline)
+    if set(names) <= set(left_out):
         raise typer.BadParameter("--exclude leaves no backend to choose from")
-    if baseline not in names:
-        baseline = names[0]
-    wishes = recommending.Wishes(max_error, deterministic, _pins(pin or []))
+    wishes = recommending.Wishes(max_error, deterministic, _pins(pin or []), left_out)
     (count,) = _threads("" if threads is None else str(threads))
     trained: Options | list[int] | None = None
     if ":" in model:
@@ -434,6 +448,9 @@ def recommend(
     elif input_shape is not None:
         raise typer.BadParameter(f"--input is for PyTorch models, package.module:function; {model}")
     elif model in ARCHITECTURES:
+        images = len(digits.load().train_labels)
+        if batch is not None and batch > images:
+            raise typer.BadParameter(f"--batch: the digits have {images} images to train with")
         trained = Options(architecture=model, batch_size=batch or Options().batch_size)
         network = models.of_architecture(planned(trained))
     else:
@@ -444,18 +461,29 @@ def recommend(
     effort = Effort(seconds=2.0, call_seconds=recommending.budget(network))
     if quick:
         effort = dataclasses.replace(effort, rounds=LEAST_ROUNDS, seconds=0.7)
-    with _recording(run), _progress() as progress, _folder() as caches:
+    console = Console()
+    with _hearing(run) as heard, _recording(run), _progress() as progress, _folder() as caches:
         found = recommending.recommend(
             run, network, trained, names, count, baseline, wishes, effort, progress, caches
         )
-    found.plan.save(output)
-    console = Console()
+        run.environment["plan_file"] = str(output)
+        older = results.set_aside(output)
+        found.plan.save(output)
+    _show_recommendation(console, found, output)
+    _tell(console, heard)
+    kept = "" if older is None else f"; the older one is {older} now"
+    typer.echo(f"plan: {output}{kept}")
+    _finish(run)
+
+
+def _show_recommendation(console: Console, found: Recommendation, plan: Path) -> None:
+    from cnnbench.report import recommendation, tables
+
     for sheet in recommendation.sheets(found):
         tables.show(console, sheet)
     console.print(found.answer, style="bold", highlight=False)
-    for line in recommendation.how_to_follow(found, output):
-        console.print(f"  {line}", highlight=False)
-    typer.echo(f"plan: {output}; rows: {', '.join(map(str, run.paths))}")
+    for line in recommendation.how_to_follow(found, plan):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 def _pins(texts: list[str]) -> dict[str, str]:
@@ -531,13 +559,18 @@ def show(file: Annotated[Path, typer.Argument(help="A file that a command has wr
     """Show the tables of a saved run."""
     from rich.console import Console
 
-    from cnnbench import results
+    from cnnbench import recommendation, results
     from cnnbench.report import tables
 
     run = results.read(file)
     console = Console()
     where = run.environment
     console.print(f"{' '.join(where['command'])}: {where['cpu']}, {where['started']}")
+    recommended = recommendation.kept(run)
+    if recommended is not None:
+        _show_recommendation(console, recommended, Path(where.get("plan_file", "plan.json")))
+        _tell(console, where.get("warnings", []))
+        return
     if any(row.seconds is None or row.op != "train" for row in run.rows):
         for sheet in tables.check_sheets(_layers(run.rows)):
             tables.show(console, sheet)
@@ -727,6 +760,82 @@ def _recording(run: Run) -> Iterator[None]:
             finished()
         raise
     finished()
+
+
+@contextlib.contextmanager
+def _following(file: Path | None, force: bool, threads: Sequence[int]) -> Iterator[None]:
+    """Let workers that start meanwhile follow a plan; what it was not made for is said here once.
+
+    Raises
+    ------
+    PlanError
+        If it cannot be followed here.
+    """
+    import dataclasses
+    import os
+    import warnings
+
+    from cnnkernels import host
+    from cnnkernels import plan as plans
+
+    if file is None:
+        yield
+        return
+    followed = plans.load(file, force=force)
+    here = dataclasses.replace(
+        followed, machine=host.fingerprint(), versions=host.versions(*plans.LIBRARIES)
+    )
+    if followed.machine != here.machine:
+        warnings.warn(f"{file}: made on another machine", plans.PlanWarning, stacklevel=2)
+    if list(threads) != [followed.threads]:
+        counts = ", ".join(map(str, threads))
+        warnings.warn(
+            f"{file}: measured with {followed.threads} threads, here {counts}",
+            plans.PlanWarning,
+            stacklevel=2,
+        )
+    before = os.environ.get(plans.VARIABLE)
+    with _folder() as folder:
+        here.save(folder / file.name)
+        os.environ[plans.VARIABLE] = str(folder / file.name)
+        try:
+            yield
+        finally:
+            del os.environ[plans.VARIABLE]
+            if before is not None:
+                os.environ[plans.VARIABLE] = before
+
+
+@contextlib.contextmanager
+def _hearing(run: Run) -> Iterator[list[str]]:
+    """Yield a list that takes what plans warn of, here and in workers; the run keeps it."""
+    import warnings
+
+    from cnnkernels.plan import PlanWarning
+
+    heard: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def showwarning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, PlanWarning):
+                show(message, category, *where, **more)
+            elif str(message) not in heard:
+                heard.append(str(message))
+                run.environment["warnings"] = heard
+
+        warnings.showwarning = showwarning
+        warnings.simplefilter("always", PlanWarning)
+        yield heard
+
+
+def _tell(console: Console, heard: Sequence[str]) -> None:
+    """Print what plans have warned of, the first of many alone."""
+    most = 3
+    for text in heard[:most]:
+        console.print(f"- {text}", style="dim", highlight=False)
+    if len(heard) > most:
+        console.print(f"- and {len(heard) - most} more of the kind", style="dim", highlight=False)
 
 
 @contextlib.contextmanager

@@ -37,12 +37,12 @@ class Row:
     case, problem : str
         Short name, and the whole descriptor with name and layers; a set's sum has no problem.
     op : str
-        'conv2d', 'max_pool2d' or 'train'.
+        'conv2d', 'max_pool2d', 'train', or 'step', of a training.
     direction : str
-        'forward', 'backward_data', 'backward_weights', 'backward' or 'train'; of a check that has
-        not come to a direction, 'check'.
+        'forward', 'backward_data', 'backward_weights', 'backward', 'train' or 'step'; of a check
+        that has not come to a direction, 'check'.
     backend : str
-        Of a training perhaps a program instead.
+        Of a training perhaps a program instead; of a step, in which way it is taken.
     threads : int
     outcome, reason : str
         'ok', 'wrong', 'failed' or 'unsupported', and why not ok. Only an 'ok' row has a time.
@@ -230,6 +230,25 @@ def fresh_path(folder: Path, command: str) -> Path:
         with _writing(path), contextlib.suppress(FileExistsError):
             path.touch(exist_ok=False)
             return path
+    raise AssertionError("one number is free")
+
+
+def set_aside(path: Path) -> Path | None:
+    """Give a file that is in the way another name, and return that; None if there is none.
+
+    Raises
+    ------
+    ResultsError
+        If it cannot be renamed.
+    """
+    if not path.exists():
+        return None
+    for number in itertools.count(1):
+        older = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        if not older.exists():
+            with _writing(older):
+                path.rename(older)
+            return older
     raise AssertionError("one number is free")
 
 

@@ -9,16 +9,20 @@ import importlib
 import statistics
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.pooling import _AdaptiveMaxPoolNd
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import cnnkernels.torch as layers
 from cnnbench.models import Call, ModelError
 from cnnkernels import plan, registry
 from cnnkernels.contract import Conv2D, Needs, Unsupported
+from cnnkernels.plan import Choice, Plan
 
 _SEED = 20
 _LEARNING_RATE = 1e-3
@@ -133,32 +137,33 @@ class Training:
         left : list of (str, str)
             Layers like them that no backend computes, each with its reason.
         """
-        calls: list[Call] = []
-        left: list[tuple[str, str]] = []
+        with _Watch(self.model) as watch:
+            self.step()
+        return watch.calls, list(dict.fromkeys(watch.left))
 
-        def note(name: str) -> Callable[..., None]:
-            def hook(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-                (x, *_) = inputs
-                try:
-                    problem = layers.problem_of(layer, x)
-                except Unsupported as reason:
-                    left.append((name, str(reason)))
-                    return
-                weights = getattr(layer, "weight", None)
-                trained = weights is not None and weights.requires_grad
-                calls.append(Call(name, str(problem), x.requires_grad, trained))
+    def profile(self, seconds: float) -> dict[str, float]:
+        """Return what a step takes, and of it the layers that backends compute, and those left out.
 
-            return hook
+        Parameters
+        ----------
+        seconds : float
+            Roughly how long; one step is taken at the least.
 
-        handles = [
-            layer.register_forward_pre_hook(note(name or "the model"))
-            for name, layer in self.model.named_modules()
-            if _alike(layer)
-        ]
-        self.step()
-        for handle in handles:
-            handle.remove()
-        return calls, left
+        Returns
+        -------
+        dict of str to float
+            Seconds: 'step'; 'layers', the kernels of what `capture` returns as calls; 'left', those
+            of what it leaves out, functions among them.
+        """
+        taken: list[tuple[float, float, float]] = []
+        deadline = time.perf_counter() + seconds
+        while not taken or time.perf_counter() < deadline:
+            whole = self.seconds(1)  # with no clock inside, each of which costs a little
+            with _Watch(self.model) as watch:
+                self.step()
+            taken.append((whole, *watch.seconds()))
+        names = ("step", "layers", "left")
+        return dict(zip(names, map(statistics.median, zip(*taken, strict=True)), strict=True))
 
     def seconds(self, steps: int) -> float:
         """Return the seconds of a step, the mean of some in a row."""
@@ -168,9 +173,115 @@ class Training:
         return (time.perf_counter() - began) / steps
 
 
+class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is not looked into
+    """Sees every convolution and max-pooling of a step, with a clock around it.
+
+    Parameters
+    ----------
+    model : Module
+        Whose layers are known by name.
+
+    Attributes
+    ----------
+    calls, left : list
+        As `Training.capture` returns them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.left: list[tuple[str, str]] = []
+        self._running: list[tuple[str, bool | None]] = []
+        self._ours: Counter[_Key] = Counter()
+        self._theirs: Counter[_Key] = Counter()
+        self._seconds: defaultdict[_Key, float] = defaultdict(float)
+        self._handles = []
+        for name, layer in model.named_modules():
+            begins, ends = self._begins(name or "the model"), self._ends
+            self._handles += [
+                layer.register_forward_pre_hook(begins, with_kwargs=True),
+                layer.register_forward_hook(ends, always_call=True),
+            ]
+
+    def __exit__(self, *raised: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        super().__exit__(*raised)
+
+    def seconds(self) -> tuple[float, float]:
+        """Return the seconds in layers that backends compute, and in those that were left out."""
+        ours = 0.0
+        for key, seconds in self._seconds.items():
+            ours += seconds * self._ours[key] / max(1, self._ours[key] + self._theirs[key])
+        return ours, sum(self._seconds.values()) - ours
+
+    def _begins(self, name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            ours = self._note(name, layer, [*inputs, *named.values()][0]) if _alike(layer) else None
+            self._running.append((name, ours))
+
+        return hook
+
+    def _ends(self, *_: Any) -> None:
+        self._running.pop()
+
+    def _note(self, name: str, layer: nn.Module, x: Tensor) -> bool:
+        try:
+            problem = layers.problem_of(layer, x)
+        except Unsupported as reason:
+            self.left.append((name, str(reason)))
+            return False
+        weights = getattr(layer, "weight", None)
+        trained = weights is not None and weights.requires_grad
+        self.calls.append(Call(name, str(problem), x.requires_grad, trained))
+        return True
+
+    def __torch_dispatch__(
+        self, function: Any, _: Any, given: tuple[Any, ...] = (), named: Any = None
+    ) -> Any:
+        """Call a function of PyTorch's, with a clock around those that are meant."""
+        name = function.overloadpacket.__name__
+        if name not in _MEANT:
+            return function(*given, **(named or {}))
+        backward = name.endswith("_backward")
+        x, window = given[backward : backward + 2]  # a backward takes dy before them
+        key = tuple(x.shape), tuple(getattr(window, "shape", window))
+        if not backward:
+            where, ours = self._running[-1] if self._running else ("the model", None)
+            (self._ours if ours else self._theirs)[key] += 1
+            if ours is None:
+                self.left.append((where, _AS_FUNCTION.format(_MEANT[name])))
+        began = time.perf_counter()
+        result = function(*given, **(named or {}))
+        self._seconds[key] += time.perf_counter() - began
+        return result
+
+
+_Key: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
+"""The shape of the images, and that of the weights or the window."""
+
+_MEANT = {
+    "convolution": "a convolution",
+    "convolution_backward": "a convolution",
+    "max_pool2d_with_indices": "a max-pooling",
+    "max_pool2d_with_indices_backward": "a max-pooling",
+    "max_pool3d_with_indices": "a max-pooling",
+    "max_pool3d_with_indices_backward": "a max-pooling",
+    "adaptive_max_pool2d": "a max-pooling",
+    "adaptive_max_pool2d_backward": "a max-pooling",
+    "adaptive_max_pool3d": "a max-pooling",
+    "adaptive_max_pool3d_backward": "a max-pooling",
+}
+"""What PyTorch calls convolutions and max-poolings, below autograd."""
+
+_AS_FUNCTION = (
+    "{} called as a function: only layers, torch.nn.Conv2d and torch.nn.MaxPool2d, are converted"
+)
+
+
 def _alike(layer: nn.Module) -> bool:
     """Whether a person would expect to hear of a layer: it convolves, or pools maxima."""
-    kinds = (nn.modules.conv._ConvNd, nn.modules.pooling._MaxPoolNd, nn.AdaptiveMaxPool2d)
+    kinds = (nn.modules.conv._ConvNd, nn.modules.pooling._MaxPoolNd, _AdaptiveMaxPoolNd)
     return isinstance(layer, kinds)
 
 
@@ -198,13 +309,20 @@ def overheads() -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        'converted', of a layer that an operator of ours computes, and 'native', of PyTorch's own.
+        'native', of PyTorch's own layer; 'kept', of the same where a plan has left it to PyTorch in
+        a converted model; 'converted', where an operator of ours computes. The last two look the
+        problem up in a plan.
     """
     problem = Conv2D(1, 1, 1, 1, 1, 1)
+
+    def planned(backend: str) -> Plan:
+        return Plan({problem: Choice(backend)}, backend, torch.get_num_threads())
+
     found = {}
     for name, backend, layer in (
-        ("converted", "numpy", layers.Conv2d(1, 1, 1, backend="numpy")),
         ("native", "torch-cpu", nn.Conv2d(1, 1, 1)),
+        ("kept", "torch-cpu", layers.Conv2d(1, 1, 1, backend=planned("torch-cpu"))),
+        ("converted", "numpy", layers.Conv2d(1, 1, 1, backend=planned("numpy"))),
     ):
         kernel, put = registry.load(backend).convolution, registry.load(backend).arrays.put
         x = torch.ones(1, 1, 1, 1, requires_grad=True)

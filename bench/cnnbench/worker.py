@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 
 from cnnbench.digits import trainers, weights
 from cnnbench.digits.options import Options
-from cnnbench.digits.profile import profile
+from cnnbench.digits.profile import FullBatches, profile
 from cnnbench.digits.training import Training
 from cnnkernels import plan, registry
 from cnnkernels.conformance import Call, Check, check, filled
@@ -57,7 +58,7 @@ CALL_BUDGET_SECONDS = 20.0
 """A problem of which one call would take longer is not run."""
 
 
-_UNBOUNDED = ("train", "train_in_pytorch", "capture", "start_model", "model_steps")
+_UNBOUNDED = ("train", "train_in_pytorch", "capture", "start_model", "start_network", "steps")
 """Commands that may take as long as they take: they have a budget of their own, or none."""
 
 
@@ -166,6 +167,8 @@ class Worker:
         if not line:
             raise WorkerError(self._cause_of_death())
         answer = json.loads(line)
+        for text in answer["warnings"]:
+            warnings.warn(f"{self.backend}: {text}", plan.PlanWarning, stacklevel=2)
         if "unsupported" in answer:
             raise WorkerUnsupportedError(answer["unsupported"])
         if "error" in answer:
@@ -211,7 +214,7 @@ class _Session:
         self._pace: dict[type, float] = {}
         self._call: Call | None = None
         self._cache: Any = None
-        self._model: Any = None
+        self._training: Any = None
 
     def load(self, backend: str, threads: int) -> dict[str, Any]:
         """Load what is asked from here on, and hold every library here to the thread count."""
@@ -338,14 +341,25 @@ class _Session:
         """Make a PyTorch model, take two steps of its training, and return the second's seconds."""
         from cnnbench.torch_model import Training as ModelTraining
 
-        self._model = ModelTraining(model, shape, **how)
-        self._model.seconds(1)
-        return self.model_steps(1)
+        self._training = ModelTraining(model, shape, **how)
+        self.steps(1)
+        return self.steps(1)
 
-    def model_steps(self, steps: int) -> float:
-        """Return the seconds of a step of the model's training, of several in a row."""
-        seconds: float = self._model.seconds(steps)
+    def start_network(self, **options: Any) -> float:
+        """Do the same with a network of the suite's, over full batches."""
+        self._training = FullBatches(self._backend, Options(**options))
+        self.steps(1)
+        return self.steps(1)
+
+    def steps(self, steps: int) -> float:
+        """Return the seconds of a step of the training that was started, of several in a row."""
+        seconds: float = self._training.seconds(steps)
         return seconds
+
+    def profile_model(self, seconds: float) -> dict[str, float]:
+        """Return what a step of the PyTorch model takes, and how much of it in its layers."""
+        found: dict[str, float] = self._training.profile(seconds)
+        return found
 
     def overheads(self) -> dict[str, float]:
         """Return what a call of a PyTorch layer takes beside its kernels, converted and not."""
@@ -518,20 +532,37 @@ def _own_output() -> Iterator[Any]:
         yield answers
 
 
+def _plan_warnings() -> list[str]:
+    """Return a list that takes what plans warn of from now on: nobody reads standard error."""
+    told: list[str] = []
+    show = warnings.showwarning
+
+    def showwarning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, plan.PlanWarning):
+            told.append(str(message))
+        else:
+            show(message, category, *where, **more)
+
+    warnings.showwarning = showwarning
+    return told
+
+
 def main() -> None:
     """Answer commands until standard input ends."""
-    session = _Session()
+    session, told = _Session(), _plan_warnings()
     with _own_output() as answers:
         for line in sys.stdin:
             request = json.loads(line)
             command = getattr(session, request.pop("command"))
+            answer: dict[str, Any]
             try:
                 answer = {"result": command(**request)}
             except Unsupported as declined:
                 answer = {"unsupported": str(declined)}
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
-            answers.write(json.dumps(answer) + "\n")
+            answers.write(json.dumps(answer | {"warnings": told}) + "\n")
+            told.clear()
             answers.flush()
 
 

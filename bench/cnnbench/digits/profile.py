@@ -32,6 +32,31 @@ class Profile:
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
+class FullBatches:
+    """Steps of a training over its first batch, again and again: none is smaller than the others.
+
+    Parameters
+    ----------
+    backend : Backend
+    options : Options
+    """
+
+    def __init__(self, backend: Backend, options: Options) -> None:
+        self.training = LayerByLayer(backend, options)
+        count = len(data.load(options.data).train_labels)
+        self._batch = self.training.place(np.arange(count))[: options.batch_size]
+        self._synchronize = backend.arrays.synchronize
+
+    def seconds(self, steps: int) -> float:
+        """Return the seconds of a step, the mean of some in a row."""
+        self._synchronize()
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.training.step(self._batch)
+        self._synchronize()
+        return (time.perf_counter() - began) / steps
+
+
 def profile(backend: Backend, options: Options, seconds: float) -> Profile:
     """Take steps with a clock around each layer.
 
@@ -42,7 +67,7 @@ def profile(backend: Backend, options: Options, seconds: float) -> Profile:
     seconds : float
         Roughly how long, after a first step that may compile; at least one step is taken.
     """
-    training = LayerByLayer(backend, options)
+    batches = FullBatches(backend, options)
     synchronize = backend.arrays.synchronize
     current = Profile()
 
@@ -57,20 +82,14 @@ def profile(backend: Backend, options: Options, seconds: float) -> Profile:
 
         return call
 
-    count = len(data.load(options.data).train_labels)
-    batch = training.place(np.arange(count))[: options.batch_size]
-    training.step(batch)
-    for name, layer in training.network.layers.items():
+    batches.seconds(1)
+    for name, layer in batches.training.network.layers.items():
         for direction in ("forward", "backward"):
             setattr(layer, direction, clocked(name, direction, getattr(layer, direction)))
     taken: list[Profile] = []
     deadline = time.perf_counter() + seconds
     while not taken or (len(taken) < MOST_STEPS and time.perf_counter() < deadline):
         current = Profile()
-        synchronize()
-        began = time.perf_counter()
-        training.step(batch)
-        synchronize()
-        current.step = time.perf_counter() - began
+        current.step = batches.seconds(1)
         taken.append(current)
     return sorted(taken, key=lambda one: one.step)[len(taken) // 2]

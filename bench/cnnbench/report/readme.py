@@ -15,9 +15,10 @@ import re
 import sys
 from pathlib import Path
 
-from cnnbench import results
+from cnnbench import recommendation, results
 from cnnbench.report import tables
 from cnnbench.report.answer import answer, evidence
+from cnnbench.report.recommendation import steps_sheet
 
 _TABLE = re.compile(
     r"(<!-- table: (?P<path>\S+) (?P<kind>\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL
@@ -57,8 +58,14 @@ def _table(run: results.Run, kind: str) -> str:
         lines = [f"> {answer(run.rows, floor)}", ">"]
         lines += [f"> - {line}" for line in evidence(run.rows, floor)]
         return "\n".join([*lines, ">", f"> ({machine})"]) + "\n"
+    elif kind == "steps":
+        found = recommendation.kept(run)
+        if found is None or not found.steps:
+            raise ValueError(f"table: {run.paths[0]} has no training steps of cnnbench recommend")
+        text = tables.markdown(steps_sheet(found))
+        return f"{text}\n> {found.answer}\n>\n> ({machine})\n"
     else:
-        raise ValueError(f"table: expected 'train', 'check' or 'answer', got {kind!r}")
+        raise ValueError(f"table: expected 'train', 'check', 'answer' or 'steps', got {kind!r}")
     return tables.markdown(sheet)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnnbench.recommending import NATIVE, Decision, Recommendation
+from cnnbench.digits.options import Options
+from cnnbench.recommendation import CHANNELS_LAST, NATIVE, Decision, Recommendation
 from cnnbench.report import numbers
-from cnnbench.report.tables import Sheet
+from cnnbench.report.tables import Sheet, threads_in_words
+from cnnbench.results import Row
 from cnnkernels.registry import AUTO
 
 
@@ -15,11 +18,14 @@ def sheets(found: Recommendation) -> Iterator[Sheet]:
     """Yield who computes each layer, what each backend takes for all, and whole steps."""
     yield _layers(found)
     yield _totals(found)
+    if found.steps:
+        yield steps_sheet(found)
 
 
 def _layers(found: Recommendation) -> Sheet:
     lines = []
     notes = [f"{name}: left to PyTorch: {why}" for name, why in found.network.left]
+    notes += [f"{backend}: left out: {why}" for backend, why in found.barred.items()]
     refused: dict[str, list[str]] = {}
     for decision in found.decisions:
         lines.append(_line(decision, found.baseline))
@@ -28,10 +34,10 @@ def _layers(found: Recommendation) -> Sheet:
     for reason, layers in refused.items():
         where = "" if len(layers) == len(found.decisions) else f" ({', '.join(layers)})"
         notes.append(reason + where)
-    threads = "1 thread" if found.plan.threads == 1 else f"{found.plan.threads} threads"
     return Sheet(
-        f"{found.network.name}: a forward and the backward that training needs, {threads}",
-        ("layer", "calls", "chosen", "time", found.baseline, "times as fast", "why"),
+        f"{found.network.name}: a forward and the backward that training needs, "
+        f"{threads_in_words(found.plan.threads)}",
+        ("layer", "calls", "fastest", "time", found.baseline, "times as fast", "why"),
         tuple(lines),
         tuple(notes),
     )
@@ -55,57 +61,120 @@ def _line(decision: Decision, baseline: str) -> tuple[str, ...]:
 
 
 def _totals(found: Recommendation) -> Sheet:
-    steps = {row.backend: row for row in found.steps}
-    backends = dict.fromkeys(
-        [*(name for d in found.decisions for name in d.candidates), *steps, AUTO]
-    )
-    lines = []
-    for name in backends:
-        total = found.total(None if name == AUTO else name)
-        row = steps.get(name)
-        if total is None and row is None:
-            continue
-        cells = ["as planned" if name == AUTO else name, numbers.seconds(total)]
-        if steps:
-            predicted = row.details.get("predicted_seconds") if row else None
-            cells += [
-                numbers.seconds(predicted),
-                numbers.seconds(row.seconds if row else None),
-                numbers.interval(row.ratio, row.ratio_low, row.ratio_high) if row else "-",
-                (row.verdict if row.outcome == "ok" else row.outcome) or "-" if row else "-",
-            ]
-        lines.append(tuple(cells))
-    notes = [f"{row.backend}: {row.outcome}: {row.reason}" for row in steps.values() if row.reason]
-    base = steps.get(found.baseline)
-    if base is not None and base.details.get("rest_seconds") is not None and base.seconds:
-        left = base.details["rest_seconds"]
-        notes.append(
-            f"{numbers.seconds(max(0.0, left))} of {found.baseline}'s step, "
-            f"{numbers.percent(max(0.0, left) / base.seconds)}, is neither convolution nor "
-            "pooling: no plan makes it faster"
-        )
+    names = dict.fromkeys(name for decision in found.decisions for name in decision.candidates)
+    totals = {name: found.total(name) for name in (*names, *([AUTO] if found.mixed else []))}
+    notes = []
     if found.overheads:
-        notes.append(
-            f"a converted layer takes {numbers.seconds(found.overheads['converted'])} a step "
-            f"beside its kernels, PyTorch's own {numbers.seconds(found.overheads['native'])}; "
-            "both are counted"
+        native, kept, converted = (
+            numbers.seconds(found.overheads[name]) for name in ("native", "kept", "converted")
         )
-    columns = ["whole step", "these layers"]
-    if steps:
-        columns += ["predicted", "measured", f"vs {found.baseline}", "verdict"]
-    return Sheet("Training steps", tuple(columns), tuple(lines), tuple(notes))
+        notes.append(
+            f"counted for each layer beside its kernels: PyTorch's own {native}; converted, the "
+            f"plan looked up, {converted}, or {kept} where it is left to PyTorch"
+        )
+    return Sheet(
+        "Convolutions and max-poolings of a training step, each layer measured alone",
+        ("all by", "a step"),
+        tuple(
+            ("each by the fastest" if name == AUTO else name, numbers.seconds(total))
+            for name, total in totals.items()
+            if total is not None
+        ),
+        tuple(notes),
+    )
+
+
+def steps_sheet(found: Recommendation) -> Sheet:
+    """Return whole training steps: predicted, measured, and against PyTorch's better layout."""
+    of_model = found.kind == "model"
+    columns = ["step", "predicted", "measured", f"vs {found.reference}"]
+    columns += ["vs the better layout", "verdict"] if of_model else ["verdict"]
+    lines, notes = [], []
+    for row in found.steps:
+        lines.append(_step_line(row, of_model))
+        reason = found.why_not(row.backend)
+        if row.outcome != "ok":
+            notes.append(f"{_named(row)}: {row.outcome}: {row.reason}")
+        elif reason is not None:
+            notes.append(f"{_named(row)}: to compare with alone: {reason}")
+    notes += _of_the_rest(found)
+    return Sheet(
+        f"Training steps of {found.network.name}, {threads_in_words(found.plan.threads)}",
+        tuple(columns),
+        tuple(lines),
+        tuple(notes),
+    )
+
+
+def _step_line(row: Row, of_model: bool) -> tuple[str, ...]:
+    line = [
+        _named(row),
+        numbers.seconds(row.details.get("predicted_seconds")),
+        numbers.seconds(row.seconds),
+        numbers.interval(row.ratio, row.ratio_low, row.ratio_high),
+    ]
+    verdict = row.verdict
+    if of_model:
+        better = row.details.get("better_layout") or dict.fromkeys(("ratio", "low", "high"))
+        line.append(numbers.interval(better["ratio"], better["low"], better["high"]))
+        verdict = better.get("verdict")
+    return (*line, (verdict if row.outcome == "ok" else row.outcome) or "-")
+
+
+def _named(row: Row) -> str:
+    return "the mix" if row.backend == AUTO else row.backend
+
+
+def _of_the_rest(found: Recommendation) -> Iterator[str]:
+    """Say what predictions are made of, and what of a step no plan makes faster."""
+    base = next((row for row in found.steps if row.backend == found.reference), None)
+    rest = None if base is None else base.details.get("rest_seconds")
+    if base is None or rest is None:
+        return
+    whose = f"{NATIVE}'s" if found.kind == "model" else "that of the same line"
+    yield (
+        "predicted: the layers, each measured alone, and the rest of a step, which is "
+        f"{whose}, from a profile"
+    )
+    left = base.details["left_seconds"]
+    if left:
+        yield (
+            f"{numbers.seconds(left)} of {base.backend}'s step are in convolutions and "
+            "max-poolings that are left to PyTorch"
+        )
+    if base.seconds:
+        neither = max(0.0, rest - left)
+        yield (
+            f"{numbers.seconds(neither)} of {base.backend}'s step, "
+            f"{numbers.percent(neither / base.seconds)}, is neither convolution nor max-pooling: "
+            "no plan makes it faster"
+        )
 
 
 def how_to_follow(found: Recommendation, path: Path) -> list[str]:
-    """Return what to write, in lines."""
-    if not found.follow or {c.backend for c in found.plan.choices.values()} == {NATIVE}:
+    """Return what to write, in lines; nothing where all stays as it is."""
+    if found.stay == CHANNELS_LAST:
+        return [
+            "model = model.to(memory_format=torch.channels_last)",
+            "images = images.to(memory_format=torch.channels_last)",
+        ]
+    if not found.follow:
         return []
-    if found.overheads:
+    file = str(path)
+    if found.kind == "model":
         return [
             "import cnnkernels.torch, cnnkernels.plan",
-            f'cnnkernels.torch.convert(model, cnnkernels.plan.load("{path}"))',
+            f"cnnkernels.torch.convert(model, cnnkernels.plan.load({file!r}))",
+        ]
+    if found.kind == "network":
+        options = Options(**found.options)
+        return [
+            f"cnnbench train --plan {shlex.quote(file)} --backends auto "
+            f"--arch {options.architecture} --batch {options.batch_size} "
+            f"--threads {found.plan.threads}"
         ]
     return [
-        f'cnnkernels.plan.use("{path}"), then backend="auto"; '
-        f"or CNNKERNELS_PLAN={path} cnnbench train --backends auto"
+        "from cnnkernels import conv2d, plan",
+        f"plan.use({file!r})",
+        'conv2d(x, w, padding=1, backend="auto")  # in a PyTorch model: cnnkernels.torch.convert',
     ]

@@ -1,0 +1,301 @@
+"""What `cnnbench recommend` finds: who computes each layer, and what whole steps take."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cnnbench import timing
+from cnnbench.models import Layer, Network
+from cnnbench.results import ResultsError, Row, Run
+from cnnkernels.contract import Problem
+from cnnkernels.descriptor import parse
+from cnnkernels.plan import Choice, Plan
+from cnnkernels.registry import AUTO
+
+NATIVE = "torch-cpu"
+"""The backend whose kernels PyTorch's own layers call."""
+
+NATIVE_NHWC = "torch-cpu-nhwc"
+"""The one whose kernels they call in the other layout."""
+
+CHANNELS_LAST = "torch-cpu, channels_last"
+"""A whole PyTorch model in the other layout."""
+
+LAYOUTS = (NATIVE, CHANNELS_LAST)
+"""The ways in which a PyTorch model trains as it is: a converted one has to beat the better."""
+
+PINNED = "pinned"
+"""Why a backend was chosen that a person has named."""
+
+
+@dataclass
+class Candidate:
+    """A backend for a layer: a forward and the backward that training needs, in seconds."""
+
+    seconds: float
+    samples: list[float]
+
+
+@dataclass
+class Decision:
+    """Who computes a layer, and the others that could.
+
+    Attributes
+    ----------
+    layer : Layer
+    choice : Choice or None
+    candidates : dict of str to Candidate
+        By backend.
+    refused : dict of str to str
+        Why other backends may not compute it.
+    channels_last : float or None
+        Seconds in PyTorch's other layout, without conversion from and to ours.
+    """
+
+    layer: Layer
+    choice: Choice | None
+    candidates: dict[str, Candidate]
+    refused: dict[str, str]
+    channels_last: float | None = None
+
+    def choose(self, backend: str, why: str, baseline: str) -> Choice:
+        """Return the choice of a backend, with what was measured."""
+        chosen, base = self.candidates[backend], self.candidates.get(baseline)
+        ratio = low = high = None
+        if base is not None:
+            ratio, low, high = known(timing.ratio(chosen.samples, base.samples))
+        return Choice(
+            backend,
+            why,
+            {name: candidate.seconds for name, candidate in self.candidates.items()},
+            {name: candidate.samples for name, candidate in self.candidates.items()},
+            baseline,
+            ratio,
+            low,
+            high,
+        )
+
+    @property
+    def pinned(self) -> bool:
+        """Whether a person has named the backend."""
+        return self.choice is not None and self.choice.why == PINNED
+
+
+@dataclass
+class Recommendation:
+    """What was found.
+
+    Attributes
+    ----------
+    network : Network
+    kind : 'model', 'network' or 'layers'
+        A PyTorch model, one of the suite's own, or layers alone, of which no step is measured.
+    plan : Plan
+        To be followed as it is: where no whole step is certainly faster, it is the reference's.
+    decisions : list of Decision
+        Layer by layer, as measured alone.
+    barred : dict of str to str
+        Backends that may not be chosen at all, with the reason.
+    baseline : str
+    overheads : dict of str to float
+        Seconds a layer and step beside the kernels, as `torch_model.overheads` returns them; empty
+        for what is no PyTorch model.
+    options : dict
+        How a network of the suite's own is trained.
+    steps : list of Row
+        Training steps, measured side by side.
+    follow : bool
+        Whether the plan is worth following.
+    stay : str
+        The way to stay with, where it is not.
+    answer : str
+    """
+
+    network: Network
+    kind: Literal["model", "network", "layers"]
+    plan: Plan
+    decisions: list[Decision]
+    barred: dict[str, str]
+    baseline: str
+    overheads: dict[str, float]
+    options: dict[str, Any] = field(default_factory=dict)
+    steps: list[Row] = field(default_factory=list)
+    follow: bool = True
+    stay: str = ""
+    answer: str = ""
+
+    @property
+    def reference(self) -> str:
+        """What whole steps are compared with."""
+        return NATIVE if self.kind == "model" else self.baseline
+
+    @property
+    def mixed(self) -> bool:
+        """Whether different backends are the choice for different layers."""
+        return len({d.choice.backend for d in self.decisions if d.choice is not None}) > 1
+
+    def total(self, way: str) -> float | None:
+        """Return a step's seconds in the layers, in one way; `AUTO` is each on its own choice.
+
+        None if the way cannot do one of them.
+        """
+        seconds = 0.0
+        for decision in self.decisions:
+            of_layer = self._seconds(decision, way)
+            if of_layer is None:
+                return None
+            seconds += len(decision.layer.names) * of_layer
+        return seconds
+
+    def _seconds(self, decision: Decision, way: str) -> float | None:
+        if way == CHANNELS_LAST:
+            return decision.channels_last
+        name = way
+        if decision.choice and (way == AUTO or (decision.pinned and self._converts(way))):
+            name = decision.choice.backend
+        candidate = decision.candidates.get(name)
+        if candidate is None:
+            return None
+        dispatch = 0.0
+        if name == NATIVE != way and self.overheads:  # PyTorch's own layer, asked through a plan
+            dispatch = self.overheads["kept"] - self.overheads["native"]
+        return candidate.seconds + dispatch
+
+    def _converts(self, way: str) -> bool:
+        """Whether it is a PyTorch model with one backend, but for what is pinned."""
+        return self.kind == "model" and way not in (*LAYOUTS, AUTO)
+
+    def uniform(self, backend: str) -> Plan:
+        """Return the plan with one backend for all that it can compute, and for all else.
+
+        What is pinned stays so.
+        """
+        changed = {
+            decision.layer.problem: decision.choose(backend, "for the whole step", self.baseline)
+            for decision in self.decisions
+            if backend in decision.candidates and not decision.pinned
+        }
+        choices = {**self.plan.choices, **changed}
+        return dataclasses.replace(self.plan, choices=choices, fallback=backend)
+
+    @property
+    def taken(self) -> list[Row]:
+        """The steps that were measured, the fastest first."""
+        return sorted(
+            (row for row in self.steps if row.outcome == "ok" and row.samples),
+            key=lambda row: row.seconds or math.inf,
+        )
+
+    def why_not(self, way: str) -> str | None:
+        """Return why a way of taking steps may not be the answer; None if it may."""
+        if way == AUTO:
+            return None
+        if way == CHANNELS_LAST:
+            in_layout = self.barred.get(NATIVE_NHWC) or self._refused(NATIVE_NHWC)
+            return self.why_not(NATIVE) or in_layout
+        reason = self.barred.get(way) or self._refused(way)
+        if reason is None and not self._converts(way):
+            for decision in self.decisions:
+                if decision.pinned and decision.choice and decision.choice.backend != way:
+                    reason = f"{decision.layer.names[0]} is pinned to {decision.choice.backend}"
+        return reason
+
+    def _refused(self, backend: str) -> str | None:
+        for decision in self.decisions:
+            if backend in decision.refused:
+                return f"{decision.layer.names[0]}: {decision.refused[backend]}"
+        return None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it but the steps, which are rows of the run."""
+        return {
+            "name": self.network.name,
+            "kind": self.kind,
+            "left": [list(pair) for pair in self.network.left],
+            "baseline": self.baseline,
+            "barred": self.barred,
+            "overheads": self.overheads,
+            "options": self.options,
+            "follow": self.follow,
+            "stay": self.stay,
+            "answer": self.answer,
+            "plan": {
+                "fallback": self.plan.fallback,
+                "threads": self.plan.threads,
+                "machine": self.plan.machine,
+                "versions": self.plan.versions,
+                "made": self.plan.made,
+            },
+            "layers": [
+                {
+                    "names": list(decision.layer.names),
+                    "problem": str(decision.layer.problem),
+                    "backward": decision.layer.backward,
+                    "choice": decision.choice and dataclasses.asdict(decision.choice),
+                    "planned": self._planned(decision.layer.problem),
+                    "refused": decision.refused,
+                    "channels_last": decision.channels_last,
+                }
+                for decision in self.decisions
+            ],
+        }
+
+    def _planned(self, problem: Problem) -> dict[str, Any] | None:
+        choice = self.plan.choices.get(problem)
+        return None if choice is None else dataclasses.asdict(choice)
+
+
+def kept(run: Run) -> Recommendation | None:
+    """Return the recommendation of a saved run; None if it has none, as when it was interrupted.
+
+    Raises
+    ------
+    ResultsError
+        If what was saved is none of ours.
+    """
+    plain = run.environment.get("recommendation")
+    if plain is None:
+        return None
+    try:
+        decisions, choices = [], {}
+        for line in plain["layers"]:
+            layer = Layer(tuple(line["names"]), parse(line["problem"]), line["backward"])
+            choice = line["choice"] and Choice(**line["choice"])
+            candidates = {
+                name: Candidate(seconds, choice.samples[name])
+                for name, seconds in (choice.seconds if choice else {}).items()
+            }
+            decisions.append(
+                Decision(layer, choice, candidates, line["refused"], line["channels_last"])
+            )
+            if line["planned"]:
+                choices[layer.problem] = Choice(**line["planned"])
+        layers = tuple(decision.layer for decision in decisions)
+        left = tuple((where, why) for where, why in plain["left"])
+        return Recommendation(
+            network=Network(plain["name"], layers, left),
+            plan=Plan(choices, **plain["plan"]),
+            decisions=decisions,
+            steps=[row for row in run.rows if row.op == "step"],
+            **{
+                name: plain[name]
+                for name in (
+                    "kind", "baseline", "barred", "overheads", "options", "follow", "stay", "answer"
+                )
+            },
+        )  # fmt: skip
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ResultsError(
+            f"{run.paths[0]}: expected a recommendation that cnnbench recommend has made: {error!r}"
+        ) from None
+
+
+def known(found: timing.Ratio) -> tuple[float | None, float | None, float | None]:
+    """Return a ratio and its interval, None for what is not known."""
+    value, low, high = (
+        None if math.isnan(number) else number for number in (found.value, found.low, found.high)
+    )
+    return value, low, high
