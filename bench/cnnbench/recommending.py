@@ -83,7 +83,11 @@ def capture(model: str, shape: Sequence[int], threads: int) -> Network:
         found = _asked(worker, "capture", model=model, shape=list(shape))
     calls = [Call(**call) for call in found["calls"]]
     if not calls:
-        raise ModelError(f"{model}: no Conv2d or MaxPool2d of it can be computed by a backend")
+        why = "; ".join(f"{where}: {reason}" for where, reason in found["left"])
+        raise ModelError(
+            f"{model}: no Conv2d or MaxPool2d of it can be computed by a backend"
+            + (f": {why}" if why else "")
+        )
     return of_calls(model, calls, found["left"])
 
 

@@ -210,3 +210,14 @@ def test_a_folder_is_no_file_of_ours(tmp_path):
 )
 def test_a_slug_is_a_folders_name(text, expected):
     assert results.slug(text) == expected
+
+
+def test_a_file_in_the_way_is_set_aside_and_nothing_is_overwritten(tmp_path):
+    path = tmp_path / "plan.json"
+    assert results.set_aside(path) is None
+    for text in ("first", "second"):
+        path.write_text(text)
+        older = results.set_aside(path)
+        assert not path.exists()
+        assert older.read_text() == text
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["plan-1.json", "plan-2.json"]

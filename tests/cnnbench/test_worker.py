@@ -6,7 +6,7 @@ import re
 import pytest
 
 from cnnbench.worker import Worker, WorkerError, WorkerUnsupportedError
-from cnnkernels import conformance, registry
+from cnnkernels import conformance, plan, registry
 from cnnkernels.contract import directions
 from cnnkernels.descriptor import parse
 
@@ -69,6 +69,25 @@ def test_a_first_call_needs_no_preparation(numpy_worker):
     for descriptor in (CONV, POOL):
         for direction in ("backward", "forward"):
             assert numpy_worker.ask("first_call", descriptor=descriptor, direction=direction) > 0
+
+
+def test_a_worker_takes_steps_over_full_batches(numpy_worker):
+    assert numpy_worker.ask("start_network", batch_size=8) > 0
+    assert numpy_worker.ask("steps", steps=3) > 0
+
+
+def test_what_a_plan_warns_of_in_a_worker_is_warned_of_here(tmp_path):
+    path = tmp_path / "plan.json"
+    made = plan.Plan({parse(CONV): plan.Choice("numpy")}, "numpy", 1, versions={"numpy": "0.1"})
+    made.save(path)
+    with pytest.warns(
+        plan.PlanWarning, match=r"auto: .*plan\.json: measured with numpy 0\.1, here"
+    ):
+        worker = Worker("auto", 1, {plan.VARIABLE: str(path)})
+    with worker:
+        assert finds(worker, CONV)["outcome"] == "ok"
+        with pytest.warns(plan.PlanWarning, match=r"auto: the plan has no choice for .*: numpy"):
+            finds(worker, POOL)
 
 
 @pytest.mark.slow

@@ -73,6 +73,25 @@ def test_a_table_is_written_between_its_comments_and_nowhere_else(root, kind, ex
     assert readme.rendered(made, root) == made
 
 
+def test_steps_are_those_of_a_saved_recommendation(root):
+    path = root / "results" / "here" / "run.json"
+    run = results.read(path)
+    plan = {"fallback": "numpy", "threads": 2, "machine": {}, "versions": {}, "made": {}}
+    run.environment["recommendation"] = {
+        "name": "my:net", "kind": "network", "left": [], "baseline": "numpy", "barred": {},
+        "overheads": {}, "options": {}, "follow": False, "stay": "numpy", "answer": "Stay.",
+        "plan": plan, "layers": [],
+    }  # fmt: skip
+    step = Row("my:net", "", "step", "step", "numpy", 2, "ok", seconds=0.002, samples=[0.002] * 12)
+    step.details = {"predicted_seconds": 0.0015}
+    run.rows.append(step)
+    run.write()
+    made = readme.rendered(DOCUMENT.format(kind="steps"), root)
+    assert "**Training steps of my:net, 2 threads**" in made
+    assert "| numpy | 1.50 ms | 2.00 ms | - |" in made
+    assert "> Stay.\n>\n> (Some CPU, 2 cores, 2026-01-31)" in made
+
+
 def test_the_answer_names_the_machine_and_the_day(root):
     made = readme.rendered(DOCUMENT.format(kind="answer"), root)
     assert "(Some CPU, 2 cores, 2026-01-31)" in made
@@ -86,6 +105,8 @@ def test_a_document_without_tables_is_left_as_it_is(root):
 def test_a_kind_that_is_not_known_and_a_file_that_is_not_there_are_refused(root):
     with pytest.raises(ValueError, match=r"expected 'train', .*, got 'nonsense'"):
         readme.rendered(DOCUMENT.format(kind="nonsense"), root)
+    with pytest.raises(ValueError, match=r"run\.json has no training steps"):
+        readme.rendered(DOCUMENT.format(kind="steps"), root)
     with pytest.raises(results.ResultsError, match="cannot be read"):
         readme.rendered(DOCUMENT.format(kind="check"), root / "elsewhere")
 

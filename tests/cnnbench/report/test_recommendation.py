@@ -1,0 +1,147 @@
+"""A recommendation as tables and as what to do: nothing that was found is left unsaid."""
+
+import pytest
+
+from cnnbench import models
+from cnnbench.digits.options import Options
+from cnnbench.models import Call
+from cnnbench.recommendation import CHANNELS_LAST, Candidate, Decision, Recommendation
+from cnnbench.report.recommendation import how_to_follow, sheets, steps_sheet
+from cnnbench.results import Row
+from cnnkernels.plan import Plan
+from cnnkernels.registry import AUTO
+
+CONV, POOL = "mb2ic3ih6oc4oh6kh3ph1", "mb2ic4ih6oh3kh2sh2ph0"
+
+
+@pytest.fixture
+def found():
+    """What was found of a PyTorch model of two layers."""
+    calls = [Call("conv", CONV, False, True), Call("pool", POOL, True, False)]
+    network = models.of_calls("my:net", calls, [("head", "called as a function")])
+    decisions = []
+    for layer, backend in zip(network.layers, ("numpy", "torch-cpu"), strict=True):
+        candidates = {
+            "torch-cpu": Candidate(2e-3, [2e-3] * 12), "numpy": Candidate(1e-3, [1e-3] * 12)
+        }  # fmt: skip
+        decision = Decision(layer, None, candidates, {"naive": "unsupported: one call is too long"})
+        decision.choice = decision.choose(backend, "faster", "torch-cpu")
+        decisions.append(decision)
+    plan = Plan({d.layer.problem: d.choice for d in decisions}, "torch-cpu", 2)
+    steps = []
+    for way, seconds in {"torch-cpu": 8e-3, CHANNELS_LAST: 7e-3, AUTO: 6e-3}.items():
+        row = Row("my:net", "", "step", "step", way, 2, "ok", seconds=seconds)
+        row.ratio, row.ratio_low, row.ratio_high, row.verdict = 8e-3 / seconds, 0.9, 1.5, "UNCLEAR"
+        row.details = {
+            "predicted_seconds": 5e-3,
+            "better_layout": {
+                "layout": CHANNELS_LAST, "ratio": 7e-3 / seconds, "low": 1.1, "high": 1.3,
+                "verdict": "FASTER",
+            },
+        }  # fmt: skip
+        steps.append(row)
+    steps[0].details |= {"rest_seconds": 3e-3, "left_seconds": 1e-3}
+    return Recommendation(
+        network, "model", plan, decisions, {"torch-cuda": "it computes on cuda"}, "torch-cpu",
+        {"native": 1e-5, "kept": 2e-5, "converted": 9e-5}, steps=steps, answer="Train.",
+    )  # fmt: skip
+
+
+def test_layers_are_shown_with_what_is_left_out_and_why(found):
+    layers, _, _ = sheets(found)
+    assert layers.title == "my:net: a forward and the backward that training needs, 2 threads"
+    assert layers.rows[0] == (
+        "conv", "1", "numpy", "1.00 ms", "2.00 ms", "2.00x [2.00, 2.00]", "faster"
+    )  # fmt: skip
+    assert layers.notes == (
+        "head: left to PyTorch: called as a function",
+        "torch-cuda: left out: it computes on cuda",
+        "naive: unsupported: one call is too long",
+    )
+
+
+def test_layers_that_nobody_can_compute_are_shown_as_such(found):
+    found.decisions[1] = Decision(found.decisions[1].layer, None, {}, {"numpy": "no"})
+    layers, _, _ = sheets(found)
+    assert layers.rows[1][:3] == ("pool", "1", "none")
+    assert layers.notes[-1] == "numpy: no (pool)"
+
+
+def test_each_backend_is_summed_and_the_overhead_said(found):
+    _, totals, _ = sheets(found)
+    assert totals.rows == (
+        ("torch-cpu", "4.00 ms"), ("numpy", "2.00 ms"), ("each by the fastest", "3.01 ms")
+    )  # fmt: skip
+    (note,) = totals.notes
+    assert "PyTorch's own 10.0 us; converted, the plan looked up, 90.0 us, or 20.0 us" in note
+
+
+def test_steps_have_predicted_beside_measured_and_the_better_layout(found):
+    sheet = steps_sheet(found)
+    assert sheet.columns == (
+        "step", "predicted", "measured", "vs torch-cpu", "vs the better layout", "verdict"
+    )  # fmt: skip
+    assert sheet.rows[2] == (
+        "the mix", "5.00 ms", "6.00 ms", "1.33x [0.90, 1.50]", "1.17x [1.10, 1.30]", "FASTER"
+    )  # fmt: skip
+    text = "\n".join(sheet.notes)
+    assert "the rest of a step, which is torch-cpu's, from a profile" in text
+    assert "1.00 ms of torch-cpu's step are in convolutions and max-poolings that are left" in text
+    assert "2.00 ms of torch-cpu's step, 25%, is neither convolution nor max-pooling" in text
+
+
+def test_what_failed_or_may_not_be_chosen_is_said_below(found):
+    found.barred["torch-cpu"] = "it is excluded"
+    found.steps[2].withdraw("failed", "the worker was killed")
+    sheet = steps_sheet(found)
+    assert sheet.rows[2][-1] == "failed"
+    assert "torch-cpu: to compare with alone: it is excluded" in sheet.notes
+    assert "the mix: failed: the worker was killed" in sheet.notes
+
+
+def test_own_networks_have_no_layouts(found):
+    found.kind, found.overheads = "network", {}
+    for row in found.steps:
+        del row.details["better_layout"]
+    sheet = steps_sheet(found)
+    assert sheet.columns[3:] == ("vs torch-cpu", "verdict")
+    assert sheet.rows[0][3:] == ("1.00x [0.90, 1.50]", "UNCLEAR")
+    assert "that of the same line, from a profile" in sheet.notes[0]
+
+
+def test_layers_alone_have_no_table_of_steps(found):
+    found.kind, found.steps = "layers", []
+    assert len(list(sheets(found))) == 2
+
+
+def test_what_to_do_is_what_the_person_can_do(found, tmp_path):
+    path = tmp_path / "plan.json"
+    load, convert = how_to_follow(found, path)
+    assert load == "import cnnkernels.torch, cnnkernels.plan"
+    assert convert == f"cnnkernels.torch.convert(model, cnnkernels.plan.load('{path}'))"
+    found.kind = "layers"
+    assert how_to_follow(found, path)[1] == f"plan.use('{path}')"
+    found.kind = "network"
+    found.options = {"architecture": "digits-deep", "batch_size": 32}
+    assert Options(**found.options)
+    (line,) = how_to_follow(found, path)
+    assert line == (
+        f"cnnbench train --plan {path} --backends auto --arch digits-deep --batch 32 --threads 2"
+    )
+
+
+def test_lines_for_a_model_can_be_run(found, tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "a plan's.json"
+    found.plan.threads = torch.get_num_threads()
+    found.plan.save(path)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    exec("\n".join(how_to_follow(found, path)), {"model": model})
+    assert type(model[0]).__module__ == "cnnkernels.torch"
+
+
+def test_nothing_is_to_be_done_to_stay_but_in_the_other_layout(found, tmp_path):
+    found.follow, found.stay = False, "torch-cpu"
+    assert how_to_follow(found, tmp_path) == []
+    found.stay = CHANNELS_LAST
+    assert "channels_last" in how_to_follow(found, tmp_path)[0]

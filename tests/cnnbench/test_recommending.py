@@ -1,0 +1,382 @@
+"""What is recommended follows from what was measured, from verdicts, and from what was asked."""
+
+import contextlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnbench import models, recommendation, recommending, results, whole_steps
+from cnnbench.digits.options import Options
+from cnnbench.effort import Effort
+from cnnbench.models import Call, ModelError
+from cnnbench.recommendation import CHANNELS_LAST
+from cnnbench.recommending import Wishes
+from cnnbench.results import Row, Run
+from cnnkernels.descriptor import parse
+from cnnkernels.registry import AUTO
+
+CONV, POOL = "mb2ic3ih6oc4oh6kh3ph1", "mb2ic4ih6oh3kh2sh2ph0"
+NETWORK = models.of_calls(
+    "net", [Call("conv", CONV, dx=False, dw=True), Call("pool", POOL, dx=True, dw=False)]
+)
+FLOOR = 0.02
+DETERMINISTIC = ("numba", "numba-simd")
+OVERHEADS = {"native": 0.0, "kept": 0.0, "converted": 0.0}
+
+
+def samples(seconds, noise=0.0):
+    """Return 12 rounds' seconds: above and below in turns, by as much as the noise."""
+    signs = np.resize([1, 1, -1, -1], 24)
+    return list(seconds * (1 + noise * signs))
+
+
+class World:
+    """A machine on which everything takes as long as is said here.
+
+    `layers` has the seconds of the convolution and of the pooling by backend, a forward and a
+    backward together; `steps` those of whole steps; `errors` those in units of the bound.
+    """
+
+    def __init__(self):
+        self.layers = {
+            "torch-cpu": (4.0, 4.0), "torch-cpu-nhwc": (9.0, 9.0),
+            "numba-simd": (2.0, 8.0), "numba": (6.0, 6.0),
+        }  # fmt: skip
+        self.steps = {"torch-cpu": 10.0, CHANNELS_LAST: 12.0, "numba-simd": 9.0, AUTO: 5.0}
+        self.noise = {}
+        self.errors = {}
+        self.devices = {}
+        self.candidates = self.measured = None
+
+    def time(self, run, sets, backends, _, baseline, *__):
+        self.candidates = list(backends)
+        base = baseline if baseline in backends else backends[0]
+        run.environment |= {"aa_floor": {"2": FLOOR}, "baseline": {"2": base}}
+        for backend in backends:
+            for case, seconds in zip(sets[0].cases, self.layers[backend], strict=True):
+                for direction in next(
+                    la for la in NETWORK.layers if la.problem == case.problem
+                ).directions:
+                    row = Row(case.label, str(case), "op", direction, backend, 2, "ok")
+                    row.error_over_bound = self.errors.get(backend, 0.1)
+                    row.samples = samples(seconds / 2, self.noise.get((backend, case.label), 0.0))
+                    row.seconds = seconds / 2
+                    run.rows.append(row)
+
+    def measure(self, found, *_):
+        self.measured = found.plan
+        for way, seconds in self.steps.items():
+            if way == CHANNELS_LAST and found.kind != "model":
+                continue
+            row = Row("net", "", "step", "step", way, 2, "ok")
+            row.samples, row.seconds = samples(seconds, self.noise.get(way, 0.0)), seconds
+            found.steps.append(row)
+
+
+class Team:
+    def __init__(self, backends, world):
+        self.present, self.absent, self._world = backends, {}, world
+
+    def about(self, name):
+        return {
+            "device": self._world.devices.get(name, "cpu"),
+            "deterministic": name in DETERMINISTIC,
+        }
+
+
+@pytest.fixture
+def world(monkeypatch):
+    made = World()
+    monkeypatch.setattr(recommending.speed, "time", made.time)
+    monkeypatch.setattr(whole_steps, "measure", made.measure)
+    monkeypatch.setattr(
+        recommending, "Team", lambda names, _: contextlib.nullcontext(Team(names, made))
+    )
+    monkeypatch.setattr(whole_steps, "model_worker", lambda _: contextlib.nullcontext("a worker"))
+    monkeypatch.setattr(recommending, "_asked", lambda *_: OVERHEADS)
+    return made
+
+
+@pytest.fixture
+def recommended(world):
+    """Return a function that recommends for a PyTorch model; `trained` says for what else."""
+
+    def recommend(trained=(2, 3, 6, 6), **wishes):
+        run = Run({"command": ["cnnbench", "recommend"], "commit": "abc"})
+        found = recommending.recommend(
+            run, NETWORK, trained, list(world.layers), 2, "torch-cpu", Wishes(**wishes),
+            Effort(), None, Path(),
+        )  # fmt: skip
+        recommend.run = run
+        return found
+
+    return recommend
+
+
+def chosen(found):
+    """Name who computes the convolution, who the pooling, and who all else."""
+    return (
+        *(found.plan.choices[parse(text)].backend for text in (CONV, POOL)),
+        found.plan.fallback,
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# layer by layer
+
+
+def test_each_layer_has_its_fastest_and_the_interval_of_it(recommended):
+    found = recommended()
+    conv, pool = (decision.choice for decision in found.decisions)
+    assert (conv.backend, conv.why, conv.ratio) == ("numba-simd", "faster", 2.0)
+    assert (pool.backend, pool.why) == ("torch-cpu", "the fastest")
+    assert (found.total("torch-cpu"), found.total("numba-simd"), found.total(AUTO)) == (8, 10, 6)
+
+
+def test_a_tie_stays_with_the_baseline(world, recommended):
+    world.layers["numba-simd"] = (3.98, 8.0)
+    world.noise["numba-simd", "conv"] = 0.1
+    (choice, _) = (decision.choice for decision in recommended().decisions)
+    assert (choice.backend, choice.why) == ("torch-cpu", "a tie")
+
+
+def test_faster_by_less_than_the_floor_is_likely_alone(world, recommended):
+    world.layers["numba-simd"] = (3.95, 8.0)
+    (choice, _) = (decision.choice for decision in recommended().decisions)
+    assert (choice.backend, choice.why) == ("numba-simd", "likely faster")
+
+
+def test_a_plans_lookup_is_counted_where_a_mix_leaves_a_layer_to_pytorch(recommended, monkeypatch):
+    told = {"native": 0.1, "kept": 0.3, "converted": 1.0}
+    monkeypatch.setattr(recommending, "_asked", lambda *_: told)
+    found = recommended()
+    assert found.total("torch-cpu") == pytest.approx(8 + 2 * 0.1)
+    assert found.total("numba-simd") == pytest.approx(10 + 2 * 1.0)
+    assert found.total(AUTO) == pytest.approx(2 + 1.0 + 4 + 0.3)
+
+
+def test_channels_last_is_expected_without_conversion(world, recommended):
+    timed = world.time
+
+    def with_conversion(run, *more):
+        timed(run, *more)
+        for row in run.rows:
+            row.nchw_seconds = 50.0 if row.backend == "torch-cpu-nhwc" else None
+
+    recommending.speed.time = with_conversion
+    found = recommended()
+    assert (found.total("torch-cpu-nhwc"), found.total(CHANNELS_LAST)) == (200, 18)
+
+
+# --------------------------------------------------------------------------------------------
+# whole steps decide
+
+
+def test_a_mix_that_is_certainly_faster_is_to_be_trained_with(recommended):
+    found = recommended()
+    assert found.follow
+    assert chosen(found) == ("numba-simd", "torch-cpu", "torch-cpu")
+    assert found.answer == (
+        "Train net with a mix, numba-simd for 1, torch-cpu for 1 problems: 5.00 s a step, "
+        "2.00x [2.00, 2.00] as fast as torch-cpu."
+    )
+
+
+def test_a_mix_has_to_beat_the_best_single_backend_for_certain(world, recommended):
+    world.steps |= {"numba-simd": 5.02, AUTO: 5.0}
+    world.noise[AUTO] = 0.05
+    found = recommended()
+    assert chosen(found) == ("numba-simd",) * 3
+    assert found.answer.startswith("Train net with numba-simd for every layer: 5.02 s a step")
+    assert "no certain difference from the mix (5.00 s)" in found.answer
+
+
+def test_noise_does_not_decide_for_a_change(world, recommended):
+    world.steps |= {"numba-simd": 9.9, AUTO: 9.8}
+    world.noise |= {"numba-simd": 0.1, AUTO: 0.1}
+    found = recommended()
+    assert not found.follow
+    assert found.stay == "torch-cpu"
+    assert chosen(found) == ("torch-cpu",) * 3
+    assert re.match(
+        r"Stay with torch-cpu for net: 10\.0 s a step; the mix, the next, is not certainly faster: "
+        r"1\.0\dx \[.*\] as fast\.$",
+        found.answer,
+    )
+
+
+def test_the_rival_is_the_better_of_pytorchs_layouts(world, recommended):
+    world.steps[CHANNELS_LAST] = 4.0
+    found = recommended()
+    assert found.stay == CHANNELS_LAST
+    assert found.answer.startswith(f"Stay with {CHANNELS_LAST} for net: 4.00 s a step; the mix")
+    assert "slower: 0.80x" in found.answer
+    assert chosen(found) == ("torch-cpu",) * 3
+
+
+def test_a_tie_of_layouts_is_named_and_changes_nothing(world, recommended):
+    world.steps |= {CHANNELS_LAST: 9.95, "numba-simd": 20.0, AUTO: 20.0}
+    world.noise[CHANNELS_LAST] = 0.1
+    found = recommended()
+    assert found.stay == "torch-cpu"
+    assert f"no certain difference from {CHANNELS_LAST} (9.95 s)" in found.answer
+
+
+def test_a_network_of_the_suites_own_is_judged_in_the_same_way(world, recommended):
+    world.steps = {"torch-cpu": 10.0, "numba-simd": 5.0, "numba": 5.01, AUTO: 5.0}
+    world.noise["numba"] = 0.05
+    found = recommended(Options())
+    assert found.kind == "network"
+    assert chosen(found) == ("numba-simd",) * 3
+    assert "no certain difference from the mix (5.00 s) and numba (5.01 s)" in found.answer
+    world.steps = {"torch-cpu": 5.0, "numba-simd": 10.0, AUTO: 10.0}
+    found = recommended(Options())
+    assert found.stay == "torch-cpu"
+    assert chosen(found) == ("torch-cpu",) * 3  # what has no choice as well
+
+
+def test_layers_alone_give_a_plan_and_no_step(recommended):
+    found = recommended(None)
+    assert (found.kind, found.steps) == ("layers", [])
+    assert "6.00 s a step, 8.00 s with torch-cpu; these are layers alone" in found.answer
+
+
+def test_layers_alone_that_nobody_does_faster(world, recommended):
+    world.layers["numba-simd"] = (8.0, 8.0)
+    found = recommended(None)
+    assert not found.follow
+    assert chosen(found) == ("torch-cpu",) * 3
+    assert found.answer == "For net stay with torch-cpu: no other backend is faster on any layer."
+
+
+def test_a_way_that_failed_is_not_taken(world, recommended, monkeypatch):
+    def measure(found, *more):
+        world.measure(found, *more)
+        for row in found.steps:
+            if row.backend in ("torch-cpu", AUTO):
+                row.withdraw("failed", "the worker was killed")
+
+    monkeypatch.setattr(whole_steps, "measure", measure)
+    assert recommended().answer.startswith("Train net with numba-simd")
+    world.steps = {"torch-cpu": 1.0}
+    found = recommended()
+    assert not found.follow
+    assert found.answer.endswith("could be measured: torch-cpu: the worker was killed.")
+
+
+# --------------------------------------------------------------------------------------------
+# what was asked
+
+
+def test_who_is_excluded_is_neither_the_answer_nor_the_fallback(world, recommended):
+    world.steps |= {"torch-cpu": 1.0, CHANNELS_LAST: 1.0}
+    found = recommended(excluded=("torch-cpu",))
+    assert "torch-cpu" not in world.candidates
+    assert chosen(found) == ("numba-simd", "numba", "numba-simd")
+    assert found.follow
+    assert found.answer.endswith(
+        "as fast as torch-cpu, which is not to be chosen (it is excluded): slower, as asked for."
+    )
+    assert world.measured.fallback == "numba-simd"
+
+
+def test_only_who_promises_the_same_bits_is_deterministic(world, recommended):
+    world.steps |= {"torch-cpu": 1.0, CHANNELS_LAST: 1.0}
+    found = recommended(deterministic=True)
+    assert world.candidates == ["numba-simd", "numba"]
+    assert set(chosen(found)) <= set(DETERMINISTIC)
+    assert "(it does not promise the same bits on every run)" in found.answer
+    assert found.barred["torch-cpu-nhwc"] == "it does not promise the same bits on every run"
+
+
+def test_an_error_above_the_bound_bars_a_backend(world, recommended):
+    world.errors["torch-cpu"] = 0.5
+    world.steps |= {"torch-cpu": 1.0, CHANNELS_LAST: 1.0}
+    found = recommended(max_error=0.3)
+    assert "torch-cpu" not in chosen(found)
+    assert "(conv: its error is 0.500 of the bound, above 0.3)" in found.answer
+
+
+def test_a_layout_that_is_excluded_is_not_stayed_with(world, recommended):
+    world.steps |= {CHANNELS_LAST: 1.0, "numba-simd": 20.0, AUTO: 20.0}
+    found = recommended(excluded=("torch-cpu-nhwc",))
+    assert found.stay == "torch-cpu"
+
+
+def test_backends_elsewhere_than_on_the_cpu_are_left_out(world, recommended):
+    world.layers["torch-cuda"] = (0.1, 0.1)
+    world.devices["torch-cuda"] = "cuda"
+    found = recommended()
+    assert "torch-cuda" not in world.candidates
+    assert found.barred["torch-cuda"].startswith("it computes on cuda")
+    assert "torch-cuda" not in chosen(found)
+
+
+def test_a_pin_is_kept_in_the_plan_and_in_the_answer(world, recommended):
+    world.steps |= {"torch-cpu": 1.0, CHANNELS_LAST: 1.0, "numba-simd": 3.0, AUTO: 4.0}
+    found = recommended(pins={"pool": "numba"})
+    assert chosen(found) == ("numba-simd", "numba", "numba-simd")
+    assert "numba for 1 problems (1 pinned)" in found.answer
+    assert "torch-cpu, which is not to be chosen (pool is pinned to numba)" in found.answer
+    assert found.total("numba-simd") == 2 + 6
+
+
+def test_a_pin_to_pytorch_lets_it_be_the_answer(world, recommended):
+    world.steps |= {"torch-cpu": 1.0}
+    found = recommended(pins={"c*": "torch-cpu"})
+    assert found.stay == "torch-cpu"
+    assert found.plan.choices[parse(CONV)].why == "pinned"
+
+
+def test_a_pinned_layer_bars_single_backends_of_own_networks(world, recommended):
+    world.steps = {"torch-cpu": 1.0, "numba-simd": 1.0, AUTO: 4.0}
+    found = recommended(Options(), pins={"pool": "numba"})
+    assert chosen(found)[:2] == ("numba-simd", "numba")
+    assert found.follow
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"pins": {"norm": "numba"}}, r"--pin norm=numba: no such layer; there are conv, pool"),
+        ({"pins": {"conv": "numpy"}}, r"--pin conv=numpy: conv: it was not measured"),
+        (
+            {"pins": {"conv": "numba"}, "excluded": ("numba",)},
+            r"--pin conv=numba: conv: it is excluded",
+        ),
+        ({"max_error": 0.0}, r"no backend is left for net: its error is 0\.100 of the bound"),
+        (
+            {"excluded": DETERMINISTIC, "deterministic": True},
+            r"no backend is left to choose from: torch-cpu: it does not promise",
+        ),
+    ],
+)
+def test_wishes_that_nobody_fulfils_are_said(recommended, wishes, words):
+    with pytest.raises(ModelError, match=words):
+        recommended(**wishes)
+
+
+# --------------------------------------------------------------------------------------------
+# kept
+
+
+def test_a_saved_run_has_all_of_it(recommended, tmp_path):
+    found = recommended(pins={"pool": "numba"})
+    run = recommended.run
+    run.paths = [tmp_path / "run.json"]
+    run.write()
+    assert recommendation.kept(results.read(tmp_path / "run.json")) == found
+
+
+def test_a_run_without_one_or_with_another_is_said(recommended, tmp_path):
+    assert recommendation.kept(Run({})) is None
+    recommended()
+    text = json.dumps(recommended.run.environment["recommendation"])
+    broken = Run(
+        {"recommendation": json.loads(text.replace('"names"', '"name"'))}, paths=[tmp_path]
+    )
+    with pytest.raises(results.ResultsError, match="expected a recommendation"):
+        recommendation.kept(broken)
