@@ -166,11 +166,13 @@ class Training:
         return dict(zip(names, map(statistics.median, zip(*taken, strict=True)), strict=True))
 
     def seconds(self, steps: int) -> float:
-        """Return the seconds of a step, the mean of some in a row."""
-        began = time.perf_counter()
+        """Return the seconds of a step, the median of some in a row."""
+        taken = []
         for _ in range(steps):
+            began = time.perf_counter()
             self.step()
-        return (time.perf_counter() - began) / steps
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is not looked into

@@ -122,8 +122,9 @@ class _Taker:
     take : callable
         Takes some steps, and returns the seconds of one.
     about : dict of str to float
-        Of a step: 'rest_seconds' outside the layers that backends compute, and 'left_seconds' of
-        it in other convolutions and max-poolings, where a profile of this taker told.
+        What a profile of this taker told, if there was one: of a step's 'profiled_seconds',
+        'rest_seconds' outside the layers that backends compute, and 'left_seconds' of these in
+        other convolutions and max-poolings.
     """
 
     seconds: float
@@ -166,7 +167,11 @@ def _own(
         profile = worker.ask("profile", seconds=PROFILE_SECONDS, **asked)
         names = [layer_name for layer in found.network.layers for layer_name in layer.names]
         in_layers = sum(sum(profile["layers"][layer_name].values()) for layer_name in names)
-        about = {"rest_seconds": profile["step"] - in_layers, "left_seconds": 0.0}
+        about = {
+            "profiled_seconds": profile["step"],
+            "rest_seconds": profile["step"] - in_layers,
+            "left_seconds": 0.0,
+        }
         return _Taker(once, lambda steps: float(worker.ask("steps", steps=steps)), about)
 
     return start
@@ -191,6 +196,7 @@ def _converted(
             # As it is counted in the layers, what PyTorch does around their kernels is no rest.
             in_layers = profile["layers"] + calls * found.overheads["native"]
             about = {
+                "profiled_seconds": profile["step"],
                 "rest_seconds": max(0.0, profile["step"] - in_layers),
                 "left_seconds": profile["left"],
             }

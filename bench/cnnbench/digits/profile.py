@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,13 +49,15 @@ class FullBatches:
         self._synchronize = backend.arrays.synchronize
 
     def seconds(self, steps: int) -> float:
-        """Return the seconds of a step, the mean of some in a row."""
-        self._synchronize()
-        began = time.perf_counter()
+        """Return the seconds of a step, the median of some in a row."""
+        taken = []
         for _ in range(steps):
+            self._synchronize()
+            began = time.perf_counter()
             self.training.step(self._batch)
-        self._synchronize()
-        return (time.perf_counter() - began) / steps
+            self._synchronize()
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken)
 
 
 def profile(backend: Backend, options: Options, seconds: float) -> Profile:

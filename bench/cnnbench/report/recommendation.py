@@ -142,13 +142,12 @@ def _of_the_rest(found: Recommendation) -> Iterator[str]:
             f"{numbers.seconds(left)} of {base.backend}'s step are in convolutions and "
             "max-poolings that are left to PyTorch"
         )
-    if base.seconds:
-        neither = max(0.0, rest - left)
-        yield (
-            f"{numbers.seconds(neither)} of {base.backend}'s step, "
-            f"{numbers.percent(neither / base.seconds)}, is neither convolution nor max-pooling: "
-            "no plan makes it faster"
-        )
+    neither = max(0.0, rest - left)
+    yield (
+        f"{numbers.seconds(neither)} of {base.backend}'s step, "
+        f"{numbers.percent(neither / base.details['profiled_seconds'])}, is neither convolution "
+        "nor max-pooling: no plan makes it faster"
+    )
 
 
 def how_to_follow(found: Recommendation, path: Path) -> list[str]:
