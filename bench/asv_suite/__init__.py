@@ -24,7 +24,8 @@ from pathlib import Path
 
 # In asv's processes this is run before anything imports NumPy, Numba or PyTorch. Elsewhere, such as
 # in the tests, other code decides. (In asv.conf.json it would be part of the environment's name.)
-if "asv_runner" in sys.modules:
+_program = getattr(sys.modules["__main__"], "__file__", None) or ""
+if Path(_program).parts[-2:] == ("asv", "benchmark.py"):
     for _name in (
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",

@@ -3,8 +3,10 @@
 import ast
 import itertools
 import json
+import os
 import pickle
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +51,21 @@ def benchmarks():
                     yield pytest.param(
                         found, name, chosen, id=f"{found.__name__}.{name}-{'-'.join(chosen)}"
                     )
+
+
+@pytest.mark.parametrize(("program", "threads"), [("asv/benchmark.py", "1"), ("mine.py", "None")])
+def test_one_thread_is_set_in_asvs_processes_alone(program, threads, tmp_path):
+    path = tmp_path / program
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        "import os, asv_runner, asv_suite\nprint(os.environ.get('NUMBA_NUM_THREADS'))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    environment["PYTHONPATH"] = str(SUITE.parent)
+    done = subprocess.run(
+        [sys.executable, str(path)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [threads]
 
 
 @pytest.fixture(scope="module")
