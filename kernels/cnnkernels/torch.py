@@ -236,6 +236,43 @@ def _empty(spec: Sequence[tuple[tuple[int, ...], str]]) -> list[Tensor]:
     return [torch.empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in spec]
 
 
+def _operator(name: str, function: Callable[..., Any]) -> Any:
+    """Return a function as an operator of PyTorch's, for compilers and others that follow them."""
+    return torch.library.custom_op(
+        f"{_OURS}::{name}", function, mutates_args=(), device_types="cpu"
+    )
+
+
+def _apart(setup: Callable[..., None]) -> Callable[..., None]:
+    """Return an operator's setup that says of its caches that they are not differentiated."""
+
+    def marked(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
+        ctx.mark_non_differentiable(*output[1])
+        setup(ctx, inputs, output)
+
+    return marked
+
+
+def _directly(*tensors: Tensor) -> bool:
+    """Whether nobody follows operators, so that kernels can be called without one.
+
+    PyTorch's dispatcher takes several times as long around an operator in Python as the smallest
+    layers take.
+    """
+    plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+    return plain and not torch.compiler.is_compiling() and not _followed()
+
+
+def _followed() -> bool:
+    """Whether a mode sees each operator."""
+    return bool(torch._C._len_torch_dispatch_stack())
+
+
+def _again(operator: Any, function: Callable[..., Any]) -> Any:
+    """Return what computes gradients: the operator where they might be differentiated again."""
+    return operator if torch.is_grad_enabled() or _followed() else function
+
+
 # --------------------------------------------------------------------------------------------
 # convolution
 
@@ -274,8 +311,7 @@ def _conv2d_of(
     return problem
 
 
-@torch.library.custom_op(f"{_OURS}::conv2d", mutates_args=(), device_types="cpu")
-def _conv2d(
+def _compute_conv2d(
     x: Tensor, w: Tensor, b: Tensor | None, geometry: list[int], backend: str
 ) -> tuple[Tensor, list[Tensor]]:
     """Return y and the kernel's cache."""
@@ -287,6 +323,9 @@ def _conv2d(
     return _tensor(found, y), [_tensor(found, array) for array in cache]
 
 
+_conv2d = _operator("conv2d", _compute_conv2d)
+
+
 @_conv2d.register_fake
 def _(
     x: Tensor, w: Tensor, b: Tensor | None, geometry: _Geometry, backend: str
@@ -296,8 +335,7 @@ def _(
     return x.new_empty(problem.shapes.y), _empty(found.convolution.cache_spec(problem))
 
 
-@torch.library.custom_op(f"{_OURS}::conv2d_backward", mutates_args=(), device_types="cpu")
-def _conv2d_backward(
+def _compute_conv2d_backward(
     dy: Tensor,
     x: Tensor,
     w: Tensor,
@@ -315,6 +353,9 @@ def _conv2d_backward(
     return [_tensor(found, gradient) for gradient in gradients if gradient is not None]
 
 
+_conv2d_backward = _operator("conv2d_backward", _compute_conv2d_backward)
+
+
 @_conv2d_backward.register_fake
 def _(dy: Tensor, x: Tensor, w: Tensor, *more: Any) -> list[Tensor]:
     shapes, needs = (x.shape, w.shape, w.shape[:1]), more[-1]
@@ -325,20 +366,37 @@ def _conv2d_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[
     x, w, b, geometry, backend = inputs
     _, cache = output
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*cache)
     ctx.save_for_backward(x, w, *cache)
     ctx.how = b is not None, geometry, backend
 
 
 def _conv2d_autograd(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Any, ...]:
+    return _conv2d_gradients(ctx, dy, _conv2d_backward)
+
+
+def _conv2d_gradients(ctx: Any, dy: Tensor | None, backward: Callable[..., Any]) -> tuple[Any, ...]:
     needs = list(ctx.needs_input_grad[:3])
     found: Iterator[Tensor] = iter(())
     if dy is None:
         needs = [False] * 3
     elif any(needs):
         x, w, *cache = ctx.saved_tensors
-        found = iter(_conv2d_backward(dy, x, w, cache, *ctx.how, needs))
+        found = iter(backward(dy, x, w, cache, *ctx.how, needs))
     return *(next(found) if needed else None for needed in needs), None, None
+
+
+class _Conv2dDirectly(torch.autograd.Function):
+    """The operator and its gradients, called without PyTorch's dispatcher: see `_directly`."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        output = _compute_conv2d(*inputs)
+        _conv2d_setup(ctx, inputs, output)
+        return output[0]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
+        return _conv2d_gradients(ctx, dy, _again(_conv2d_backward, _compute_conv2d_backward))
 
 
 def _refuse_double_backward(*_: Any) -> None:
@@ -348,7 +406,7 @@ def _refuse_double_backward(*_: Any) -> None:
     )
 
 
-_conv2d.register_autograd(_conv2d_autograd, setup_context=_conv2d_setup)
+_conv2d.register_autograd(_conv2d_autograd, setup_context=_apart(_conv2d_setup))
 _conv2d_backward.register_autograd(_refuse_double_backward)
 
 
@@ -400,7 +458,10 @@ def conv2d(
     if _stays_native(backend, chosen, x):
         y = functional.conv2d(x, w, b, stride, padding, dilation, groups)
         return y
-    y = _conv2d(images, w, b, geometry, chosen)[0]
+    if _directly(images, w):
+        y = _Conv2dDirectly.apply(images, w, b, geometry, chosen)
+    else:
+        y = _conv2d(images, w, b, geometry, chosen)[0]
     return y[0] if x.ndim == 3 else y
 
 
@@ -504,8 +565,7 @@ def _max_pool2d_of(
     )
 
 
-@torch.library.custom_op(f"{_OURS}::max_pool2d", mutates_args=(), device_types="cpu")
-def _max_pool2d(
+def _compute_max_pool2d(
     x: Tensor, geometry: list[int], ceil_mode: bool, backend: str
 ) -> tuple[Tensor, list[Tensor]]:
     """Return y and the kernel's cache."""
@@ -515,6 +575,9 @@ def _max_pool2d(
     return _tensor(found, y), [_tensor(found, array) for array in cache]
 
 
+_max_pool2d = _operator("max_pool2d", _compute_max_pool2d)
+
+
 @_max_pool2d.register_fake
 def _(x: Tensor, geometry: _Geometry, ceil_mode: bool, backend: str) -> tuple[Tensor, list[Tensor]]:
     problem = _max_pool2d_problem(x.shape, _dtype(x), geometry, ceil_mode)
@@ -522,8 +585,7 @@ def _(x: Tensor, geometry: _Geometry, ceil_mode: bool, backend: str) -> tuple[Te
     return x.new_empty(problem.shapes.y), _empty(found.pooling.cache_spec(problem))
 
 
-@torch.library.custom_op(f"{_OURS}::max_pool2d_backward", mutates_args=(), device_types="cpu")
-def _max_pool2d_backward(
+def _compute_max_pool2d_backward(
     dy: Tensor,
     cache: list[Tensor],
     x_shape: list[int],
@@ -539,6 +601,9 @@ def _max_pool2d_backward(
     return _tensor(found, found.pooling.backward(problem, put(_array(dy)), kept))
 
 
+_max_pool2d_backward = _operator("max_pool2d_backward", _compute_max_pool2d_backward)
+
+
 @_max_pool2d_backward.register_fake
 def _(dy: Tensor, _: list[Tensor], x_shape: list[int], *__: Any) -> Tensor:
     return dy.new_empty(x_shape)
@@ -550,19 +615,39 @@ def _max_pool2d_setup(
     x, *how = inputs
     _, cache = output
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*cache)
     ctx.save_for_backward(*cache)
     ctx.x_shape, ctx.how = list(x.shape), how
 
 
 def _max_pool2d_autograd(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Any, ...]:
+    return _max_pool2d_gradients(ctx, dy, _max_pool2d_backward)
+
+
+def _max_pool2d_gradients(
+    ctx: Any, dy: Tensor | None, backward: Callable[..., Any]
+) -> tuple[Any, ...]:
     dx = None
     if dy is not None and ctx.needs_input_grad[0]:
-        dx = _max_pool2d_backward(dy, list(ctx.saved_tensors), ctx.x_shape, *ctx.how)
+        dx = backward(dy, list(ctx.saved_tensors), ctx.x_shape, *ctx.how)
     return dx, None, None, None
 
 
-_max_pool2d.register_autograd(_max_pool2d_autograd, setup_context=_max_pool2d_setup)
+class _MaxPool2dDirectly(torch.autograd.Function):
+    """As `_Conv2dDirectly`."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        output = _compute_max_pool2d(*inputs)
+        _max_pool2d_setup(ctx, inputs, output)
+        return output[0]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
+        compute = _again(_max_pool2d_backward, _compute_max_pool2d_backward)
+        return _max_pool2d_gradients(ctx, dy, compute)
+
+
+_max_pool2d.register_autograd(_max_pool2d_autograd, setup_context=_apart(_max_pool2d_setup))
 _max_pool2d_backward.register_autograd(_refuse_double_backward)
 
 
@@ -606,7 +691,10 @@ def max_pool2d(
     if _stays_native(backend, chosen, x):
         y = functional.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
         return y
-    y = _max_pool2d(images, window, ceil_mode, chosen)[0]
+    if _directly(images):
+        y = _MaxPool2dDirectly.apply(images, window, ceil_mode, chosen)
+    else:
+        y = _max_pool2d(images, window, ceil_mode, chosen)[0]
     return y[0] if x.ndim == 3 else y
 
 

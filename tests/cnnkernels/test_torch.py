@@ -172,6 +172,7 @@ def test_pytorch_accepts_the_operators_that_a_plan_calls(how, monkeypatch):
     for name in ("_conv2d", "_conv2d_backward", "_max_pool2d", "_max_pool2d_backward"):
         operator = recorded(getattr(layers, name), not name.endswith("backward"))
         monkeypatch.setattr(layers, name, operator)
+    monkeypatch.setattr(layers, "_followed", lambda: True)
     followed, given, distinct = two_backends()
     backend = follow(how, followed)
     layers.conv2d(*given, padding=1, backend=backend).sum().backward()
@@ -220,6 +221,43 @@ def test_channels_last_images(backend):
     for mine, right in zip(torch.autograd.grad(y, (x, w), dy), theirs, strict=True):
         close(mine, right)
     close(layers.max_pool2d(x, 2, backend=backend), nn.functional.max_pool2d(x, 2))
+
+
+class Seen(torch.utils._python_dispatch.TorchDispatchMode):
+    """Notes which operators are dispatched."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.append(operator.name())
+        return operator(*args, **kwargs or {})
+
+
+def test_those_who_follow_operators_see_ours():
+    x, w = draw(1, 2, 5, 5), draw(2, 2, 3, 3)
+    with Seen() as seen:
+        pooled = layers.max_pool2d(layers.conv2d(x, w, backend="numpy"), 2, backend="numpy")
+        pooled.sum().backward()
+    assert [name for name in seen.names if name.startswith("cnnkernels::")] == [
+        "cnnkernels::conv2d",
+        "cnnkernels::max_pool2d",
+        "cnnkernels::max_pool2d_backward",
+        "cnnkernels::conv2d_backward",
+    ]
+
+
+@pytest.mark.parametrize("followed", [False, True], ids=["directly", "as operators"])
+def test_with_operators_and_without_it_is_the_same(followed, monkeypatch):
+    x, w, b = draw(2, 2, 6, 6), draw(3, 2, 3, 3), draw(3)
+    expected = nn.functional.max_pool2d(nn.functional.conv2d(x, w, b), 2)
+    right = torch.autograd.grad(expected.square().sum(), (x, w, b))
+    monkeypatch.setattr(layers, "_followed", lambda: followed)
+    y = layers.max_pool2d(layers.conv2d(x, w, b, backend="numpy"), 2, backend="numpy")
+    close(y, expected)
+    for mine, theirs in zip(torch.autograd.grad(y.square().sum(), (x, w, b)), right, strict=True):
+        close(mine, theirs)
 
 
 def test_double_backward_is_refused():
