@@ -101,8 +101,8 @@ def test_on_one_thread_compare_times_layers_alone_and_its_answer_leaves_them_out
     assert {row.direction for row in alone} == {"forward", "backward"}
     assert {row.outcome for row in alone} == {"ok"}
     assert {row.threads for row in run.rows if row.op == "train"} == {2}
-    (evidence, *_) = page._evidence(run)
-    assert evidence.startswith("24 checks passed")  # 12 directions, two backends
+    evidence = page._evidence(run)  # after a warning where the machine is not quiet
+    assert any(line.startswith("24 checks passed") for line in evidence)  # 12 directions of two
 
 
 @pytest.mark.slow
