@@ -320,7 +320,8 @@ def load(
     if elsewhere and not force:
         raise PlanError(
             f"{path}: made on another machine ({elsewhere}), where other kernels may be "
-            "the fastest: make one here by cnnbench recommend, or follow it even so: --force, or force=True"
+            "the fastest: make one here by cnnbench recommend, or follow it even so: --force, or "
+            "force=True"
         )
     now = host.versions(*plan.versions)
     changed = [
