@@ -51,6 +51,10 @@ def _table(run: results.Run, kind: str) -> str:
     elif kind == "check":
         layers = [row for row in run.rows if row.op != "train" and row.problem]
         return "\n".join(map(tables.markdown, tables.check_sheets(layers)))
+    elif kind == "sums":
+        sums = [row for row in run.rows if row.op != "train" and not row.problem]
+        sheets = [tables.markdown(sheet) for sheet in tables.time_sheets(sums)]
+        return "\n".join([*sheets, f"> ({machine})"]) + "\n"
     elif kind == "answer":
         threads = str(run.rows[-1].threads)
         floor = where["aa_floor"][threads]
@@ -65,7 +69,9 @@ def _table(run: results.Run, kind: str) -> str:
         text = tables.markdown(steps_sheet(found))
         return f"{text}\n> {found.answer}\n>\n> ({machine})\n"
     else:
-        raise ValueError(f"table: expected 'train', 'check', 'answer' or 'steps', got {kind!r}")
+        raise ValueError(
+            f"table: expected 'train', 'check', 'sums', 'answer' or 'steps', got {kind!r}"
+        )
     return tables.markdown(sheet)
 
 
