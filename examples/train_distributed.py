@@ -134,7 +134,6 @@ def main() -> None:
             print(f"epoch {epoch}, loss {loss:.5f}", flush=True)
         if given.save:
             torch.save(network.state_dict(), given.save)
-    torch.distributed.barrier()  # who ends first takes the connections of others with it
     torch.distributed.destroy_process_group()
 
 

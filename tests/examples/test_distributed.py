@@ -61,14 +61,14 @@ def test_two_processes_learn_the_weights_of_one(tmp_path):
 
     share = max(1, host.cores() // 2)
     threads = {"torch": share, "numba": share}
-    for process in (0, 1):
-        assert f"process {process} of 2, threads {threads}\n" in "".join(printed)
+    for process in (0, 1):  # lines of two processes may meet
+        assert f"process {process} of 2, threads {threads}" in "".join(printed)
 
     example = runpy.run_path(str(SCRIPT))
     torch.manual_seed(3)
     alone = layers.convert(example["model"](), "numba-simd")
     (loss,) = example["train"](alone, epochs=1, batch=64, seed=3)
-    (told,) = re.findall(r"^epoch 1, loss ([\d.]+)$", "".join(printed), re.MULTILINE)
+    (told,) = re.findall(r"epoch 1, loss ([\d.]+)", "".join(printed))
     assert float(told) == pytest.approx(loss, rel=CLOSE)
     together = torch.load(tmp_path / "weights.pt")
     assert together.keys() == alone.state_dict().keys()
