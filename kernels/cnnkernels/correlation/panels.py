@@ -49,7 +49,7 @@ def run(
     source, w, out : np.ndarray
         C-contiguous, of the plan's dtype.
     start : np.ndarray
-        What sums begin with, a value an output channel, and `simd.ROWS` zeros.
+        What sums begin with, a value an output channel, and `simd.MOST_ROWS` zeros.
     """
     plan = plan.merged
     threads = numba.get_num_threads()

@@ -11,7 +11,7 @@ import numpy as np
 from cnnkernels import simd
 
 BLOCK = 336 if simd.VECTORS == 3 else 288
-"""Taps of a block, at the most: 36 KiB of a panel with the widest vectors, 18 KiB with AVX2's."""
+"""Taps of a block, at the most: 63 KiB of a panel with the widest vectors, 18 KiB with AVX2's."""
 
 _CHANNELS = 8
 """Channels of a chunk, at the least: what is found for a window serves as many."""

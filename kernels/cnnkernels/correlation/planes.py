@@ -47,7 +47,7 @@ class _Plan:
         int64; see `_SIZES`.
     taps : np.ndarray, int64
         For each window which plane of a channel's copies it sees; then for each where in it; then
-        the offset of its weight; then for each plane what it is of: rows' and columns' remainders.
+        for each plane what it is of: rows' and columns' remainders.
     work : int
         Elements of scratch memory a thread.
     units : int
