@@ -14,6 +14,7 @@ FLOORS = (
     ("contract",),
     ("descriptor", "strided", "jit", "host"),
     ("simd",),
+    ("microkernel",),
     ("vectors", "correlation"),
     ("convolution", "pooling"),
     ("backends",),
@@ -42,6 +43,7 @@ HOMES = {
     "numba": (
         "cnnkernels.*numba*",
         "cnnkernels.jit",
+        "cnnkernels.microkernel",
         "cnnkernels.simd",
         "cnnkernels.correlation.*",
         "cnnkernels.vectors",

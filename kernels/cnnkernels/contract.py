@@ -589,8 +589,8 @@ _LINE = 64
 def _empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     kind = np.dtype(dtype)
     memory = np.empty(math.prod(shape) * kind.itemsize + _LINE, np.uint8)
-    first = -ctypes.addressof(ctypes.c_char.from_buffer(memory.data)) % _LINE
-    return np.ndarray(shape, kind, memory.data, first)
+    first = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % _LINE  # type: ignore[arg-type]
+    return np.ndarray(shape, kind, memory, first)
 
 
 _allocate: ContextVar[Callable[..., np.ndarray]] = ContextVar("allocate", default=_empty)

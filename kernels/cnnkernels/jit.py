@@ -141,16 +141,14 @@ class Shares:
                 ),
                 self._function,
             )
-        table = np.array([p if isinstance(p, int) else _address(p) for p in parameters], np.int64)
-        _in_threads(self._addresses[dtype], shares, table)
+        try:  # many times faster than NumPy's own attributes
+            words = [p if type(p) is int else _addressof(_buffer(p)) for p in parameters]  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # an array that is read-only, or empty
+            words = [p.ctypes.data if isinstance(p, np.ndarray) else int(p) for p in parameters]
+        _in_threads(self._addresses[dtype], shares, np.array(words, np.int64))
 
 
-def _address(array: np.ndarray) -> int:
-    """Return where an array begins: many times faster than NumPy's own attributes."""
-    try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
-    except (TypeError, ValueError):  # read-only, or empty
-        return int(array.ctypes.data)
+_addressof, _buffer = ctypes.addressof, ctypes.c_char.from_buffer
 
 
 @intrinsic  # type: ignore[untyped-decorator]

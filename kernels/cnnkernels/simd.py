@@ -1,14 +1,7 @@
-"""Vector code: how wide this processor's vectors are, and the micro-kernel made of them.
+"""Vector code: how wide this processor's vectors are, and copies and sums made of them.
 
-The micro-kernel is emitted as LLVM IR with explicit vectors and ``llvm.fma``, so that neither the
-vectoriser's mood nor an environment variable decides what it becomes. It is an outer product: a few
-broadcast scalars times a few vectors, summed in registers over a reduction. Both operands are
-addressed through tables of offsets, so that the same code multiplies packed panels and walks over
-the taps of a convolution in the arrays as they are [1]_.
-
-References
-----------
-.. [1] M. Dukhan, "The Indirect Convolution Algorithm", 2019, arXiv:1907.02129.
+What works on whole vectors is emitted as LLVM IR, so that neither the vectoriser's mood nor an
+environment variable decides what it becomes. The micro-kernels are in `microkernel`.
 """
 
 from __future__ import annotations
@@ -44,297 +37,34 @@ def has_fma() -> bool:
     return bool(_FEATURES.get("fma") or _FEATURES.get("avx512f")) if x86 else True
 
 
-SUMS = 24 if vector_bytes() != 32 and has_fma() else 12
-"""Vectors of sums that a tile has at the most: of 32 registers, or of the 16 that AVX2 has.
-
-The others hold the vectors that are multiplied, and the broadcast scalar.
-"""
-
-MOST_ROWS = SUMS // 2
-"""Rows of a tile, at the most."""
-
-ROWS, VECTORS = (8, 3) if SUMS == 24 else (6, 2)
-"""The tile that loads least for each product, where nothing else decides."""
-
-_WIDTHS = (1, 2, 3, 4, 6, 8)
-"""How many vectors side by side a tile may have."""
-
-
-def _widest(rows: int) -> int:
-    """Return how many vectors side by side a tile of so many rows has, at the most."""
-    widest = 1
-    for vectors in _WIDTHS:
-        if rows * vectors <= SUMS:
-            widest = vectors
-    return widest
-
-
-widest = jit.inlined(_widest)
-
-
-@jit.inlined
-def covering(columns, lanes, most):  # type: ignore[no-untyped-def]
-    """Return how many vectors a tile needs for some columns: `most`, or as few as cover them."""
-    for vectors in _WIDTHS:
-        if vectors >= most or vectors * lanes >= columns:
-            return min(vectors, most)
-    return most
-
-
 def lanes(itemsize: int) -> int:
     """Return how many elements of a size one vector holds."""
     return vector_bytes() // itemsize
 
 
-def _vector(element: Any) -> tuple[ir.Type, ir.VectorType, str]:
+def vector_type(element: Any) -> ir.VectorType:
+    """Return LLVM's type of a whole vector of a Numba type."""
     bits = element.bitwidth
     scalar = ir.FloatType() if bits == 32 else ir.DoubleType()
-    count = vector_bytes() * 8 // bits
-    return scalar, ir.VectorType(scalar, count), f"v{count}f{bits}"
+    return ir.VectorType(scalar, vector_bytes() * 8 // bits)
 
 
-def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+def data_of(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+    """Return a pointer to the first element of an array."""
     return context.make_array(kind)(context, builder, array).data
 
 
-_ARGUMENTS = "rows vectors a a_row a_offsets b b_offsets count c c_row start add".split()  # noqa: SIM905
-_PACKED_ARGUMENTS = "rows vectors a a_row b b_offsets count c c_row start add".split()  # noqa: SIM905
-
-
-@functools.cache
-def tile_address(dtype: str) -> int:
-    """Return the address of the compiled micro-kernel, which `multiply_tile` calls.
-
-    It is compiled once for each dtype, apart: a function that Numba links into another is optimised
-    anew with each of them.
-    """
-    element, table, word = _kinds(dtype)
-    signature = types.void(
-        word, word, element, word, table, element, table, word, element, word, element, word
+def corners(count: int, step: int) -> tuple[Any, Any]:
+    """Return how to shuffle two vectors so that squares of a size swap their corners."""
+    number = ir.VectorType(ir.IntType(32), count)
+    low, high = (
+        [count + lane - step + take if lane & step else lane + take for lane in range(count)]
+        for take in (0, step)
     )
-
-    def tile(rows, vectors, a, a_row, a_offsets, b, b_offsets, count, c, c_row, start, add):  # type: ignore[no-untyped-def]
-        _tile(rows, vectors, a, a_row, a_offsets, b, b_offsets, count, c, c_row, start, add)
-
-    return jit.address(signature, tile)
+    return ir.Constant(number, low), ir.Constant(number, high)
 
 
-@functools.cache
-def packed_tile_address(dtype: str) -> int:
-    """Return the address of the one that `multiply_packed_tile` calls: see `tile_address`."""
-    element, table, word = _kinds(dtype)
-    signature = types.void(
-        word, word, element, word, element, table, word, element, word, element, word
-    )
-
-    def tile(rows, vectors, a, a_line, b, b_offsets, count, c, c_row, start, add):  # type: ignore[no-untyped-def]
-        _packed_tile(rows, vectors, a, a_line, b, b_offsets, count, c, c_row, start, add)
-
-    return jit.address(signature, tile)
-
-
-def _kinds(dtype: str) -> tuple[Any, Any, Any]:
-    """Return the types of arrays, of tables of offsets, and of numbers."""
-    return types.CPointer(getattr(types, dtype)), types.CPointer(types.int64), types.int64
-
-
-def _emit_tiles(packed: bool, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """Emit the multiplication of tiles of all sizes, and the choice of one."""
-    names = _PACKED_ARGUMENTS if packed else _ARGUMENTS
-    named = dict(zip(names, cgutils.unpack_tuple(builder, arguments[0]), strict=True))
-    kind = signature.args[0].types[2].dtype
-    done = builder.append_basic_block("tile.done")
-    word = ir.IntType(64)
-    which = builder.add(builder.mul(named["vectors"], word(MOST_ROWS + 1)), named["rows"])
-    switch = builder.switch(which, done)
-    for rows in range(1, MOST_ROWS + 1):
-        for vectors in (v for v in _WIDTHS if v <= _widest(rows)):
-            block = builder.append_basic_block(f"tile.{rows}.{vectors}")
-            switch.add_case(word(vectors * (MOST_ROWS + 1) + rows), block)
-            builder.position_at_end(block)
-            _emit_tile(builder, rows, vectors, kind, named, packed)
-            builder.branch(done)
-    builder.position_at_end(done)
-    return context.get_dummy_value()
-
-
-@intrinsic
-def _tile(typingctx, *kinds):  # type: ignore[no-untyped-def]
-    del typingctx
-    return types.void(types.Tuple(kinds)), functools.partial(_emit_tiles, False)
-
-
-@intrinsic
-def _packed_tile(typingctx, *kinds):  # type: ignore[no-untyped-def]
-    del typingctx
-    return types.void(types.Tuple(kinds)), functools.partial(_emit_tiles, True)
-
-
-@intrinsic
-def multiply_tile(  # type: ignore[no-untyped-def]
-    typingctx, address, rows, vectors, a, a_first, a_row, a_offsets, a_from, b, b_first, b_offsets,
-    b_from, count, c, c_first, c_row, start, start_first, add,
-):  # fmt: skip
-    """Multiply a strip of scalars by a strip of vectors: a tile of `rows` x `vectors` vectors.
-
-    For each row i and each j from 0 to count - 1, with arrays taken as flat::
-
-        c[c_first + i*c_row + lanes] (+)= a[a_first + i*a_row + a_offsets[a_from + j]]
-                                          * b[b_first + b_offsets[b_from + j] + lanes]
-
-    Sums begin with ``start[start_first + i]``, and are added to what stands in `c` if `add` is
-    true. `count` is 1 at the least, `rows` from 1 to `MOST_ROWS`, `vectors` one of `_WIDTHS`,
-    `widest` at the most; `address` is `tile_address` of the dtype.
-    """
-    del typingctx
-    signature = types.void(
-        address, rows, vectors, a, a_first, a_row, a_offsets, a_from, b, b_first, b_offsets, b_from,
-        count, c, c_first, c_row, start, start_first, add,
-    )  # fmt: skip
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = _Queue(context, builder, signature, arguments)
-        called = [queue.word(), queue.word(), queue.word()]
-        a, a_row, a_offsets = queue.place(), queue.word(), queue.place()
-        _call_tile(builder, queue, called, [a, a_row, a_offsets])
-        return context.get_dummy_value()
-
-    return signature, emit
-
-
-@intrinsic
-def multiply_packed_tile(  # type: ignore[no-untyped-def]
-    typingctx, address, rows, vectors, a, a_first, a_line, b, b_first, b_offsets, b_from, count,
-    c, c_first, c_row, start, start_first, add,
-):  # fmt: skip
-    """Multiply as `multiply_tile` does, with scalars that lie row after row, line after line.
-
-    Those are ``a[a_first + i + j*a_line]``; `address` is `packed_tile_address` of the dtype.
-    """
-    del typingctx
-    signature = types.void(
-        address, rows, vectors, a, a_first, a_line, b, b_first, b_offsets, b_from, count, c,
-        c_first, c_row, start, start_first, add,
-    )  # fmt: skip
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = _Queue(context, builder, signature, arguments)
-        called = [queue.word(), queue.word(), queue.word()]
-        _call_tile(builder, queue, called, [queue.place(), queue.word()])
-        return context.get_dummy_value()
-
-    return signature, emit
-
-
-class _Queue:
-    """The arguments of an intrinsic, taken one after another."""
-
-    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
-        self._context, self._builder = context, builder
-        self._pairs = list(zip(signature.args, arguments, strict=True))
-
-    def word(self) -> Any:
-        kind, value = self._pairs.pop(0)
-        return self._context.cast(self._builder, value, kind, types.int64)
-
-    def place(self) -> Any:
-        """Take an array and the index of an element, as the element's address."""
-        data = _data(self._context, self._builder, *self._pairs.pop(0))
-        return self._builder.gep(data, [self.word()])
-
-
-def _call_tile(builder: Any, queue: _Queue, called: list[Any], scalars: list[Any]) -> None:
-    """Call a micro-kernel with what its intrinsics have in common: all that follows the scalars."""
-    address, rows, vectors = called
-    b, b_offsets, count = queue.place(), queue.place(), queue.word()
-    c, c_row, start, add = queue.place(), queue.word(), queue.place(), queue.word()
-    values = [rows, vectors, *scalars, b, b_offsets, count, c, c_row, start, add]
-    kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-    builder.call(builder.inttoptr(address, kind.as_pointer()), values)
-
-
-def _emit_tile(
-    builder: Any, rows: int, vectors: int, element: Any, named: dict[str, Any], packed: bool
-) -> None:
-    """Emit the multiplication of a tile with a known number of rows and vectors."""
-    _, vector, _ = _vector(element)
-    width, size = vector.count, element.bitwidth // 8
-    word = ir.IntType(64)
-    multiply_add = fma(builder, vector)
-
-    def vector_at(pointer: Any, number: int) -> Any:
-        place = builder.gep(pointer, [word(number * width)])
-        return builder.bitcast(place, vector.as_pointer())
-
-    # The lines of the result are fetched while the sums are made.
-    body = builder.append_basic_block("body")
-    store = builder.append_basic_block("store")
-    given, c_rows = [], []
-    pointer = named["c"]
-    entry = builder.block
-    for i in range(rows):
-        c_rows.append(pointer)
-        for v in range(vectors):
-            _prefetch(builder, builder.gep(pointer, [word(v * width)]), write=True)
-        pointer = builder.gep(pointer, [named["c_row"]])
-        start = builder.load(builder.gep(named["start"], [word(i)]))
-        given.append(splat(builder, start, width))
-    builder.branch(body)
-
-    builder.position_at_end(body)
-    j = builder.phi(word)
-    sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
-    j.add_incoming(word(0), entry)
-    for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
-        sums[i][v].add_incoming(given[i], entry)
-    if packed:
-        line = builder.phi(named["a"].type)
-        line.add_incoming(named["a"], entry)
-
-    def offset(table: str) -> Any:
-        return builder.load(builder.gep(named[f"{table}_offsets"], [j]))
-
-    b = builder.gep(named["b"], [offset("b")])
-    strip = [builder.load(vector_at(b, v), align=size) for v in range(vectors)]
-    if packed:
-        scalars = [builder.gep(line, [word(i)]) for i in range(rows)]
-        line.add_incoming(builder.gep(line, [named["a_row"]]), body)
-    else:
-        # Rows are reached in threes from one pointer, by one or two strides: few registers hold
-        # all.
-        place = builder.gep(named["a"], [offset("a")])
-        row = named["a_row"]
-        two_rows, three_rows = (builder.mul(row, word(times)) for times in (2, 3))
-        scalars = []
-        for i in range(rows):
-            if i and i % 3 == 0:
-                place = builder.gep(place, [three_rows])
-            scalars.append(builder.gep(place, [(word(0), row, two_rows)[i % 3]]))
-    results = []
-    for i in range(rows):
-        factor = splat(builder, builder.load(scalars[i], align=size), width)
-        results.append(
-            [builder.call(multiply_add, [factor, strip[v], sums[i][v]]) for v in range(vectors)]
-        )
-    following = builder.add(j, word(1))
-    j.add_incoming(following, body)
-    for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
-        sums[i][v].add_incoming(results[i][v], body)
-    builder.cbranch(builder.icmp_signed("<", following, named["count"]), body, store)
-
-    builder.position_at_end(store)
-    places = [[vector_at(c_rows[i], v) for v in range(vectors)] for i in range(rows)]
-    with builder.if_else(builder.icmp_signed("!=", named["add"], word(0))) as (added, alone):
-        with added:
-            for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
-                total = builder.fadd(builder.load(places[i][v], align=size), results[i][v])
-                builder.store(total, places[i][v], align=size)
-        with alone:
-            for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
-                builder.store(results[i][v], places[i][v], align=size)
-
-
-def _prefetch(builder: Any, place: Any, write: bool) -> None:
+def emit_prefetch(builder: Any, place: Any, write: bool) -> None:
     """Ask for the line of the cache around an address, which need not be one."""
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     prefetch = cgutils.get_or_insert_function(
@@ -352,8 +82,8 @@ def prefetch(typingctx, array, index):  # type: ignore[no-untyped-def]
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (place,) = _vector_places(context, builder, signature.args, arguments)
-        _prefetch(builder, place, write=False)
+        (place,) = vector_places(context, builder, signature.args, arguments)
+        emit_prefetch(builder, place, write=False)
         return context.get_dummy_value()
 
     return types.void(array, index), emit
@@ -365,23 +95,8 @@ def copy_vector(typingctx, to, to_first, of, of_first):  # type: ignore[no-untyp
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target, source = _vector_places(context, builder, signature.args, arguments)
-        builder.store(_load(builder, source), target, align=_align(target))
-        return context.get_dummy_value()
-
-    return types.void(to, to_first, of, of_first), emit
-
-
-@intrinsic
-def copy_rows(typingctx, to, to_first, of, of_first):  # type: ignore[no-untyped-def]
-    """Copy `ROWS` elements between flat arrays."""
-    del typingctx
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target, source = _vector_places(context, builder, signature.args, arguments)
-        rows = ir.VectorType(target.type.pointee.element, ROWS).as_pointer()
-        target, source = (builder.bitcast(place, rows) for place in (target, source))
-        builder.store(_load(builder, source), target, align=_align(target))
+        target, source = vector_places(context, builder, signature.args, arguments)
+        builder.store(load_vector(builder, source), target, align=alignment(target))
         return context.get_dummy_value()
 
     return types.void(to, to_first, of, of_first), emit
@@ -396,16 +111,16 @@ def copy_every_second(typingctx, to, to_first, of, of_first):  # type: ignore[no
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target, source = _vector_places(context, builder, signature.args, arguments)
+        target, source = vector_places(context, builder, signature.args, arguments)
         count = source.type.pointee.count
         following = builder.gep(source, [ir.IntType(32)(1)])
         every_second = ir.Constant(
             ir.VectorType(ir.IntType(32), count), [2 * lane for lane in range(count)]
         )
         value = builder.shuffle_vector(
-            _load(builder, source), _load(builder, following), every_second
+            load_vector(builder, source), load_vector(builder, following), every_second
         )
-        builder.store(value, target, align=_align(target))
+        builder.store(value, target, align=alignment(target))
         return context.get_dummy_value()
 
     return types.void(to, to_first, of, of_first), emit
@@ -417,10 +132,10 @@ def fill_vector(typingctx, to, to_first, value):  # type: ignore[no-untyped-def]
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (target,) = _vector_places(context, builder, signature.args[:2], arguments[:2])
+        (target,) = vector_places(context, builder, signature.args[:2], arguments[:2])
         scalar = context.cast(builder, arguments[2], signature.args[2], signature.args[0].dtype)
         vector = splat(builder, scalar, target.type.pointee.count)
-        builder.store(vector, target, align=_align(target))
+        builder.store(vector, target, align=alignment(target))
         return context.get_dummy_value()
 
     return types.void(to, to_first, value), emit
@@ -433,15 +148,15 @@ def interleave_vectors(typingctx, to, to_first, of, of_first, other_first):  # t
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         to, to_first, of, of_first, other_first = zip(signature.args, arguments, strict=True)
-        cast = functools.partial(_cast, context, builder)
-        pointer = _data(context, builder, *of)
-        _, vector, _ = _vector(of[0].dtype)
+        cast = functools.partial(cast_word, context, builder)
+        pointer = data_of(context, builder, *of)
+        vector = vector_type(of[0].dtype)
         pair = [
-            _load(builder, builder.bitcast(builder.gep(pointer, [n]), vector.as_pointer()))
+            load_vector(builder, builder.bitcast(builder.gep(pointer, [n]), vector.as_pointer()))
             for n in (cast(*of_first), cast(*other_first))
         ]
         target = builder.bitcast(
-            builder.gep(_data(context, builder, *to), [cast(*to_first)]), vector.as_pointer()
+            builder.gep(data_of(context, builder, *to), [cast(*to_first)]), vector.as_pointer()
         )
         _store_in_turns(builder, target, pair)
         return context.get_dummy_value()
@@ -456,7 +171,7 @@ def _store_in_turns(builder: Any, target: Any, pair: list[Any]) -> None:
         lanes = [half * count // 2 + lane // 2 + lane % 2 * count for lane in range(count)]
         mask = ir.Constant(ir.VectorType(number, count), lanes)
         place = builder.gep(target, [number(half)])
-        builder.store(builder.shuffle_vector(*pair, mask), place, align=_align(place))
+        builder.store(builder.shuffle_vector(*pair, mask), place, align=alignment(place))
 
 
 @intrinsic
@@ -476,13 +191,13 @@ def select_tap(  # type: ignore[no-untyped-def]
         pairs = list(zip(signature.args, arguments, strict=True))
         best, best_first, winners, winners_first, of, of_first, offsets, *pairs = pairs
         offsets_first, count, start, first = pairs
-        cast = functools.partial(_cast, context, builder)
-        _, vector, _ = _vector(of[0].dtype)
+        cast = functools.partial(cast_word, context, builder)
+        vector = vector_type(of[0].dtype)
         word = ir.IntType(64)
         numbers = ir.VectorType(ir.IntType(32), vector.count)
-        pixels = builder.gep(_data(context, builder, *of), [cast(*of_first)])
-        table = builder.gep(_data(context, builder, *offsets), [cast(*offsets_first)])
-        given = builder.gep(_data(context, builder, *start), [cast(*first)])
+        pixels = builder.gep(data_of(context, builder, *of), [cast(*of_first)])
+        table = builder.gep(data_of(context, builder, *offsets), [cast(*offsets_first)])
+        given = builder.gep(data_of(context, builder, *start), [cast(*first)])
         given = builder.load(builder.bitcast(given, numbers.as_pointer()), align=4)
         lowest = ir.Constant(vector, [float("-inf")] * vector.count)
         entry, body, done = builder.block, *(builder.append_basic_block() for _ in range(2))
@@ -490,7 +205,7 @@ def select_tap(  # type: ignore[no-untyped-def]
         builder.position_at_end(body)
         j, most, winner = builder.phi(word), builder.phi(vector), builder.phi(numbers)
         place = builder.gep(pixels, [builder.load(builder.gep(table, [j]))])
-        pixel = _load(builder, builder.bitcast(place, vector.as_pointer()))
+        pixel = load_vector(builder, builder.bitcast(place, vector.as_pointer()))
         won = wins(builder, pixel, most)
         tap = splat(builder, builder.trunc(j, ir.IntType(32)), vector.count)
         following = builder.add(j, word(1))
@@ -503,12 +218,12 @@ def select_tap(  # type: ignore[no-untyped-def]
             phi.add_incoming(value, body)
         builder.cbranch(builder.icmp_signed("<", following, cast(*count)), body, done)
         builder.position_at_end(done)
-        target = builder.gep(_data(context, builder, *best), [cast(*best_first)])
+        target = builder.gep(data_of(context, builder, *best), [cast(*best_first)])
         target = builder.bitcast(target, vector.as_pointer())
-        builder.store(most.incomings[1][0], target, align=_align(target))
+        builder.store(most.incomings[1][0], target, align=alignment(target))
         kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
         resize = builder.trunc if winners[0].dtype.bitwidth < 32 else builder.sext
-        target = builder.gep(_data(context, builder, *winners), [cast(*winners_first)])
+        target = builder.gep(data_of(context, builder, *winners), [cast(*winners_first)])
         target = builder.bitcast(target, kind.as_pointer())
         builder.store(resize(winner.incomings[1][0], kind), target, align=1)
         return context.get_dummy_value()
@@ -534,15 +249,15 @@ def sum_won(  # type: ignore[no-untyped-def]
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pairs = list(zip(signature.args, arguments, strict=True))
         to, to_first, of, winners, first, offsets, taps, taps_first, count = pairs
-        cast = functools.partial(_cast, context, builder)
-        _, vector, _ = _vector(of[0].dtype)
+        cast = functools.partial(cast_word, context, builder)
+        vector = vector_type(of[0].dtype)
         kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
-        gradients = builder.gep(_data(context, builder, *of), [cast(*first)])
-        won = builder.gep(_data(context, builder, *winners), [cast(*first)])
-        places = builder.gep(_data(context, builder, *offsets), [cast(*taps_first)])
-        numbers = builder.gep(_data(context, builder, *taps), [cast(*taps_first)])
+        gradients = builder.gep(data_of(context, builder, *of), [cast(*first)])
+        won = builder.gep(data_of(context, builder, *winners), [cast(*first)])
+        places = builder.gep(data_of(context, builder, *offsets), [cast(*taps_first)])
+        numbers = builder.gep(data_of(context, builder, *taps), [cast(*taps_first)])
         zero = ir.Constant(vector, None)
-        target = builder.gep(_data(context, builder, *to), [cast(*to_first)])
+        target = builder.gep(data_of(context, builder, *to), [cast(*to_first)])
         target = builder.bitcast(target, vector.as_pointer())
 
         def add(j: Any, total: Any) -> Any:
@@ -553,10 +268,10 @@ def sum_won(  # type: ignore[no-untyped-def]
                 "==", builder.load(place, align=1), splat(builder, number, kind.count)
             )
             place = builder.bitcast(builder.gep(gradients, [at]), vector.as_pointer())
-            return builder.fadd(total, builder.select(mine, _load(builder, place), zero))
+            return builder.fadd(total, builder.select(mine, load_vector(builder, place), zero))
 
         total = _sum_up(builder, cast(*count), zero, add)
-        builder.store(total, target, align=_align(target))
+        builder.store(total, target, align=alignment(target))
         return context.get_dummy_value()
 
     kinds = (to, to_first, of, winners, first, offsets, taps, taps_first, count)
@@ -567,16 +282,16 @@ def _gradients_won(
     context: Any, builder: Any, of: Any, winners: Any, first: Any, taps: list[Any]
 ) -> list[Any]:
     """Load a vector of gradients, and return for each tap those that it has won, and zeros."""
-    at = _cast(context, builder, *first)
-    (source,) = _vector_places(context, builder, *zip(of, first, strict=True))
+    at = cast_word(context, builder, *first)
+    (source,) = vector_places(context, builder, *zip(of, first, strict=True))
     vector = source.type.pointee
     kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
-    place = builder.gep(_data(context, builder, *winners), [at])
+    place = builder.gep(data_of(context, builder, *winners), [at])
     won = builder.load(builder.bitcast(place, kind.as_pointer()), align=1)
-    gradients = _load(builder, source)
+    gradients = load_vector(builder, source)
     results = []
     for tap in taps:
-        number = builder.trunc(_cast(context, builder, *tap), kind.element)
+        number = builder.trunc(cast_word(context, builder, *tap), kind.element)
         mine = builder.icmp_signed("==", won, splat(builder, number, kind.count))
         results.append(builder.select(mine, gradients, ir.Constant(vector, None)))
     return results
@@ -584,11 +299,11 @@ def _gradients_won(
 
 def _emit_won(added: bool, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     to, to_first, of, winners, first, tap = zip(signature.args, arguments, strict=True)
-    (target,) = _vector_places(context, builder, *zip(to, to_first, strict=True))
+    (target,) = vector_places(context, builder, *zip(to, to_first, strict=True))
     (value,) = _gradients_won(context, builder, of, winners, first, [tap])
     if added:
-        value = builder.fadd(_load(builder, target), value)
-    builder.store(value, target, align=_align(target))
+        value = builder.fadd(load_vector(builder, target), value)
+    builder.store(value, target, align=alignment(target))
     return context.get_dummy_value()
 
 
@@ -618,7 +333,7 @@ def spread_won(typingctx, to, to_first, of, winners, first, tap, other_tap):  # 
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         to, to_first, of, winners, first, *taps = zip(signature.args, arguments, strict=True)
-        (target,) = _vector_places(context, builder, *zip(to, to_first, strict=True))
+        (target,) = vector_places(context, builder, *zip(to, to_first, strict=True))
         pair = _gradients_won(context, builder, of, winners, first, taps)
         _store_in_turns(builder, target, pair)
         return context.get_dummy_value()
@@ -637,11 +352,11 @@ def transpose_square(typingctx, to, to_first, to_row, of, of_first, of_row, rows
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         to, to_first, to_row, *source = zip(signature.args, arguments, strict=True)
-        cast = functools.partial(_cast, context, builder)
-        place = builder.gep(_data(context, builder, *to), [cast(*to_first)])
-        for strip in _transposed(context, builder, *source):
+        cast = functools.partial(cast_word, context, builder)
+        place = builder.gep(data_of(context, builder, *to), [cast(*to_first)])
+        for strip in transposed(context, builder, *source):
             target = builder.bitcast(place, strip.type.as_pointer())
-            builder.store(strip, target, align=_align(target))
+            builder.store(strip, target, align=alignment(target))
             place = builder.gep(place, [cast(*to_row)])
         return context.get_dummy_value()
 
@@ -661,97 +376,53 @@ def sum_products(  # type: ignore[no-untyped-def]
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pairs = list(zip(signature.args, arguments, strict=True))
         to, to_first, a, a_offsets, b, b_offsets, first, count = pairs
-        cast = functools.partial(_cast, context, builder)
-        _, vector, _ = _vector(to[0].dtype)
+        cast = functools.partial(cast_word, context, builder)
+        vector = vector_type(to[0].dtype)
         tables = [
             (
-                _data(context, builder, *array),
-                builder.gep(_data(context, builder, *offsets), [cast(*first)]),
+                data_of(context, builder, *array),
+                builder.gep(data_of(context, builder, *offsets), [cast(*first)]),
             )
             for array, offsets in ((a, a_offsets), (b, b_offsets))
         ]
-        target = builder.gep(_data(context, builder, *to), [cast(*to_first)])
+        target = builder.gep(data_of(context, builder, *to), [cast(*to_first)])
         target = builder.bitcast(target, vector.as_pointer())
-        start = _load(builder, target)
+        start = load_vector(builder, target)
 
         def add(j: Any, total: Any) -> Any:
             factors = []
             for array, offsets in tables:
                 place = builder.gep(array, [builder.load(builder.gep(offsets, [j]))])
-                factors.append(_load(builder, builder.bitcast(place, vector.as_pointer())))
+                factors.append(load_vector(builder, builder.bitcast(place, vector.as_pointer())))
             return builder.call(fma(builder, vector), [*factors, total])
 
         total = _sum_up(builder, cast(*count), start, add)
-        builder.store(total, target, align=_align(target))
+        builder.store(total, target, align=alignment(target))
         return context.get_dummy_value()
 
     kinds = (to, to_first, a, a_offsets, b, b_offsets, first, count)
     return types.void(*kinds), emit
 
 
-@intrinsic
-def transpose_tile(  # type: ignore[no-untyped-def]
-    typingctx, to, to_first, to_offsets, to_from, of, of_first, of_row, rows, count,
-):  # fmt: skip
-    """Transpose a strip of weights into `count` lines of `ROWS`, anywhere: see `transpose_square`.
-
-    Line i is written at ``to_first + to_offsets[to_from + i]``, and no element beyond it.
-    """
-    del typingctx
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(64)
-        to, to_first, to_offsets, to_from, *source, count = zip(
-            signature.args, arguments, strict=True
-        )
-        cast = functools.partial(_cast, context, builder)
-        place = builder.gep(_data(context, builder, *to), [cast(*to_first)])
-        offsets = builder.gep(_data(context, builder, *to_offsets), [cast(*to_from)])
-        strips = _transposed(context, builder, *source)
-        whole = strips[0].type
-        line = ir.VectorType(whole.element, ROWS)
-        lanes = [min(lane, whole.count - 1) for lane in range(ROWS)]
-        first_lanes = ir.Constant(ir.VectorType(ir.IntType(32), ROWS), lanes)
-        for i, strip in enumerate(strips):
-            with builder.if_then(builder.icmp_signed("<", word(i), cast(*count))):
-                at = builder.load(builder.gep(offsets, [word(i)]))
-                target = builder.bitcast(builder.gep(place, [at]), line.as_pointer())
-                value = builder.shuffle_vector(strip, strip, first_lanes)
-                builder.store(value, target, align=_align(target))
-        return context.get_dummy_value()
-
-    kinds = (to, to_first, to_offsets, to_from, of, of_first, of_row, rows, count)
-    return types.void(*kinds), emit
-
-
-def _transposed(
+def transposed(
     context: Any, builder: Any, of: Any, of_first: Any, of_row: Any, rows: Any
 ) -> list[Any]:
     """Load as many vectors as one has lanes, and return the columns of that square."""
     word = ir.IntType(64)
-    cast = functools.partial(_cast, context, builder)
-    _, vector, _ = _vector(of[0].dtype)
+    cast = functools.partial(cast_word, context, builder)
+    vector = vector_type(of[0].dtype)
     last = builder.sub(cast(*rows), word(1))
-    source = builder.gep(_data(context, builder, *of), [cast(*of_first)])
+    source = builder.gep(data_of(context, builder, *of), [cast(*of_first)])
     strips = []
     for i in range(vector.count):
         inside = builder.icmp_signed("<", word(i), last)
         row = builder.mul(builder.select(inside, word(i), last), cast(*of_row))
         place = builder.bitcast(builder.gep(source, [row]), vector.as_pointer())
-        strips.append(_load(builder, place))
+        strips.append(load_vector(builder, place))
     # Squares of 1, 2, 4 ... swap their corners: after the last the whole is turned.
     step = 1
     while step < vector.count:
-        low, high = (
-            ir.Constant(
-                ir.VectorType(ir.IntType(32), vector.count),
-                [
-                    vector.count + lane - step + take if lane & step else lane + take
-                    for lane in range(vector.count)
-                ],
-            )
-            for take in (0, step)
-        )
+        low, high = corners(vector.count, step)
         for i in range(vector.count):
             if not i & step:
                 a, b = strips[i], strips[i + step]
@@ -784,7 +455,8 @@ def _sum_up(builder: Any, count: Any, start: Any, add: Callable[[Any, Any], Any]
     return total
 
 
-def _cast(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+def cast_word(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """Return an integer of any type as one of 64 bits."""
     return context.cast(builder, value, kind, types.int64)
 
 
@@ -812,24 +484,27 @@ def splat(builder: Any, scalar: Any, count: int) -> Any:
     return builder.shuffle_vector(first, undefined, zeros)
 
 
-def _vector_places(context: Any, builder: Any, kinds: Any, arguments: Any) -> list[Any]:
+def vector_places(context: Any, builder: Any, kinds: Any, arguments: Any) -> list[Any]:
     """Return a pointer to a vector for each pair of a flat array and an index in it."""
     pairs = list(zip(kinds, arguments, strict=True))
     places = []
     for array, first in zip(pairs[::2], pairs[1::2], strict=True):
-        _, vector, _ = _vector(array[0].dtype)
-        place = builder.gep(_data(context, builder, *array), [_cast(context, builder, *first)])
+        vector = vector_type(array[0].dtype)
+        place = builder.gep(
+            data_of(context, builder, *array), [cast_word(context, builder, *first)]
+        )
         places.append(builder.bitcast(place, vector.as_pointer()))
     return places
 
 
-def _align(place: Any) -> int:
+def alignment(place: Any) -> int:
     """Return how vectors are aligned: no better than their elements."""
     return 4 if isinstance(place.type.pointee.element, ir.FloatType) else 8
 
 
-def _load(builder: Any, place: Any) -> Any:
-    return builder.load(place, align=_align(place))
+def load_vector(builder: Any, place: Any) -> Any:
+    """Load a vector from an address, which an element may have."""
+    return builder.load(place, align=alignment(place))
 
 
 def _integer_of(like: Any) -> Any:

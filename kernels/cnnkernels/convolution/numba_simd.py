@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cnnkernels import contract, simd
+from cnnkernels import contract, microkernel, simd
 from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
 from cnnkernels.correlation import batch, lanes, panels, planes, weights
 from cnnkernels.correlation.plan import Correlation
@@ -45,17 +45,13 @@ def forward(
     contract.require("x", x, shapes.x, problem.dtype)
     contract.require("w", w, shapes.w, problem.dtype)
     # Zeros after the biases are what a sum starts from where there is none, or it has begun.
-    start = np.zeros(problem.out_channels + simd.MOST_ROWS, problem.dtype)
+    start = np.zeros(problem.out_channels + microkernel.MOST_ROWS, problem.dtype)
     if b is not None:
         contract.require("b", b, shapes.b, problem.dtype)
         start[: problem.out_channels] = b
     y = contract.empty(shapes.y, problem.dtype)
     if y.size:
-        if lanes.suits(problem):
-            lanes.run(problem, False, x, w, start, y)
-        else:
-            plan = _forward_plan(problem)
-            _driver(plan)(plan, x, w, start, y)
+        _forward(problem)(x, w, start, y)
     return y, ()
 
 
@@ -78,41 +74,60 @@ def backward(
     contract.require("w", w, shapes.w, problem.dtype)
     dx = dw = db = None
     if needs.dx:
-        start = np.zeros(problem.in_channels + simd.MOST_ROWS, problem.dtype)
-        if dy.size and lanes.suits(problem):
-            dx = contract.empty(shapes.x, problem.dtype)
-            lanes.run(problem, True, dy, w, start, dx)
-        else:
-            plans, everywhere = _backward_data_plans(problem)
-            dx = (contract.empty if everywhere else np.zeros)(shapes.x, problem.dtype)
-            for plan in plans if dx.size else ():
-                _driver(plan)(plan, dy, w, start, dx)
+        start = np.zeros(problem.in_channels + microkernel.MOST_ROWS, problem.dtype)
+        runs, everywhere = _backward_data(problem)
+        dx = (contract.empty if everywhere else np.zeros)(shapes.x, problem.dtype)
+        for run in runs if dx.size else ():
+            run(dy, w, start, dx)
     if needs.dw:
         dw = contract.empty(shapes.w, problem.dtype)
-        if dy.size == 0:
-            dw[...] = 0
-        elif lanes.suits(problem):
-            lanes.weights(problem, dy, x, dw)
-        elif problem.groups == problem.in_channels == problem.out_channels:
-            planes.weights(_forward_plan(problem), dy, x, dw)
+        if dy.size:
+            _backward_weights(problem)(dy, x, dw)
         else:
-            weights.run(problem, dy, x, dw)
+            dw[...] = 0
     if needs.db and problem.bias:
         db = weights.sum_filters(problem, dy)
     return Conv2DGradients(dx, dw, db)
 
 
-@functools.lru_cache(4096)
-def _driver(plan: Correlation) -> Callable[..., None]:
-    """Return what does a correlation best."""
-    if batch.suits(plan):
-        return batch.run
-    if planes.suits(plan):
-        return planes.run
-    return panels.run
+@functools.lru_cache(1024)
+def _forward(problem: Conv2D) -> Callable[..., None]:
+    """Return what sets y, given x, w, start and y."""
+    if lanes.suits(problem):
+        return functools.partial(lanes.run, problem, False)
+    return _driver(_forward_plan(problem))
 
 
 @functools.lru_cache(1024)
+def _backward_data(problem: Conv2D) -> tuple[tuple[Callable[..., None], ...], bool]:
+    """Return what, one after another, sets dx, given dy, w, start and dx; and whether all of it."""
+    if lanes.suits(problem):
+        return (functools.partial(lanes.run, problem, True),), True
+    plans, everywhere = _backward_data_plans(problem)
+    return tuple(_driver(plan) for plan in plans), everywhere
+
+
+@functools.lru_cache(1024)
+def _backward_weights(problem: Conv2D) -> Callable[..., None]:
+    """Return what sets dw, given dy, x and dw."""
+    if lanes.suits(problem):
+        return functools.partial(lanes.weights, problem)
+    plan = _forward_plan(problem)
+    if problem.groups == problem.in_channels == problem.out_channels:
+        return functools.partial(planes.weights, plan)
+    if batch.suits_weights(plan):
+        return functools.partial(batch.weights, plan)
+    return functools.partial(weights.run, problem)
+
+
+def _driver(plan: Correlation) -> Callable[..., None]:
+    """Return what does a correlation best, given its source, weights, start and output."""
+    for way in (batch, planes):
+        if way.suits(plan):
+            return functools.partial(way.run, plan)
+    return functools.partial(panels.run, plan)
+
+
 def _forward_plan(problem: Conv2D) -> Correlation:
     channels = problem.in_channels // problem.groups
     filters = problem.out_channels // problem.groups
@@ -138,7 +153,6 @@ def _forward_plan(problem: Conv2D) -> Correlation:
     )
 
 
-@functools.lru_cache(1024)
 def _backward_data_plans(problem: Conv2D) -> tuple[tuple[Correlation, ...], bool]:
     """Return a plan for each phase that has taps, and whether all have.
 

@@ -23,7 +23,7 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import jit, simd
+from cnnkernels import jit, microkernel, simd
 from cnnkernels.correlation import packing
 from cnnkernels.correlation.plan import BLOCK, SIZES, Correlation, even
 
@@ -49,26 +49,26 @@ def run(
     source, w, out : np.ndarray
         C-contiguous, of the plan's dtype.
     start : np.ndarray
-        What sums begin with, a value an output channel, and `simd.MOST_ROWS` zeros.
+        What sums begin with, a value an output channel, and `microkernel.MOST_ROWS` zeros.
     """
     plan = plan.merged
     threads = numba.get_num_threads()
-    width = simd.VECTORS * simd.lanes(out.itemsize)
+    width = microkernel.VECTORS * simd.lanes(out.itemsize)
     channels, windows = plan.blocks
     panels = -(-plan.batch * plan.grid[0] * plan.grid[1] // width)
     # Threads get whole shares, as alike as can be. Nothing of the result depends on how many.
     shares = min(panels, threads * -(-panels // (threads * _PANELS)))
     parts = min(plan.tiles, -(-threads // (plan.groups * shares)))
-    rows = -(-plan.tiles // parts) * simd.ROWS
+    rows = -(-plan.tiles // parts) * microkernel.ROWS
     together = even(-(-panels // shares), max(1, _SUMS // (rows * width)))
     most = min(together, max(1, _GROUP // (channels * windows * width))) if plan.pointwise else 1
     # Panels, with room for what is written beyond the last line, sums, and zeros.
     room = (most * channels * windows + 1 + together * rows + 2) * width
     packed = packing.pack(plan, w)
     _correlate(
-        plan.groups * shares * parts, plan.dtype, simd.packed_tile_address(plan.dtype), source,
-        source.size, packed, start, out, room, shares, parts, *plan.tables, _ramp(width), width,
-        together, most,
+        plan.groups * shares * parts, plan.dtype, microkernel.packed_tile_address(plan.dtype),
+        source, source.size, packed, start, out, room, shares, parts, *plan.tables, _ramp(width),
+        width, together, most,
     )  # fmt: skip
 
 
@@ -88,19 +88,19 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
         step_h, step_w, spread_h, spread_w, corner_h, corner_w,
         _, _, _, windows, block_channels, block_windows,
     ) = to_fixed_tuple(jit.array_at(arguments[10], arguments, (SIZES,)), SIZES)  # fmt: skip
-    tiles = (filters + simd.ROWS - 1) // simd.ROWS
+    tiles = (filters + microkernel.ROWS - 1) // microkernel.ROWS
     taps = channels * windows
     pixels = batch * p_size * q_size
     out_row = out_height * out_width
     source = jit.array_at(arguments[1], like, (arguments[2],))
-    packed = jit.array_at(arguments[3], like, (groups * tiles * taps * simd.ROWS,))
-    start = jit.array_at(arguments[4], like, (groups * filters + simd.MOST_ROWS,))
+    packed = jit.array_at(arguments[3], like, (groups * tiles * taps * microkernel.ROWS,))
+    start = jit.array_at(arguments[4], like, (groups * filters + microkernel.MOST_ROWS,))
     out = jit.array_at(arguments[5], like, (batch * groups * filters * out_row,))
     work = simd.scratch(room, out)
     table = jit.array_at(arguments[9], arguments, (3, windows))
     ramp = jit.array_at(arguments[11], arguments, (BLOCK,))
     width, together, most = arguments[12], arguments[13], arguments[14]
-    lanes = width // simd.VECTORS
+    lanes = width // microkernel.VECTORS
 
     group, share, part = number // (shares * parts), number // parts % shares, number % parts
     panels = (pixels + width - 1) // width
@@ -127,7 +127,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                 r1 = min(windows, r0 + block_windows)
                 before = c0 * windows + (c1 - c0) * r0
                 count = (c1 - c0) * (r1 - r0)
-                a_block = (group * taps + before) * tiles * simd.ROWS
+                a_block = (group * taps + before) * tiles * microkernel.ROWS
                 add = before > 0
                 panel = g0
                 while panel < g1:
@@ -147,9 +147,9 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         for tile in range(first_tile, last_tile):
                             m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
                             for q in range(many):
-                                simd.multiply_packed_tile(
-                                    micro, m1 - m0, simd.VECTORS, packed,
-                                    a_block + tile * count * simd.ROWS, simd.ROWS,
+                                microkernel.multiply_packed_tile(
+                                    micro, m1 - m0, microkernel.VECTORS, packed,
+                                    a_block + tile * count * microkernel.ROWS, microkernel.ROWS,
                                     work, q * count * width, ramp, 0, count,
                                     out, corner + image * image_size + m0 * out_row + pixel
                                     + q * width, out_row,
@@ -181,18 +181,18 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                     kept = sums + (panel - g0) * rows * width
                     for tile in range(first_tile, last_tile):
                         m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
-                        a_first = a_block + tile * count * simd.ROWS
+                        a_first = a_block + tile * count * microkernel.ROWS
                         value = groups * filters if add else group * filters + m0
                         if in_line:
-                            simd.multiply_packed_tile(
-                                micro, m1 - m0, vectors, packed, a_first, simd.ROWS,
+                            microkernel.multiply_packed_tile(
+                                micro, m1 - m0, vectors, packed, a_first, microkernel.ROWS,
                                 work, 0, ramp, 0, count,
                                 out, corner + m0 * out_row + places[0, 2], out_row,
                                 start, value, add,
                             )  # fmt: skip
                         else:
-                            simd.multiply_packed_tile(
-                                micro, m1 - m0, vectors, packed, a_first, simd.ROWS,
+                            microkernel.multiply_packed_tile(
+                                micro, m1 - m0, vectors, packed, a_first, microkernel.ROWS,
                                 work, 0, ramp, 0, count,
                                 work, kept + (m0 - first_row) * width, width,
                                 start, value, add,

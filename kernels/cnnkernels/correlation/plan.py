@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cnnkernels import simd
+from cnnkernels import microkernel
 
-BLOCK = 336 if simd.VECTORS == 3 else 288
+BLOCK = 336 if microkernel.VECTORS == 3 else 288
 """Taps of a block, at the most: 63 KiB of a panel with the widest vectors, 18 KiB with AVX2's."""
 
 _CHANNELS = 8
@@ -71,7 +71,7 @@ class Correlation:
     @functools.cached_property
     def tiles(self) -> int:
         """Tiles of one group's filters."""
-        return -(-self.filters // simd.ROWS)
+        return -(-self.filters // microkernel.ROWS)
 
     @functools.cached_property
     def pointwise(self) -> bool:

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import jit, simd
+from cnnkernels import jit, microkernel, simd
 from cnnkernels.correlation import packing
 from cnnkernels.correlation.plan import Correlation
 
@@ -139,7 +139,7 @@ def run(
     dtype = correlation.dtype
     shares = min(plan.units, 4 * threads)
     _correlate(
-        shares, dtype, simd.packed_tile_address(dtype), source, source.size,
+        shares, dtype, microkernel.packed_tile_address(dtype), source, source.size,
         packing.pack(correlation, w), correlation.tiles, start, out, plan.work, shares,
         *plan.tables, plan.taps.size, simd.lanes(out.itemsize),
     )  # fmt: skip
@@ -158,14 +158,16 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     out_row = out_height * out_width
     source = jit.array_at(arguments[1], like, (arguments[2],))
     tiles = arguments[4]
-    packed = jit.array_at(arguments[3], like, (groups * tiles * channels * windows * simd.ROWS,))
-    start = jit.array_at(arguments[5], like, (groups * filters + simd.MOST_ROWS,))
+    packed = jit.array_at(
+        arguments[3], like, (groups * tiles * channels * windows * microkernel.ROWS,)
+    )
+    start = jit.array_at(arguments[5], like, (groups * filters + microkernel.MOST_ROWS,))
     out = jit.array_at(arguments[6], like, (batch * groups * filters * out_row,))
     work = simd.scratch(room, out)
     taps = jit.array_at(arguments[9], arguments, (arguments[11],))
     phases = taps[2 * windows :]
     looks = np.empty(in_block * windows, np.int64)
-    widest = simd.widest((filters + tiles - 1) // tiles)
+    widest = microkernel.widest((filters + tiles - 1) // tiles)
     units = batch * groups * chunks
     for unit in range(number * units // shares, (number + 1) * units // shares):
         image, group, chunk = unit // (groups * chunks), unit // chunks % groups, unit % chunks
@@ -189,15 +191,15 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         looks[(r - r0) * (c1 - c0) + c] = (c * used + taps[r]) * plane + taps[
                             windows + r
                         ]
-                a_block = (group * channels * windows + before) * tiles * simd.ROWS
+                a_block = (group * channels * windows + before) * tiles * microkernel.ROWS
                 at = 0
                 while at < count:
-                    vectors = simd.covering(count - at, lanes, widest)
+                    vectors = microkernel.covering(count - at, lanes, widest)
                     for tile in range(tiles):
                         m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
-                        simd.multiply_packed_tile(
+                        microkernel.multiply_packed_tile(
                             micro, m1 - m0, vectors, packed,
-                            a_block + tile * many * simd.ROWS, simd.ROWS,
+                            a_block + tile * many * microkernel.ROWS, microkernel.ROWS,
                             work, at, looks, 0, many,
                             work, copy + m0 * positions + at, positions,
                             start, groups * filters if before else group * filters + m0, before > 0,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import contract, jit, simd
+from cnnkernels import contract, jit, microkernel, simd
 from cnnkernels.contract import Conv2D
 from cnnkernels.correlation.plan import even
 
@@ -92,7 +92,7 @@ def _plan(problem: Conv2D) -> _Plan:
     (top, _), (left, _) = problem.padding
     (step_h, step_w), (dilation_h, dilation_w) = problem.stride, problem.dilation
     span_h, span_w = (rows - 1) * dilation_h + 1, (cols - 1) * dilation_w + 1
-    along = channels >= min(cols, simd.MOST_ROWS)  # rows of a tile are channels
+    along = channels >= min(cols, microkernel.MOST_ROWS)  # rows of a tile are channels
     # Blocks: some whole images, or a part of one.
     images = max(1, min(problem.batch, _BLOCK // pixels))
     parts = -(-pixels // _BLOCK)
@@ -101,12 +101,12 @@ def _plan(problem: Conv2D) -> _Plan:
     pitch = (q_size - 1) * step_w + span_w
     plane = problem.height * problem.width
     # Rows a multiple of 4 KiB apart evict each other from the first cache: they are copied, too.
-    places = {row * plane * itemsize // 64 % 64 for row in range(simd.MOST_ROWS)}
+    places = {row * plane * itemsize // 64 % 64 for row in range(microkernel.MOST_ROWS)}
     copied = (
         max(top, left) > 0
         or (p_size - 1) * step_h + span_h > problem.height
         or pitch > problem.width
-        or (along and len(places) < simd.MOST_ROWS // 4)
+        or (along and len(places) < microkernel.MOST_ROWS // 4)
     )
     most = max(1, _TAPS // windows)
     if copied:
@@ -116,11 +116,12 @@ def _plan(problem: Conv2D) -> _Plan:
     else:
         region = 0
     if along:
-        most = max(most, min(channels, simd.MOST_ROWS))
+        most = max(most, min(channels, microkernel.MOST_ROWS))
     panels = -(-filters // width)
     ranges = -(-channels // min(channels, most))
     while (
-        problem.batch * problem.groups * panels * ranges < 4 and channels // ranges > simd.MOST_ROWS
+        problem.batch * problem.groups * panels * ranges < 4
+        and channels // ranges > microkernel.MOST_ROWS
     ):
         ranges *= 2
     in_range = -(-channels // ranges)
@@ -171,7 +172,7 @@ def run(problem: Conv2D, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     plan, dtype = _plan(problem), problem.dtype
     parts = dw if plan.splits == 1 else np.empty((plan.splits, dw.size), dtype)
     _correlate(
-        plan.shares, dtype, simd.tile_address(dtype), x, dy, parts, parts.size, plan.work,
+        plan.shares, dtype, microkernel.tile_address(dtype), x, dy, parts, parts.size, plan.work,
         plan.room, _zeros(dtype), _ramp(int(plan.sizes[-1])), *plan.tables,
     )  # fmt: skip
     if plan.splits > 1:
@@ -180,7 +181,7 @@ def run(problem: Conv2D, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
 
 @functools.cache
 def _zeros(dtype: str) -> np.ndarray:
-    return np.zeros(simd.MOST_ROWS, dtype)
+    return np.zeros(microkernel.MOST_ROWS, dtype)
 
 
 @functools.cache
@@ -204,7 +205,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     dy = jit.array_at(arguments[2], like, (batch * groups * filters * pixels,))
     out = jit.array_at(arguments[3], like, (arguments[4],))
     work = simd.scratch(room, out)
-    zeros = jit.array_at(arguments[7], like, (simd.MOST_ROWS,))
+    zeros = jit.array_at(arguments[7], like, (microkernel.MOST_ROWS,))
     ramp = jit.array_at(arguments[8], arguments, (_BLOCK,))
     reach = jit.array_at(arguments[9], arguments, (2, windows))
     lanes = width // _VECTORS
@@ -260,7 +261,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
             # Rows of a tile: channels under one pixel of the window, or pixels of its line.
             for outer in range(windows if along else (c1 - c0) * rows):
                 inner = c1 - c0 if along else cols
-                tiles = (inner + simd.MOST_ROWS - 1) // simd.MOST_ROWS
+                tiles = (inner + microkernel.MOST_ROWS - 1) // microkernel.MOST_ROWS
                 for tile in range(tiles):
                     k0, k1 = tile * inner // tiles, (tile + 1) * inner // tiles
                     if along:
@@ -271,7 +272,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                     first = base + c * row + reach[0, window] * line + reach[1, window]
                     for number in range(together):
                         here = min(width, filters - first_filter - number * width)
-                        simd.multiply_tile(
+                        microkernel.multiply_tile(
                             micro, k1 - k0, (here + lanes - 1) // lanes, image, first, a_row,
                             looks, 0,
                             work, copy_room + number * size, ramp, 0, count,

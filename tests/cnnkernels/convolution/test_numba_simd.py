@@ -46,7 +46,10 @@ CUTS = {
     "lanes of images, in groups": "g2mb33ic8ih4oc16oh4kh3ph1",
     "lanes of images, every second pixel": "mb40ic8ih9oc16oh5kh3ph1sh2",
     "lanes of images, windows beyond the edges": "mb17ic8ih3oc16oh9kh1ph3",
-    "weights, rows along a line of the window": "mb9ic1ih8oc8oh8kh3ph1",
+    "lanes of images, few filters": "mb70ic3ih5oc4oh5kh3ph1",
+    "lanes of images, weights of more than a copy holds": "mb300ic9ih6oc7oh6kh3ph1",
+    "lanes of images, weights that see no pixel": "mb600ic4ih1oc9oh1kh3ph1",
+    "weights, rows along a line of the window": "mb9ic1ih18oc8oh18kh3ph1",
     "weights, rows that would evict each other": "mb2ic16ih32oc20oh32kh1ph0",
     "weights, parts of an image": "mb2ic13ih40oc33oh40kh3ph1",
     "weights, ranges of channels and panels of filters": "mb1ic200ih5oc70oh5kh3ph1",
@@ -124,9 +127,9 @@ def test_the_vectors_of_other_processors_are_exact(features, vector_bytes, tile,
         "numba.njit(lambda: 0)()\n"  # Numba has asked for the features of this one before
         "here = llvm.get_host_cpu_features\n"
         f"llvm.get_host_cpu_features = lambda: dict.fromkeys({features}, True)\n"
-        "from cnnkernels import simd\n"
+        "from cnnkernels import microkernel as tiles, simd\n"
         "llvm.get_host_cpu_features = here\n"
-        f"assert (simd.vector_bytes(), simd.ROWS, simd.VECTORS) == {(vector_bytes, *tile)}\n"
+        f"assert (simd.vector_bytes(), tiles.ROWS, tiles.VECTORS) == {(vector_bytes, *tile)}\n"
         "from cnnkernels import conformance, registry\n"
         "from cnnkernels.descriptor import parse\n"
         "backend = registry.load('numba-simd')\n"
