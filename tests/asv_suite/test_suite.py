@@ -77,7 +77,11 @@ def expected_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def figures():
-    return layers.measure()
+    """All figures of all cases, from one round of a call or two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "ROUNDS", 1)
+        patch.setattr(session, "SIDE_SECONDS", 0)
+        return layers.measure()
 
 
 @pytest.mark.slow
