@@ -20,9 +20,15 @@ def _prepared(case: str, backend: str) -> session.Prepared:
     return session.Prepared(case, backend)
 
 
+_CASES = [
+    case if case in cases.DIGITS else pytest.param(case, marks=pytest.mark.slow)
+    for case in cases.CASES
+]
+
+
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("backend", cases.BACKENDS)
-@pytest.mark.parametrize("case", cases.CASES)
+@pytest.mark.parametrize("case", _CASES)
 def test_layer(benchmark: Any, case: str, backend: str, direction: str) -> None:
     """Time a call, and compare its result with the reference."""
     if (case, backend) in cases.TOO_SLOW:

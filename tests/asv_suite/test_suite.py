@@ -165,6 +165,7 @@ def test_a_wrong_backend_fails():
         prepared.require_right({**right, "y": right["y"] + 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["numpy", "torch-cpu"])
 def test_a_wrong_backend_fails_its_own_figures_alone(wrong, monkeypatch):
     case, other = "digits.conv1", "numba"

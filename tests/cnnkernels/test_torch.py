@@ -568,6 +568,7 @@ def test_a_copied_model_follows_a_copy_of_the_plan():
     close(other(x := draw(3, 2, 6, 6)), network(x))
 
 
+@pytest.mark.slow
 def test_a_saved_model_follows_its_plan_in_another_process(python, tmp_path):
     network = layers.convert(model(), planned())
     x = draw(3, 2, 6, 6, grad=False)
@@ -718,6 +719,7 @@ def test_a_process_has_its_share_of_the_cores(monkeypatch, processes, environmen
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "count"), [(1, 4), (2, 2)])
 def test_threads_are_as_set_after_the_first_step(python, processes, count):
     pytest.importorskip("numba")
