@@ -110,7 +110,12 @@ def train(
                         )
                         _note_training(row, done, exact)
                         if row.outcome == "ok" and done["steps"] == done["all_steps"]:
-                            trainees.append(_Trainee(team, row, options, effort))
+                            rounds = _rounds(done["seconds"], effort)
+                            if rounds < effort.rounds and done["seconds"] < effort.training_seconds:
+                                # Perhaps because it compiled.
+                                again = team.ask(row.backend, "train", **options)
+                                rounds = _rounds(again["seconds"], effort)
+                            trainees.append(_Trainee(team, row, options, rounds))
                 contestants = [trainee.contestant for trainee in trainees]
                 for number in range(max((c.rounds for c in contestants), default=0)):
                     progress.step(f"training in turns, round {number + 1}")
@@ -281,13 +286,16 @@ def _seconds_per_step(done: dict[str, Any]) -> float | None:
     return None if seconds is None else float(seconds) / max(1, done["steps"])
 
 
+def _rounds(seconds: float, effort: Effort) -> int:
+    return effort.rounds_for(seconds, effort.training_seconds)
+
+
 class _Trainee:
     """A backend or program that trains in turns with the others, and the row that is about it."""
 
-    def __init__(self, team: Team, row: Row, options: dict[str, Any], effort: Effort) -> None:
+    def __init__(self, team: Team, row: Row, options: dict[str, Any], rounds: int) -> None:
         self._team, self._row, self._options = team, row, options
         self._step_seconds: list[float | None] = []
-        rounds = effort.rounds_for(row.seconds or 0.0, effort.training_seconds)
         self.contestant = Contestant(row.backend, self._side, rounds)
 
     def _side(self) -> float:

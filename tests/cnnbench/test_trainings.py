@@ -162,6 +162,25 @@ def test_what_is_beyond_the_budget_is_stopped_and_says_exactly_what_was_run(stop
     assert stopped.ratio is None
 
 
+@pytest.mark.parametrize(("first", "rounds"), [(5.0, 3), (100.0, 1)])
+def test_what_compiling_takes_leaves_nobody_fewer_rounds(
+    first, rounds, fresh_run, steps, monkeypatch
+):
+    effort = Effort(rounds=3, seconds=0.2, training_seconds=10.0, first_steps=False)
+    asked = trainings.Team.ask
+    pace = iter([first])
+
+    def ask(team, name, command, **parameters):
+        done = asked(team, name, command, **parameters)
+        if command == "train" and name == "numpy":
+            done["seconds"] = next(pace, 0.01)
+        return done
+
+    monkeypatch.setattr(trainings.Team, "ask", ask)
+    row = trained(fresh_run(), ["numpy"], steps, effort=effort)["numpy"]
+    assert len(row.samples) == 2 * rounds
+
+
 def test_layers_that_the_run_has_passed_are_not_checked_again(stopped):
     assert stopped.outcome == "ok"
 
