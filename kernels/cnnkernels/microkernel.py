@@ -300,6 +300,7 @@ def _emit_tile(
     width, size = vector.count, element.bitwidth // 8
     word = ir.IntType(64)
     multiply_add = simd.fma(builder, vector)
+    tile = [(i, v) for i in range(rows) for v in range(vectors)]
 
     def vector_at(pointer: Any, number: int) -> Any:
         place = builder.gep(pointer, [word(number * width)])
@@ -322,10 +323,10 @@ def _emit_tile(
 
     builder.position_at_end(body)
     j = builder.phi(word)
-    sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
+    sums = {place: builder.phi(vector) for place in tile}
     j.add_incoming(word(0), entry)
-    for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
-        sums[i][v].add_incoming(given[i], entry)
+    for i, v in tile:
+        sums[i, v].add_incoming(given[i], entry)
     if packed:
         line = builder.phi(named["a"].type)
         line.add_incoming(named["a"], entry)
@@ -334,34 +335,53 @@ def _emit_tile(
         return builder.load(builder.gep(named[f"{table}_offsets"], [j]))
 
     b = builder.gep(named["b"], [offset("b")])
-    strip = [builder.load(vector_at(b, v), align=size) for v in range(vectors)]
     if packed:
         scalars = [builder.gep(line, [word(i)]) for i in range(rows)]
         line.add_incoming(builder.gep(line, [named["a_row"]]), body)
     else:
         scalars = _spaced(builder, builder.gep(named["a"], [offset("a")]), named["a_row"], rows)
-    results = []
-    for i in range(rows):
-        factor = simd.splat(builder, builder.load(scalars[i], align=size), width)
-        results.append(
-            [builder.call(multiply_add, [factor, strip[v], sums[i][v]]) for v in range(vectors)]
-        )
+
+    @functools.cache
+    def factor(i: int) -> Any:
+        return simd.splat(builder, builder.load(scalars[i], align=size), width)
+
+    @functools.cache
+    def strip(v: int) -> Any:
+        return builder.load(vector_at(b, v), align=size)
+
+    results: dict[tuple[int, int], Any] = {}
+    for place in sorted(tile, key=None if vectors <= rows else lambda place: place[::-1]):
+        i, v = place
+        results[place] = builder.call(multiply_add, [factor(i), strip(v), sums[place]])
     following = builder.add(j, word(1))
     j.add_incoming(following, body)
-    for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
-        sums[i][v].add_incoming(results[i][v], body)
-    builder.cbranch(builder.icmp_signed("<", following, named["count"]), body, store)
+    for place in tile:
+        sums[place].add_incoming(results[place], body)
+    _repeat(builder, builder.icmp_signed("<", following, named["count"]), body, store)
 
     builder.position_at_end(store)
     places = [[vector_at(c_rows[i], v) for v in range(vectors)] for i in range(rows)]
     with builder.if_else(builder.icmp_signed("!=", named["add"], word(0))) as (added, alone):
         with added:
-            for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
-                total = builder.fadd(builder.load(places[i][v], align=size), results[i][v])
+            for i, v in tile:
+                total = builder.fadd(builder.load(places[i][v], align=size), results[i, v])
                 builder.store(total, places[i][v], align=size)
         with alone:
-            for i, v in ((i, v) for i in range(rows) for v in range(vectors)):
-                builder.store(results[i][v], places[i][v], align=size)
+            for i, v in tile:
+                builder.store(results[i, v], places[i][v], align=size)
+
+
+def _repeat(builder: Any, again: Any, body: Any, after: Any) -> None:
+    """Close a loop that LLVM must not unroll.
+
+    A tile fills the registers: where LLVM unrolls (it does for some processors), the scalars of two
+    steps do not fit in, and a spill a sum makes the loop three times slower.
+    """
+    module = builder.module
+    disable = module.add_metadata(["llvm.loop.unroll.disable"])
+    loop = module.add_metadata([disable])
+    loop.operands = (loop, disable)  # LLVM knows a loop's metadata by its naming itself first
+    builder.cbranch(again, body, after).set_metadata("llvm.loop", loop)
 
 
 def _spaced(builder: Any, place: Any, row: Any, rows: int) -> list[Any]:
@@ -427,7 +447,7 @@ def _emit_lanes_tile(
     for place in tile:
         sums[place].add_incoming(ir.Constant(vector, None), entry)
         sums[place].add_incoming(results[place], body)
-    builder.cbranch(builder.icmp_signed("<", following, named["count"]), body, store)
+    _repeat(builder, builder.icmp_signed("<", following, named["count"]), body, store)
 
     builder.position_at_end(store)
     c_row, c_column = named["c_row"], named["c_column"]

@@ -112,18 +112,64 @@ def copy_every_second(typingctx, to, to_first, of, of_first):  # type: ignore[no
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         target, source = vector_places(context, builder, signature.args, arguments)
-        count = source.type.pointee.count
-        following = builder.gep(source, [ir.IntType(32)(1)])
-        every_second = ir.Constant(
-            ir.VectorType(ir.IntType(32), count), [2 * lane for lane in range(count)]
-        )
-        value = builder.shuffle_vector(
-            load_vector(builder, source), load_vector(builder, following), every_second
-        )
+        value = _every_second(builder, source)
         builder.store(value, target, align=alignment(target))
         return context.get_dummy_value()
 
     return types.void(to, to_first, of, of_first), emit
+
+
+def _every_second(builder: Any, place: Any) -> Any:
+    """Load every second element of two vectors."""
+    count = place.type.pointee.count
+    following = builder.gep(place, [ir.IntType(32)(1)])
+    even = ir.Constant(ir.VectorType(ir.IntType(32), count), [2 * lane for lane in range(count)])
+    return builder.shuffle_vector(
+        load_vector(builder, place), load_vector(builder, following), even
+    )
+
+
+def _emit_blend(load: Any, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    kinds = signature.args
+    target, source = vector_places(context, builder, kinds[:4], arguments[:4])
+    begin, end, keep = (
+        cast_word(context, builder, kind, value)
+        for kind, value in zip(kinds[4:], arguments[4:], strict=True)
+    )
+    vector = target.type.pointee
+    number = ir.IntType(32)
+    lane = ir.Constant(ir.VectorType(number, vector.count), list(range(vector.count)))
+    begin, end = (
+        splat(builder, builder.trunc(word, number), vector.count) for word in (begin, end)
+    )
+    taken = builder.and_(
+        builder.icmp_signed(">=", lane, begin), builder.icmp_signed("<", lane, end)
+    )
+    kept = splat(builder, builder.icmp_signed("!=", keep, keep.type(0)), vector.count)
+    other = builder.select(kept, load_vector(builder, target), ir.Constant(vector, None))
+    value = builder.select(taken, load(builder, source), other)
+    builder.store(value, target, align=alignment(target))
+    return context.get_dummy_value()
+
+
+@intrinsic
+def blend_vector(typingctx, to, to_first, of, of_first, begin, end, keep):  # type: ignore[no-untyped-def]
+    """Set some lanes of one vector: ``to[to_first + lane] = of[of_first + lane]``.
+
+    Those are ``begin <= lane < end``; the others keep what they are, or become 0. A whole vector is
+    read.
+    """
+    del typingctx
+    emit = functools.partial(_emit_blend, load_vector)
+    return types.void(to, to_first, of, of_first, begin, end, keep), emit
+
+
+@intrinsic
+def blend_every_second(typingctx, to, to_first, of, of_first, begin, end, keep):  # type: ignore[no-untyped-def]
+    """Set some lanes as `blend_vector` does, of ``of[of_first + 2 * lane]``; two are read."""
+    del typingctx
+    emit = functools.partial(_emit_blend, _every_second)
+    return types.void(to, to_first, of, of_first, begin, end, keep), emit
 
 
 @intrinsic

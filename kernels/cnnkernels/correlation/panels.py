@@ -2,12 +2,14 @@
 
 Each output pixel is a sum over taps, the pixels of a window in all channels of a group, of weights
 times source pixels. As a matrix product: weights, a row a filter, times a matrix with a row a tap
-and a column an output pixel. That matrix is never made: two vectors of columns at a time, a panel,
-a block of taps is gathered into the first cache, multiplied with all filters, and forgotten [1]_.
+and a column an output pixel. That matrix is never made: a few vectors of columns at a time, a panel,
+a block of taps is gathered into a cache, multiplied with all filters, and forgotten [1]_.
 
 Taps are ordered so that gathering is cheap: channels in chunks; in a chunk window after window; for
 each window its channels. All channels of a window see the same lines of pixels, so that where a
-panel's columns begin and end in lines, in images and beyond their edges is found once for all.
+panel's columns begin and end in lines, in images and beyond their edges is found once for all. Lines
+that see the same rows of the window follow one another, so that panels at an edge can leave out the
+windows beyond it.
 
 References
 ----------
@@ -62,13 +64,12 @@ def run(
     rows = -(-plan.tiles // parts) * microkernel.ROWS
     together = even(-(-panels // shares), max(1, _SUMS // (rows * width)))
     most = min(together, max(1, _GROUP // (channels * windows * width))) if plan.pointwise else 1
-    # Panels, with room for what is written beyond the last line, sums, and zeros.
-    room = (most * channels * windows + 1 + together * rows + 2) * width
+    room = (most * channels * windows + 1 + together * rows) * width
     packed = packing.pack(plan, w)
     _correlate(
         plan.groups * shares * parts, plan.dtype, microkernel.packed_tile_address(plan.dtype),
-        source, source.size, packed, start, out, room, shares, parts, *plan.tables, _ramp(width),
-        width, together, most,
+        source, source.size, packed, start, out, room, shares, parts, *plan.tables, plan.order,
+        _ramp(width), width, together, most,
     )  # fmt: skip
 
 
@@ -98,8 +99,9 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     out = jit.array_at(arguments[5], like, (batch * groups * filters * out_row,))
     work = simd.scratch(room, out)
     table = jit.array_at(arguments[9], arguments, (3, windows))
-    ramp = jit.array_at(arguments[11], arguments, (BLOCK,))
-    width, together, most = arguments[12], arguments[13], arguments[14]
+    order = jit.array_at(arguments[11], arguments, (batch * p_size,))
+    ramp = jit.array_at(arguments[12], arguments, (BLOCK,))
+    width, together, most = arguments[13], arguments[14], arguments[15]
     lanes = width // microkernel.VECTORS
 
     group, share, part = number // (shares * parts), number // parts % shares, number % parts
@@ -111,12 +113,8 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     sums = (most * block_channels * block_windows + 1) * width
     plane = height * wide
     lines = np.empty((width, 5), np.int64)
-    runs = np.empty((3 * width + 1, 4), np.int64)
+    runs = np.empty((width, 3), np.int64)
     places = np.empty((width, 3), np.int64)
-    nothing = room - 2 * width
-    for v in range(nothing, room):
-        work[v] = 0
-    zeros = (np.int64(work.ctypes.data) - arguments[1]) // out.itemsize + nothing
     image_size = groups * filters * out_row
     corner = group * filters * out_row + corner_h * out_width + corner_w
     for g0 in range(first_panel, last_panel, together):
@@ -159,41 +157,48 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         continue
                     vectors = (columns + lanes - 1) // lanes
                     found = _lines(
-                        lines, begin, columns, p_size, q_size, step_h, step_w,
+                        lines, begin, columns, order, p_size, q_size, step_h, step_w,
                         groups * channels * plane,
                     )  # fmt: skip
-                    to = 0
+                    # Windows that see nothing but zeros, before and after all others, are left out.
+                    seen0, seen1, to = r0, r0, 0
                     for r in range(r0, r1):
                         n = _runs(
-                            runs, lines, found, table[0, r], table[1, r], height, wide, step_w,
-                            columns, vectors * lanes,
-                        )  # fmt: skip
+                            runs, lines, found, table[0, r], table[1, r], height, wide, step_w
+                        )
+                        if n > 0:
+                            seen1 = r + 1
+                        elif seen1 == r0 and r + 1 < r1:
+                            seen0 = r + 1
+                            continue
                         _gather(
-                            work, to, source, (group * channels + c0) * plane, zeros, runs, n,
-                            c1 - c0, plane, step_w, lanes, width,
+                            work, to, source, (group * channels + c0) * plane, runs, n, c1 - c0,
+                            plane, step_w, lanes, width, vectors,
                         )  # fmt: skip
                         to += (c1 - c0) * width
+                    seen = (c1 - c0) * max(1, seen1 - seen0)
                     segments = _places(
-                        places, begin, columns, p_size, q_size, image_size, out_width, spread_h,
-                        spread_w,
+                        places, begin, columns, order, p_size, q_size, image_size, out_width,
+                        spread_h, spread_w,
                     )  # fmt: skip
                     in_line = segments == 1 and columns == vectors * lanes and spread_w == 1
                     kept = sums + (panel - g0) * rows * width
                     for tile in range(first_tile, last_tile):
                         m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
-                        a_first = a_block + tile * count * microkernel.ROWS
+                        a_first = tile * count + (seen0 - r0) * (c1 - c0)
+                        a_first = a_block + a_first * microkernel.ROWS
                         value = groups * filters if add else group * filters + m0
                         if in_line:
                             microkernel.multiply_packed_tile(
                                 micro, m1 - m0, vectors, packed, a_first, microkernel.ROWS,
-                                work, 0, ramp, 0, count,
+                                work, 0, ramp, 0, seen,
                                 out, corner + m0 * out_row + places[0, 2], out_row,
                                 start, value, add,
                             )  # fmt: skip
                         else:
                             microkernel.multiply_packed_tile(
                                 micro, m1 - m0, vectors, packed, a_first, microkernel.ROWS,
-                                work, 0, ramp, 0, count,
+                                work, 0, ramp, 0, seen,
                                 work, kept + (m0 - first_row) * width, width,
                                 start, value, add,
                             )  # fmt: skip
@@ -206,102 +211,81 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
 
 
 @jit.kernel()
-def _lines(lines, begin, columns, p_size, q_size, step_h, step_w, image_size):  # type: ignore[no-untyped-def]
+def _lines(lines, begin, columns, order, p_size, q_size, step_h, step_w, image_size):  # type: ignore[no-untyped-def]
     """List the lines that a panel's columns lie in: column, length, image, and where they look."""
-    image, pixel = begin // (p_size * q_size), begin % (p_size * q_size)
-    p, q = pixel // q_size, pixel % q_size
+    line, q = begin // q_size, begin % q_size
     found, column = 0, 0
     while column < columns:
         length = min(q_size - q, columns - column)
         lines[found, 0] = column
         lines[found, 1] = length
-        lines[found, 2] = image * image_size
-        lines[found, 3] = p * step_h
+        lines[found, 2] = order[line] // p_size * image_size
+        lines[found, 3] = order[line] % p_size * step_h
         lines[found, 4] = q * step_w
         found += 1
         column += length
-        p, q = p + 1, 0
-        if p == p_size:
-            image, p = image + 1, 0
+        line, q = line + 1, 0
     return found
 
 
 @jit.kernel()
-def _runs(runs, lines, found, down, across, height, wide, step_w, columns, width):  # type: ignore[no-untyped-def]
-    """List the runs of source pixels, or of zeros, under a panel: column, length, where, zeros."""
+def _runs(runs, lines, found, down, across, height, wide, step_w):  # type: ignore[no-untyped-def]
+    """List the runs of source pixels under a panel: column, length, where; zeros between them."""
     n = 0
     for i in range(found):
-        column, length = lines[i, 0], lines[i, 1]
+        length = lines[i, 1]
         h, w = lines[i, 3] + down, lines[i, 4] + across
-        left, right = length, length
         if 0 <= h < height:
             left = min(length, max(0, -(w // step_w)))
-            right = max(left, min(length, (wide - w + step_w - 1) // step_w))
-        if left > 0:
-            n = _add_zeros(runs, n, column, left)
-        if right > left:
-            runs[n, 0] = column + left
-            runs[n, 1] = right - left
-            runs[n, 2] = lines[i, 2] + h * wide + w + left * step_w
-            runs[n, 3] = 0
-            n += 1
-        if right < length:
-            n = _add_zeros(runs, n, column + right, length - right)
-    if columns < width:
-        n = _add_zeros(runs, n, columns, width - columns)
+            right = min(length, (wide - w + step_w - 1) // step_w)
+            if right > left:
+                runs[n, 0] = lines[i, 0] + left
+                runs[n, 1] = right - left
+                runs[n, 2] = lines[i, 2] + h * wide + w + left * step_w
+                n += 1
     return n
 
 
 @jit.kernel()
-def _add_zeros(runs, n, column, length):  # type: ignore[no-untyped-def]
-    if n > 0 and runs[n - 1, 3]:
-        runs[n - 1, 1] += length
-        return n
-    runs[n, 0] = column
-    runs[n, 1] = length
-    runs[n, 2] = 0
-    runs[n, 3] = 1
-    return n + 1
-
-
-@jit.kernel()
-def _gather(  # type: ignore[no-untyped-def]
-    panel, to, source, first, zeros, runs, n, channels, plane, step, lanes, pitch,
-):  # fmt: skip
+def _gather(panel, to, source, first, runs, n, channels, plane, step, lanes, width, vectors):  # type: ignore[no-untyped-def]
     """Copy the runs of each channel into a line of the panel.
 
-    Whole vectors are written from left to right, line after line: what is written beyond the end of
-    a run is overwritten by the next, and beyond the last there is room for it. `zeros` is where a
-    vector of them is, as seen from the source.
+    A vector of columns after another, and for each the runs that it has a part of: what differs
+    from vector to vector, which lanes they are, is the same for all channels.
     """
-    last = 0
-    for i in range(n):
-        last = max(last, runs[i, 2] + (runs[i, 1] + lanes) * step)
-    vectors = step <= 2 and first + (channels - 1) * plane + last <= source.size
-    for _ in range(channels):
-        for i in range(n):
-            at, end, of = to + runs[i, 0], to + runs[i, 0] + runs[i, 1], first + runs[i, 2]
-            if runs[i, 3]:
-                while at < end:
-                    simd.copy_vector(panel, at, source, zeros)
-                    at += lanes
-            elif not vectors:
-                while at < end:
-                    panel[at] = source[of]
-                    at += 1
-                    of += step
-            elif step == 1:
-                while at < end:
-                    simd.copy_vector(panel, at, source, of)
-                    at += lanes
-                    of += lanes
+    run = 0
+    for v in range(vectors):
+        begin, keep = v * lanes, 0
+        while run < n and runs[run, 0] < begin + lanes:
+            column, length = runs[run, 0], runs[run, 1]
+            at, of = to + begin, first + runs[run, 2] + (begin - column) * step
+            left, right = max(0, column - begin), min(lanes, column + length - begin)
+            inside = of >= 0 and of + (channels - 1) * plane + lanes * step <= source.size
+            if inside and step == 1:
+                for _ in range(channels):
+                    simd.blend_vector(panel, at, source, of, left, right, keep)
+                    at += width
+                    of += plane
+            elif inside and step == 2:
+                for _ in range(channels):
+                    simd.blend_every_second(panel, at, source, of, left, right, keep)
+                    at += width
+                    of += plane
             else:
-                while at < end:
-                    simd.copy_every_second(panel, at, source, of)
-                    at += lanes
-                    of += 2 * lanes
-        to += pitch
-        first += plane
+                for _ in range(channels):
+                    if not keep:
+                        simd.fill_vector(panel, at, 0)
+                    for lane in range(left, right):
+                        panel[at + lane] = source[of + lane * step]
+                    at += width
+                    of += plane
+            keep = 1
+            if column + length > begin + lanes:
+                break
+            run += 1
+        if not keep:
+            for c in range(channels):
+                simd.fill_vector(panel, to + begin + c * width, 0)
 
 
 @jit.kernel()
@@ -320,23 +304,25 @@ def _gather_lines(  # type: ignore[no-untyped-def]
 
 @jit.kernel()
 def _places(  # type: ignore[no-untyped-def]
-    places, begin, columns, p_size, q_size, image_size, out_width, spread_h, spread_w,
+    places, begin, columns, order, p_size, q_size, image_size, out_width, spread_h, spread_w,
 ):  # fmt: skip
     """List where a panel's columns stand in the output, in one row: column, length, place."""
-    image, pixel = begin // (p_size * q_size), begin % (p_size * q_size)
-    whole = spread_h == 1 and spread_w == 1  # lines follow one another, an image is one line
+    line, q = begin // q_size, begin % q_size
     found, column = 0, 0
     while column < columns:
-        p, q = pixel // q_size, pixel % q_size
-        length = min((p_size * q_size - pixel) if whole else q_size - q, columns - column)
-        places[found, 0] = column
-        places[found, 1] = length
-        places[found, 2] = image * image_size + p * spread_h * out_width + q * spread_w
-        found += 1
+        length = min(q_size - q, columns - column)
+        image, p = order[line] // p_size, order[line] % p_size
+        place = image * image_size + p * spread_h * out_width + q * spread_w
+        last = found - 1
+        if found and spread_w == 1 and places[last, 2] + places[last, 1] == place:
+            places[last, 1] += length
+        else:
+            places[found, 0] = column
+            places[found, 1] = length
+            places[found, 2] = place
+            found += 1
         column += length
-        pixel += length
-        if pixel == p_size * q_size:
-            image, pixel = image + 1, 0
+        line, q = line + 1, 0
     return found
 
 

@@ -24,7 +24,7 @@ from cnnkernels.correlation.plan import Correlation
 _FEW = 8
 """Filters of a group that are too few for gathering."""
 
-_MANY = 256
+_MANY = 128
 """Filters of a group, at the most, that do not make gathering a small part of the work anyway."""
 
 _WIDE = 24

@@ -18,6 +18,9 @@ CUTS = {
     "several blocks of channels": "mb1ic70ih12oc13oh12kh3ph1",
     "several blocks of windows": "mb2ic3ih20oc20oh20kh19ph9",
     "several blocks, sums that stand apart": "mb2ic70ih6oc70oh6kh3ph1",
+    "panels that look beyond one edge": "mb8ic90ih7oc20oh7kh3ph1",
+    "panels that look beyond both edges": "mb3ic9ih3iw20oc20oh2ow20kh3kw3sh6sw1ph4pw1dh1dw0",
+    "panels that see nothing": "mb8ic9ih3iw10oc20oh9ow10kh1kw3sh1sw1ph3pw1",
     "every second column": "mb2ic3ih40oc18oh20kh7sh2ph3",
     "every fourth column": "mb2ic3ih40oc20oh10kh11ph3sh4",
     "the end of the source": "mb2ic3ih7iw9oc11oh7ow9kh1ph0",
@@ -63,6 +66,21 @@ def test_every_cut_is_exact(descriptor, dtype):
     backend = registry.load("numba-simd")
     found = conformance.check(backend, parse(descriptor + dtype))
     assert (found.outcome, found.reason) == ("ok", "")
+
+
+@pytest.mark.slow
+def test_the_loops_of_the_tiles_are_not_unrolled(python, tmp_path):
+    printed = python(
+        "from cnnkernels import jit, microkernel as tiles\n"
+        "tiles.tile_address('float32'), tiles.packed_tile_address('float32')\n"
+        "sizes = [(m, v) for m in range(1, tiles.MOST_ROWS + 1) for v in tiles._WIDTHS]\n"
+        "sums = sum(m * v for m, v in sizes if v <= tiles._widest(m))\n"
+        "for tile in jit._COMPILED:\n"
+        "    code = tile._library.get_llvm_str().splitlines()\n"
+        "    print(sum('call' in line and '@llvm.fma' in line for line in code) - sums)\n",
+        NUMBA_CACHE_DIR=str(tmp_path),  # what comes from a cache has no such text
+    )
+    assert printed.split() == ["0", "0"]
 
 
 @pytest.mark.parametrize("descriptor", CUTS.values(), ids=CUTS)
