@@ -2,14 +2,14 @@
 
 Each output pixel is a sum over taps, the pixels of a window in all channels of a group, of weights
 times source pixels. As a matrix product: weights, a row a filter, times a matrix with a row a tap
-and a column an output pixel. That matrix is never made: a few vectors of columns at a time, a panel,
-a block of taps is gathered into a cache, multiplied with all filters, and forgotten [1]_.
+and a column an output pixel. That matrix is never made: a few vectors of columns at a time, a
+panel, a block of taps is gathered into a cache, multiplied with all filters, and forgotten [1]_.
 
 Taps are ordered so that gathering is cheap: channels in chunks; in a chunk window after window; for
 each window its channels. All channels of a window see the same lines of pixels, so that where a
-panel's columns begin and end in lines, in images and beyond their edges is found once for all. Lines
-that see the same rows of the window follow one another, so that panels at an edge can leave out the
-windows beyond it.
+panel's columns begin and end in lines, in images and beyond their edges is found once for all.
+Lines that see the same rows of the window follow one another, so that panels at an edge can leave
+out the windows beyond it.
 
 References
 ----------
