@@ -58,6 +58,12 @@ CALL_BUDGET_SECONDS = 20.0
 """A problem of which one call would take longer is not run."""
 
 
+_GROWING = ((4, 4), (4, 8), (4, 16), (4, 32), (8, 32), (16, 32), (32, 32), (64, 32), (64, 64))
+"""Channels and size of problems that tell a backend's pace: each has some four times more work.
+
+The last have as many channels as layers of networks; with few of them fast backends are slow.
+"""
+
 _UNBOUNDED = ("train", "train_in_pytorch", "capture", "start_model", "start_network", "steps")
 """Commands that may take as long as they take: they have a budget of their own, or none."""
 
@@ -397,12 +403,12 @@ class _Session:
         """
         if kind not in self._pace:
             pace = math.inf
-            for size in (4, 8, 16, 32, 64, 128):
+            for channels, size in _GROWING:
                 problem: Problem
                 if kind is Conv2D:
-                    problem = Conv2D(1, 4, size, size, 4, 3, padding=1)
+                    problem = Conv2D(1, channels, size, size, channels, 3, padding=1)
                 else:
-                    problem = MaxPool2D(1, 16, size, size, 3, stride=1, padding=1)
+                    problem = MaxPool2D(1, 4 * channels, size, size, 3, stride=1, padding=1)
                 call = Call(self._backend, problem, filled(problem, "real"))
                 seconds = _seconds(call.forward, 1)
                 if seconds > 0.02:
