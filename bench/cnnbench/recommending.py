@@ -165,6 +165,11 @@ def recommend(
             # An interrupted run may have left one whose turn had not come.
             run.add(row for row in found.steps if row.outcome != "ok" or row.seconds is not None)
     _conclude(found, floor)
+    if floor > timing.UNSTEADY:
+        found.answer += (
+            f" This machine was not quiet: equal programs differed by {numbers.floor(floor)}; "
+            "end what else runs, and measure again."
+        )
     run.environment["recommendation"] = found.as_json()
     return found
 

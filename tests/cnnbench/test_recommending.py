@@ -47,6 +47,7 @@ class World:
         }  # fmt: skip
         self.steps = {"torch-cpu": 10.0, CHANNELS_LAST: 12.0, "numba-simd": 9.0, AUTO: 5.0}
         self.noise = {}
+        self.floor = FLOOR
         self.errors = {}
         self.devices = {}
         self.candidates = self.measured = None
@@ -54,7 +55,7 @@ class World:
     def time(self, run, sets, backends, _, baseline, *__):
         self.candidates = list(backends)
         base = baseline if baseline in backends else backends[0]
-        run.environment |= {"aa_floor": {"2": FLOOR}, "baseline": {"2": base}}
+        run.environment |= {"aa_floor": {"2": self.floor}, "baseline": {"2": base}}
         for backend in backends:
             for case, seconds in zip(sets[0].cases, self.layers[backend], strict=True):
                 for direction in next(
@@ -206,6 +207,12 @@ def test_noise_does_not_decide_for_a_change(world, recommended):
         r"1\.0\dx \[.*\] as fast\.$",
         found.answer,
     )
+
+
+def test_a_machine_that_was_not_quiet_is_said_to_be(world, recommended):
+    assert "not quiet" not in recommended().answer
+    world.floor = 3.0
+    assert "equal programs differed by 300.0 %; end what else runs" in recommended().answer
 
 
 def test_the_rival_is_the_better_of_pytorchs_layouts(world, recommended):

@@ -188,6 +188,16 @@ def test_the_baseline_is_as_fast_as_itself(everyone):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("found", "floor"), [([0.04], 0.04), ([3.0, 0.03, 0.05], 0.05), ([0.2, 0.3, 0.1], 0.2)]
+)
+def test_a_floor_above_what_is_worth_comparing_is_the_middle_of_three(found, floor, monkeypatch):
+    left = iter(found)
+    monkeypatch.setattr(speed, "_floor", lambda *_: next(left))
+    assert speed.measure_floor("numpy", 1, [], EFFORT) == floor
+    assert list(left) == []
+
+
 def test_floor_ceilings_and_baseline_are_noted_with_the_run(everyone):
     where = everyone.environment
     assert where["baseline"] == {"1": "numpy"}
