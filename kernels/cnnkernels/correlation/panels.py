@@ -64,7 +64,7 @@ def run(
     rows = -(-plan.tiles // parts) * microkernel.ROWS
     together = even(-(-panels // shares), max(1, _SUMS // (rows * width)))
     most = min(together, max(1, _GROUP // (channels * windows * width))) if plan.pointwise else 1
-    room = (most * channels * windows + 1 + together * rows) * width
+    room = (most * channels * windows + together * rows) * width
     packed = packing.pack(plan, w)
     _correlate(
         plan.groups * shares * parts, plan.dtype, microkernel.packed_tile_address(plan.dtype),
@@ -110,7 +110,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     first_tile, last_tile = part * tiles // parts, (part + 1) * tiles // parts
     first_row = first_tile * filters // tiles
     rows = last_tile * filters // tiles - first_row
-    sums = (most * block_channels * block_windows + 1) * width
+    sums = most * block_channels * block_windows * width
     plane = height * wide
     lines = np.empty((width, 5), np.int64)
     runs = np.empty((width, 3), np.int64)
@@ -161,22 +161,27 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         groups * channels * plane,
                     )  # fmt: skip
                     # Windows that see nothing but zeros, before and after all others, are left out.
-                    seen0, seen1, to = r0, r0, 0
-                    for r in range(r0, r1):
+                    seen0, seen1 = r0, r1
+                    while seen0 < seen1 - 1 and not _runs(
+                        runs, lines, found, table[0, seen0], table[1, seen0], height, wide, step_w
+                    ):
+                        seen0 += 1
+                    while seen1 - 1 > seen0 and not _runs(
+                        runs, lines, found, table[0, seen1 - 1], table[1, seen1 - 1], height, wide,
+                        step_w,
+                    ):  # fmt: skip
+                        seen1 -= 1
+                    to = 0
+                    for r in range(seen0, seen1):
                         n = _runs(
                             runs, lines, found, table[0, r], table[1, r], height, wide, step_w
                         )
-                        if n > 0:
-                            seen1 = r + 1
-                        elif seen1 == r0 and r + 1 < r1:
-                            seen0 = r + 1
-                            continue
                         _gather(
                             work, to, source, (group * channels + c0) * plane, runs, n, c1 - c0,
                             plane, step_w, lanes, width, vectors,
                         )  # fmt: skip
                         to += (c1 - c0) * width
-                    seen = (c1 - c0) * max(1, seen1 - seen0)
+                    seen = (c1 - c0) * (seen1 - seen0)
                     segments = _places(
                         places, begin, columns, order, p_size, q_size, image_size, out_width,
                         spread_h, spread_w,
