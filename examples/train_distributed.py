@@ -123,9 +123,17 @@ def main() -> None:
     process = torch.distributed.get_rank()
     print(f"process {process} of {processes}, threads {cnnkernels.torch.threads()}", flush=True)
 
-    together = DistributedDataParallel(network)
+    # The wrapper has no name, so that it ends before the group does: ending last, it would wait
+    # for gloo's thread with Python's lock in hand, which that thread may be waiting for.
     losses = torch.tensor(
-        train(together, given.epochs, given.batch, given.seed, process, processes),
+        train(
+            DistributedDataParallel(network),
+            given.epochs,
+            given.batch,
+            given.seed,
+            process,
+            processes,
+        ),
         device=given.device,
     )
     torch.distributed.all_reduce(losses)

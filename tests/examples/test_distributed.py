@@ -24,6 +24,7 @@ itself, and each of the 28 steps goes on from the last one's difference: 2e-7 in
 With a share left out it is 0.4."""
 
 ONE_MACHINE = [["--standalone", "--nproc-per-node=2"]]
+TWO_MACHINES = [["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=digits"]] * 2
 
 
 def run_together(commands, *arguments):
@@ -55,11 +56,12 @@ def run_together(commands, *arguments):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_the_weights_of_one(tmp_path):
+@pytest.mark.parametrize("commands", [ONE_MACHINE, TWO_MACHINES], ids=["one", "two"])
+def test_two_processes_learn_the_weights_of_one(commands, tmp_path):
     how = ["--epochs", "1", "--backend", "numba-simd", "--seed", "3", "--batch", "64"]
-    printed = run_together(ONE_MACHINE, *how, "--save", tmp_path / "weights.pt")
+    printed = run_together(commands, *how, "--save", tmp_path / "weights.pt")
 
-    share = max(1, host.cores() // 2)
+    share = max(1, host.cores() // (2 // len(commands)))
     threads = {"torch": share, "numba": share}
     for process in (0, 1):  # lines of two processes may meet
         assert f"process {process} of 2, threads {threads}" in "".join(printed)
