@@ -656,12 +656,17 @@ def turn(work, to, width, source, first, row, rows, count, lanes):  # type: igno
 
 @jit.kernel()
 def turn_back(out, to, row, work, first, width, rows, count, lanes):  # type: ignore[no-untyped-def]
-    """Turn columns to rows again: ``out[to + m*row + i] = work[first + i*width + m]``."""
+    """Turn columns to rows again: ``out[to + m*row + i] = work[first + i*width + m]``.
+
+    The last squares lie over those before them, so that nothing beyond the end is written.
+    """
+    whole = rows >= lanes and count >= lanes
     for m in range(0, rows, lanes):
         for i in range(0, count, lanes):
-            if m + lanes <= rows and i + lanes <= count:
+            if whole:
+                k, j = min(m, rows - lanes), min(i, count - lanes)
                 transpose_square(
-                    out, to + m * row + i, row, work, first + i * width + m, width, lanes
+                    out, to + k * row + j, row, work, first + j * width + k, width, lanes
                 )
             else:
                 for k in range(m, min(rows, m + lanes)):

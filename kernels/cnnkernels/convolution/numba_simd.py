@@ -1,8 +1,8 @@
 """Direct convolution on vector registers: one micro-kernel, and how work is brought to it.
 
 Forward is a correlation of images with filters, backward-data one of dy with the taps turned round,
-or with a stride several, one for each phase of it. `panels` does any of them,
-`planes` those of wide lines or few filters, `batch` those of tiny images in large
+or with a stride several, one for each phase of it. `panels` does any of them, `filters` those whose
+windows have several pixels, `planes` those of few filters, `batch` those of tiny images in large
 batches. Backward-weights is in `weights`.
 
 Threads take shares of the output, each written by one alone and summed in an order that the problem
@@ -18,7 +18,7 @@ import numpy as np
 
 from cnnkernels import contract, microkernel, simd
 from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
-from cnnkernels.correlation import batch, lanes, panels, planes, weights
+from cnnkernels.correlation import batch, filters, lanes, panels, planes, weights
 from cnnkernels.correlation.plan import Correlation
 
 
@@ -122,7 +122,7 @@ def _backward_weights(problem: Conv2D) -> Callable[..., None]:
 
 def _driver(plan: Correlation) -> Callable[..., None]:
     """Return what does a correlation best, given its source, weights, start and output."""
-    for way in (batch, planes):
+    for way in (batch, filters, planes):
         if way.suits(plan):
             return functools.partial(way.run, plan)
     return functools.partial(panels.run, plan)

@@ -8,8 +8,6 @@ panel, a block of taps is gathered into a cache, multiplied with all filters, an
 Taps are ordered so that gathering is cheap: channels in chunks; in a chunk window after window; for
 each window its channels. All channels of a window see the same lines of pixels, so that where a
 panel's columns begin and end in lines, in images and beyond their edges is found once for all.
-Lines that see the same rows of the window follow one another, so that panels at an edge can leave
-out the windows beyond it.
 
 References
 ----------
@@ -68,7 +66,7 @@ def run(
     packed = packing.pack(plan, w)
     _correlate(
         plan.groups * shares * parts, plan.dtype, microkernel.packed_tile_address(plan.dtype),
-        source, source.size, packed, start, out, room, shares, parts, *plan.tables, plan.order,
+        source, source.size, packed, start, out, room, shares, parts, *plan.tables,
         _ramp(width), width, together, most,
     )  # fmt: skip
 
@@ -99,9 +97,8 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     out = jit.array_at(arguments[5], like, (batch * groups * filters * out_row,))
     work = simd.scratch(room, out)
     table = jit.array_at(arguments[9], arguments, (3, windows))
-    order = jit.array_at(arguments[11], arguments, (batch * p_size,))
-    ramp = jit.array_at(arguments[12], arguments, (BLOCK,))
-    width, together, most = arguments[13], arguments[14], arguments[15]
+    ramp = jit.array_at(arguments[11], arguments, (BLOCK,))
+    width, together, most = arguments[12], arguments[13], arguments[14]
     lanes = width // microkernel.VECTORS
 
     group, share, part = number // (shares * parts), number // parts % shares, number % parts
@@ -157,22 +154,11 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         continue
                     vectors = (columns + lanes - 1) // lanes
                     found = _lines(
-                        lines, begin, columns, order, p_size, q_size, step_h, step_w,
+                        lines, begin, columns, p_size, q_size, step_h, step_w,
                         groups * channels * plane,
                     )  # fmt: skip
-                    # Windows that see nothing but zeros, before and after all others, are left out.
-                    seen0, seen1 = r0, r1
-                    while seen0 < seen1 - 1 and not _runs(
-                        runs, lines, found, table[0, seen0], table[1, seen0], height, wide, step_w
-                    ):
-                        seen0 += 1
-                    while seen1 - 1 > seen0 and not _runs(
-                        runs, lines, found, table[0, seen1 - 1], table[1, seen1 - 1], height, wide,
-                        step_w,
-                    ):  # fmt: skip
-                        seen1 -= 1
                     to = 0
-                    for r in range(seen0, seen1):
+                    for r in range(r0, r1):
                         n = _runs(
                             runs, lines, found, table[0, r], table[1, r], height, wide, step_w
                         )
@@ -181,29 +167,27 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                             plane, step_w, lanes, width, vectors,
                         )  # fmt: skip
                         to += (c1 - c0) * width
-                    seen = (c1 - c0) * (seen1 - seen0)
                     segments = _places(
-                        places, begin, columns, order, p_size, q_size, image_size, out_width,
+                        places, begin, columns, p_size, q_size, image_size, out_width,
                         spread_h, spread_w,
                     )  # fmt: skip
                     in_line = segments == 1 and columns == vectors * lanes and spread_w == 1
                     kept = sums + (panel - g0) * rows * width
                     for tile in range(first_tile, last_tile):
                         m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
-                        a_first = tile * count + (seen0 - r0) * (c1 - c0)
-                        a_first = a_block + a_first * microkernel.ROWS
+                        a_first = a_block + tile * count * microkernel.ROWS
                         value = groups * filters if add else group * filters + m0
                         if in_line:
                             microkernel.multiply_packed_tile(
                                 micro, m1 - m0, vectors, packed, a_first, microkernel.ROWS,
-                                work, 0, ramp, 0, seen,
+                                work, 0, ramp, 0, count,
                                 out, corner + m0 * out_row + places[0, 2], out_row,
                                 start, value, add,
                             )  # fmt: skip
                         else:
                             microkernel.multiply_packed_tile(
                                 micro, m1 - m0, vectors, packed, a_first, microkernel.ROWS,
-                                work, 0, ramp, 0, seen,
+                                work, 0, ramp, 0, count,
                                 work, kept + (m0 - first_row) * width, width,
                                 start, value, add,
                             )  # fmt: skip
@@ -216,7 +200,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
 
 
 @jit.kernel()
-def _lines(lines, begin, columns, order, p_size, q_size, step_h, step_w, image_size):  # type: ignore[no-untyped-def]
+def _lines(lines, begin, columns, p_size, q_size, step_h, step_w, image_size):  # type: ignore[no-untyped-def]
     """List the lines that a panel's columns lie in: column, length, image, and where they look."""
     line, q = begin // q_size, begin % q_size
     found, column = 0, 0
@@ -224,8 +208,8 @@ def _lines(lines, begin, columns, order, p_size, q_size, step_h, step_w, image_s
         length = min(q_size - q, columns - column)
         lines[found, 0] = column
         lines[found, 1] = length
-        lines[found, 2] = order[line] // p_size * image_size
-        lines[found, 3] = order[line] % p_size * step_h
+        lines[found, 2] = line // p_size * image_size
+        lines[found, 3] = line % p_size * step_h
         lines[found, 4] = q * step_w
         found += 1
         column += length
@@ -309,14 +293,14 @@ def _gather_lines(  # type: ignore[no-untyped-def]
 
 @jit.kernel()
 def _places(  # type: ignore[no-untyped-def]
-    places, begin, columns, order, p_size, q_size, image_size, out_width, spread_h, spread_w,
+    places, begin, columns, p_size, q_size, image_size, out_width, spread_h, spread_w,
 ):  # fmt: skip
     """List where a panel's columns stand in the output, in one row: column, length, place."""
     line, q = begin // q_size, begin % q_size
     found, column = 0, 0
     while column < columns:
         length = min(q_size - q, columns - column)
-        image, p = order[line] // p_size, order[line] % p_size
+        image, p = line // p_size, line % p_size
         place = image * image_size + p * spread_h * out_width + q * spread_w
         last = found - 1
         if found and spread_w == 1 and places[last, 2] + places[last, 1] == place:

@@ -90,17 +90,6 @@ class Correlation:
         )
 
     @functools.cached_property
-    def order(self) -> np.ndarray:
-        """Lines of the grid of all images, ``image * P + row``, those that see the same together.
-
-        What lies beyond an edge can be left out of a panel all of whose lines look beyond it.
-        """
-        rows = np.arange(self.grid[0]) * self.step[0] + self.windows[0][:, None]
-        seen = (rows >= 0) & (rows < self.source[1])
-        _, kinds = np.unique(seen, axis=1, return_inverse=True)
-        return np.argsort(np.tile(kinds.ravel(), self.batch), kind="stable")
-
-    @functools.cached_property
     def sizes(self) -> np.ndarray:
         """What kernels unpack, in the order of `SIZES`."""
         return np.array(

@@ -1,11 +1,12 @@
-"""Correlations of wide lines, or with few filters in a group, on padded copies of planes.
+"""Correlations with few filters in a group, or wide lines, on padded copies of planes.
 
-Where few filters use what is gathered, `panels` would spend its time gathering; and where lines are
-wide, there is no need to: little is lost in the gaps between them. Here the lines of a channel are
-copied once, with zeros around them, and every tap is read where it stands in that copy: the sums of
-a line of output pixels are next to those of the following line, so that all are made in one go, and
-those in the gaps between lines are thrown away. For a stride of s the columns and rows of the copy
-are sorted by their remainders, so that each tap sees its pixels side by side.
+Where few filters use what is gathered, `panels` would spend its time gathering; and where filters
+do not fill the lanes, as `filters` needs, but lines do, little is lost in the gaps between lines.
+Here the lines of a channel are copied once, with zeros around them, and every tap is read where it
+stands in that copy: the sums of a line of output pixels are next to those of the following line, so
+that all are made in one go, and those in the gaps between lines are thrown away. For a stride of s
+the columns and rows of the copy are sorted by their remainders, so that each tap sees its pixels
+side by side.
 """
 
 from __future__ import annotations
@@ -23,9 +24,6 @@ from cnnkernels.correlation.plan import Correlation
 
 _FEW = 8
 """Filters of a group that are too few for gathering."""
-
-_MANY = 128
-"""Filters of a group, at the most, that do not make gathering a small part of the work anyway."""
 
 _WIDE = 24
 """Columns of a line, at the least, that is wide: a few columns between lines are a small part."""
@@ -123,11 +121,10 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
 
 
 def suits(correlation: Correlation) -> bool:
-    """Return whether filters are few, or not many, and several taps share wide lines."""
-    if correlation.filters <= _FEW:
-        return True
+    """Return whether filters are few, or several taps share wide lines."""
     wide = correlation.grid[1] >= _WIDE and correlation.spread == (1, 1)
-    return wide and correlation.filters <= _MANY and correlation.windows.shape[1] > 1
+    several = correlation.windows.shape[1] > 1
+    return correlation.filters <= _FEW or (wide and several)
 
 
 def run(

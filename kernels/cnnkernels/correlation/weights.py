@@ -102,12 +102,14 @@ def _plan(problem: Conv2D) -> _Plan:
     plane = problem.height * problem.width
     # Rows a multiple of 4 KiB apart evict each other from the first cache: they are copied, too.
     places = {row * plane * itemsize // 64 % 64 for row in range(microkernel.MOST_ROWS)}
-    copied = (
-        max(top, left) > 0
-        or (p_size - 1) * step_h + span_h > problem.height
-        or pitch > problem.width
-        or (along and len(places) < microkernel.MOST_ROWS // 4)
-    )
+    if along:
+        copied = len(places) < microkernel.MOST_ROWS // 4
+    else:
+        copied = (
+            max(top, left) > 0
+            or (p_size - 1) * step_h + span_h > problem.height
+            or pitch > problem.width
+        )
     most = max(1, _TAPS // windows)
     if copied:
         region = images * lines * pitch
@@ -173,7 +175,7 @@ def run(problem: Conv2D, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     parts = dw if plan.splits == 1 else np.empty((plan.splits, dw.size), dtype)
     _correlate(
         plan.shares, dtype, microkernel.tile_address(dtype), x, dy, parts, parts.size, plan.work,
-        plan.room, _zeros(dtype), _ramp(int(plan.sizes[-1])), *plan.tables,
+        plan.room, _zeros(dtype), *plan.tables,
     )  # fmt: skip
     if plan.splits > 1:
         np.add.reduce(parts, axis=0, out=dw.reshape(-1))
@@ -182,11 +184,6 @@ def run(problem: Conv2D, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
 @functools.cache
 def _zeros(dtype: str) -> np.ndarray:
     return np.zeros(microkernel.MOST_ROWS, dtype)
-
-
-@functools.cache
-def _ramp(width: int) -> np.ndarray:
-    return np.arange(_BLOCK) * width
 
 
 @jit.Shares
@@ -198,7 +195,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
         batch, groups, channels, height, wide, filters, p_size, q_size, rows, cols, step_h, step_w,
         _, dilation_w, top, left, images, parts, lines, pitch, region, copied, along, panels,
         ranges, in_range, splits, span_h, together, width,
-    ) = to_fixed_tuple(jit.array_at(arguments[10], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    ) = to_fixed_tuple(jit.array_at(arguments[9], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     windows = rows * cols
     plane, pixels = height * wide, p_size * q_size
     x = jit.array_at(arguments[1], like, (batch * groups * channels * plane,))
@@ -206,8 +203,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     out = jit.array_at(arguments[3], like, (arguments[4],))
     work = simd.scratch(room, out)
     zeros = jit.array_at(arguments[7], like, (microkernel.MOST_ROWS,))
-    ramp = jit.array_at(arguments[8], arguments, (_BLOCK,))
-    reach = jit.array_at(arguments[9], arguments, (2, windows))
+    reach = jit.array_at(arguments[8], arguments, (2, windows))
     lanes = width // _VECTORS
     split, unit = number // (groups * panels * ranges), number % (groups * panels * ranges)
     group, panel, share = unit // (panels * ranges), unit // ranges % panels, unit % ranges
@@ -215,12 +211,12 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     together = min(together, (filters - first_filter + width - 1) // width)
     c0, c1 = share * in_range, min(channels, (share + 1) * in_range)
     blocks = (batch + images - 1) // images
-    looks = np.empty(_BLOCK, np.int64)
+    looks, of_dy = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64)
     one_phase = np.zeros(1, np.int64)
     size = (_BLOCK + width) * width
     sums = copy_room + together * size
     sums_size = (c1 - c0) * windows * width
-    add = 0
+    simd.fill_run(work, sums, together * sums_size, 0, lanes)
     for block in range(split * blocks // splits, (split + 1) * blocks // splits):
         i0, i1 = block * images, min(batch, (block + 1) * images)
         for part in range(parts):
@@ -240,17 +236,8 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                 base = top * pitch + left
             else:
                 image, line, image_size, row = x, wide, groups * channels * plane, plane
-                base = ((i0 * groups + group) * channels + c0) * plane + first_line * wide
-            count = 0
+                base = ((i0 * groups + group) * channels + c0) * plane + (first_line + top) * wide
             for i in range(i1 - i0):
-                p, q = t0 // q_size, t0 % q_size
-                of = i * image_size - p * step_h * line
-                for _ in range(t0, t1):
-                    looks[count] = of + p * step_h * line + q * step_w
-                    count += 1
-                    q += 1
-                    if q == q_size:
-                        p, q = p + 1, 0
                 for number in range(together):
                     m0 = first_filter + number * width
                     simd.turn(
@@ -258,9 +245,21 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         (((i0 + i) * groups + group) * filters + m0) * pixels + t0,
                         pixels, min(width, filters - m0), t1 - t0, lanes,
                     )  # fmt: skip
+            if not along:  # all of them, in a copy with zeros around the images
+                count = _look(
+                    looks, of_dy, 0, 0, t0, t1, i1 - i0, q_size, step_h * p_size, step_w * q_size,
+                    step_h, step_w, line, image_size, width,
+                )  # fmt: skip
             # Rows of a tile: channels under one pixel of the window, or pixels of its line.
             for outer in range(windows if along else (c1 - c0) * rows):
                 inner = c1 - c0 if along else cols
+                if along:
+                    count = _look(
+                        looks, of_dy, reach[0, outer], reach[1, outer], t0, t1, i1 - i0, q_size,
+                        height, wide, step_h, step_w, line, image_size, width,
+                    )  # fmt: skip
+                if not count:
+                    continue
                 tiles = (inner + microkernel.MOST_ROWS - 1) // microkernel.MOST_ROWS
                 for tile in range(tiles):
                     k0, k1 = tile * inner // tiles, (tile + 1) * inner // tiles
@@ -275,11 +274,10 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         microkernel.multiply_tile(
                             micro, k1 - k0, (here + lanes - 1) // lanes, image, first, a_row,
                             looks, 0,
-                            work, copy_room + number * size, ramp, 0, count,
+                            work, copy_room + number * size, of_dy, 0, count,
                             work, sums + number * sums_size + (c * windows + window) * width,
-                            c_row, zeros, 0, add,
+                            c_row, zeros, 0, 1,
                         )  # fmt: skip
-            add = 1
     taps = channels * windows
     for number in range(together):
         m0 = first_filter + number * width
@@ -288,6 +286,30 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
             work, sums + number * sums_size, width, min(width, filters - m0), (c1 - c0) * windows,
             lanes,
         )  # fmt: skip
+
+
+@jit.kernel()
+def _look(  # type: ignore[no-untyped-def]
+    looks, of_dy, down, across, t0, t1, images, q_size, height, wide, step_h, step_w, line,
+    image_size, width,
+):  # fmt: skip
+    """List the pixels of some images whose window has a pixel of the source in one place.
+
+    Those that it has, row `down` and column `across` from where a window looks, and theirs of dy.
+    """
+    count = 0
+    for i in range(images):
+        for p in range(t0 // q_size, (t1 - 1) // q_size + 1):
+            if 0 <= p * step_h + down < height:
+                first = max(t0 - p * q_size, 0, -(across // step_w))
+                end = min(t1 - p * q_size, q_size, (wide - across + step_w - 1) // step_w)
+                of = i * image_size + (p - t0 // q_size) * step_h * line
+                to = (i * (t1 - t0) + p * q_size - t0) * width
+                for q in range(first, end):
+                    looks[count] = of + q * step_w
+                    of_dy[count] = to + q * width
+                    count += 1
+    return count
 
 
 def sum_filters(problem: Conv2D, dy: np.ndarray) -> np.ndarray:
