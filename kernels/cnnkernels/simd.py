@@ -187,29 +187,6 @@ def fill_vector(typingctx, to, to_first, value):  # type: ignore[no-untyped-def]
     return types.void(to, to_first, value), emit
 
 
-@intrinsic
-def interleave_vectors(typingctx, to, to_first, of, of_first, other_first):  # type: ignore[no-untyped-def]
-    """Set two vectors to the elements of two in turns: ``of[of_first]``, ``of[other_first]``..."""
-    del typingctx
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        to, to_first, of, of_first, other_first = zip(signature.args, arguments, strict=True)
-        cast = functools.partial(cast_word, context, builder)
-        pointer = data_of(context, builder, *of)
-        vector = vector_type(of[0].dtype)
-        pair = [
-            load_vector(builder, builder.bitcast(builder.gep(pointer, [n]), vector.as_pointer()))
-            for n in (cast(*of_first), cast(*other_first))
-        ]
-        target = builder.bitcast(
-            builder.gep(data_of(context, builder, *to), [cast(*to_first)]), vector.as_pointer()
-        )
-        _store_in_turns(builder, target, pair)
-        return context.get_dummy_value()
-
-    return types.void(to, to_first, of, of_first, other_first), emit
-
-
 def _store_in_turns(builder: Any, target: Any, pair: list[Any]) -> None:
     """Store the elements of two vectors in turns, from the place of a vector on."""
     number, count = ir.IntType(32), target.type.pointee.count
@@ -293,35 +270,66 @@ def sum_won(  # type: ignore[no-untyped-def]
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pairs = list(zip(signature.args, arguments, strict=True))
-        to, to_first, of, winners, first, offsets, taps, taps_first, count = pairs
-        cast = functools.partial(cast_word, context, builder)
-        vector = vector_type(of[0].dtype)
-        kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
-        gradients = builder.gep(data_of(context, builder, *of), [cast(*first)])
-        won = builder.gep(data_of(context, builder, *winners), [cast(*first)])
-        places = builder.gep(data_of(context, builder, *offsets), [cast(*taps_first)])
-        numbers = builder.gep(data_of(context, builder, *taps), [cast(*taps_first)])
-        zero = ir.Constant(vector, None)
-        target = builder.gep(data_of(context, builder, *to), [cast(*to_first)])
-        target = builder.bitcast(target, vector.as_pointer())
-
-        def add(j: Any, total: Any) -> Any:
-            at = builder.load(builder.gep(places, [j]))
-            number = builder.trunc(builder.load(builder.gep(numbers, [j])), kind.element)
-            place = builder.bitcast(builder.gep(won, [at]), kind.as_pointer())
-            mine = builder.icmp_signed(
-                "==", builder.load(place, align=1), splat(builder, number, kind.count)
-            )
-            place = builder.bitcast(builder.gep(gradients, [at]), vector.as_pointer())
-            return builder.fadd(total, builder.select(mine, load_vector(builder, place), zero))
-
-        total = _sum_up(builder, cast(*count), zero, add)
+        to, to_first, *rest, taps_first, count = zip(signature.args, arguments, strict=True)
+        total = _sum_of_won(context, builder, rest, taps_first, count)
+        (target,) = vector_places(context, builder, *zip(to, to_first, strict=True))
         builder.store(total, target, align=alignment(target))
         return context.get_dummy_value()
 
     kinds = (to, to_first, of, winners, first, offsets, taps, taps_first, count)
     return types.void(*kinds), emit
+
+
+@intrinsic
+def sum_won_in_turns(  # type: ignore[no-untyped-def]
+    typingctx, to, to_first, of, winners, first, offsets, taps, taps_first, count, more,
+):  # fmt: skip
+    """Set two vectors of pixels to two sums in turns: see `sum_won`.
+
+    Those of the second are the `more` taps after the `count` of the first.
+    """
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pairs = list(zip(signature.args, arguments, strict=True))
+        to, to_first, *rest, taps_first, count, more = pairs
+        words = [cast_word(context, builder, *pair) for pair in (taps_first, count)]
+        second = types.int64, builder.add(*words)
+        sums = [
+            _sum_of_won(context, builder, rest, *which)
+            for which in ((taps_first, count), (second, more))
+        ]
+        (target,) = vector_places(context, builder, *zip(to, to_first, strict=True))
+        _store_in_turns(builder, target, sums)
+        return context.get_dummy_value()
+
+    kinds = (to, to_first, of, winners, first, offsets, taps, taps_first, count, more)
+    return types.void(*kinds), emit
+
+
+def _sum_of_won(context: Any, builder: Any, rest: Any, taps_first: Any, count: Any) -> Any:
+    """Return what `sum_won` sums, given the type and the value of each of its parameters."""
+    of, winners, first, offsets, taps = rest
+    cast = functools.partial(cast_word, context, builder)
+    vector = vector_type(of[0].dtype)
+    kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
+    gradients = builder.gep(data_of(context, builder, *of), [cast(*first)])
+    won = builder.gep(data_of(context, builder, *winners), [cast(*first)])
+    places = builder.gep(data_of(context, builder, *offsets), [cast(*taps_first)])
+    numbers = builder.gep(data_of(context, builder, *taps), [cast(*taps_first)])
+    zero = ir.Constant(vector, None)
+
+    def add(j: Any, total: Any) -> Any:
+        at = builder.load(builder.gep(places, [j]))
+        number = builder.trunc(builder.load(builder.gep(numbers, [j])), kind.element)
+        place = builder.bitcast(builder.gep(won, [at]), kind.as_pointer())
+        mine = builder.icmp_signed(
+            "==", builder.load(place, align=1), splat(builder, number, kind.count)
+        )
+        place = builder.bitcast(builder.gep(gradients, [at]), vector.as_pointer())
+        return builder.fadd(total, builder.select(mine, load_vector(builder, place), zero))
+
+    return _sum_up(builder, cast(*count), zero, add)
 
 
 def _gradients_won(
@@ -343,38 +351,12 @@ def _gradients_won(
     return results
 
 
-def _emit_won(added: bool, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    to, to_first, of, winners, first, tap = zip(signature.args, arguments, strict=True)
-    (target,) = vector_places(context, builder, *zip(to, to_first, strict=True))
-    (value,) = _gradients_won(context, builder, of, winners, first, [tap])
-    if added:
-        value = builder.fadd(load_vector(builder, target), value)
-    builder.store(value, target, align=alignment(target))
-    return context.get_dummy_value()
-
-
-@intrinsic
-def take_won(typingctx, to, to_first, of, winners, first, tap):  # type: ignore[no-untyped-def]
-    """Set a vector of pixels to the gradients that one tap has won, and zero elsewhere.
-
-    Those are ``of[first + lanes]`` where ``winners[first + lanes]`` is `tap`.
-    """
-    del typingctx
-    signature = types.void(to, to_first, of, winners, first, tap)
-    return signature, functools.partial(_emit_won, False)
-
-
-@intrinsic
-def add_won(typingctx, to, to_first, of, winners, first, tap):  # type: ignore[no-untyped-def]
-    """Add to a vector of pixels the gradients that one tap has won: see `take_won`."""
-    del typingctx
-    signature = types.void(to, to_first, of, winners, first, tap)
-    return signature, functools.partial(_emit_won, True)
-
-
 @intrinsic
 def spread_won(typingctx, to, to_first, of, winners, first, tap, other_tap):  # type: ignore[no-untyped-def]
-    """Set two vectors of pixels to what two taps have won in turns: see `take_won`."""
+    """Set two vectors of pixels to what two taps have won in turns, and to zero elsewhere.
+
+    Those are ``of[first + lanes]`` where ``winners[first + lanes]`` is the tap.
+    """
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -232,7 +232,7 @@ def _select_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
 # backward
 
 
-_BACKWARD_SIZES = 21
+_BACKWARD_SIZES = 19
 
 
 def _credit_plan(problem: MaxPool2D) -> _Plan:
@@ -245,28 +245,29 @@ def _credit_plan(problem: MaxPool2D) -> _Plan:
     down, across = r * dilation_h, s * dilation_w
     more_rows = (rows - 1) * dilation_h // step_h
     more_cols = (cols - 1) * dilation_w // step_w
-    # Lines u and columns v of each phase: pixel (u * step_h + phase - top, ...).
+    # Pixel (h, w) is under windows of line u = (h + top) // step_h and before; columns alike.
     u_size, v_size = -(-(problem.height + top) // step_h), -(-(problem.width + left) // step_w)
     pitch = v_size + more_cols
     lines = max(1, min(u_size, _COPY // (2 * pitch) - more_rows))
     chunks = -(-u_size // lines)
     lines = -(-u_size // chunks)
-    phases = down % step_h * step_w + across % step_w
-    order = np.argsort(phases, kind="stable")
-    offsets = (more_rows - down // step_h) * pitch + more_cols - across // step_w
-    firsts = np.searchsorted(phases[order], np.arange(step_h * step_w + 1))
-    count = -(-lines * pitch // lanes) * lanes
-    copy = (lines + more_rows) * pitch + 2 * lanes
+    copy = (lines + more_rows) * pitch + 3 * lanes
+    # For each remainder of h + top, and each of w: the taps under which such pixels lie.
+    kinds = down % step_h * step_w + (across - left) % step_w
+    order = np.argsort(kinds, kind="stable")
+    further = ((across - left) % step_w + left) // step_w  # of the column, from w // step_w
+    offsets = (more_rows - down // step_h) * pitch + more_cols - across // step_w + further
+    firsts = np.searchsorted(kinds[order], np.arange(step_h * step_w + 1))
+    columns = -(-problem.width // step_w)
     sizes = (
         problem.batch * problem.channels, problem.height, problem.width, p_size, q_size, step_h,
-        step_w, top, left, rows * cols, more_rows, more_cols, pitch, lines, chunks, u_size, v_size,
-        lanes, count, copy, _in_pairs(problem),
+        step_w, top, rows * cols, more_rows, more_cols, pitch, chunks, u_size, v_size, columns,
+        lanes, copy, _in_pairs(problem),
     )  # fmt: skip
-    line = v_size * step_w + 4 * lanes
     return _Plan(
         np.concatenate((sizes, offsets[order], order, firsts)).astype(np.int64),
         np.zeros(1, np.int32),
-        copy + step_h * step_w * count + lanes + line,
+        copy + step_w * (columns + 2 * lanes),
         problem.batch * problem.channels,
     )
 
@@ -276,8 +277,8 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
     """Set the gradients of some planes."""
     table = jit.array_at(arguments[5], arguments, (arguments[6],))
     (
-        planes, height, wide, p_size, q_size, step_h, step_w, top, left, taps, more_rows, more_cols,
-        pitch, _, chunks, u_size, v_size, lanes, room, copy, pairs,
+        planes, height, wide, p_size, q_size, step_h, step_w, top, taps, more_rows, more_cols,
+        pitch, chunks, u_size, v_size, columns, lanes, copy, pairs,
     ) = to_fixed_tuple(table[:_BACKWARD_SIZES], _BACKWARD_SIZES)  # fmt: skip
     dy = jit.array_at(arguments[0], like, (planes * p_size * q_size,))
     winners = jit.array_of(index, arguments[1], (planes * p_size * q_size,))
@@ -288,7 +289,6 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
     offsets = table[_BACKWARD_SIZES : _BACKWARD_SIZES + taps]
     numbers = table[_BACKWARD_SIZES + taps : _BACKWARD_SIZES + 2 * taps]
     firsts = table[_BACKWARD_SIZES + 2 * taps :]
-    sums, line = copy, copy + step_h * step_w * room + lanes
     # Where no two windows share a pixel, and all lines have windows, they are read in place.
     apart = more_rows + more_cols == 0 and u_size == p_size and v_size == q_size
     n0, n1 = number * planes // shares, (number + 1) * planes // shares
@@ -303,10 +303,9 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
             continue
         for chunk in range(chunks):
             u0, u1 = chunk * u_size // chunks, (chunk + 1) * u_size // chunks
-            count = (u1 - u0) * pitch - more_cols
             first = (n * p_size + u0) * q_size
             gradients, their_winners = dy, winners
-            if not (apart and first + count + lanes <= dy.size):
+            if not (apart and first + (u1 - u0) * pitch + 3 * lanes <= dy.size):
                 # dy with zeros around it, and its winners: beyond the edges nothing is won.
                 first, to = 0, 0
                 inside = min(q_size, v_size)
@@ -325,43 +324,34 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
                         simd.fill_run(work, to, pitch, 0, lanes)
                     to += pitch
                 gradients, their_winners = work, won
-            for phase in range(step_h * step_w):
-                to = sums + phase * room
-                if firsts[phase] == firsts[phase + 1]:
-                    simd.fill_run(work, to, count, 0, lanes)
-                for j in range(firsts[phase], firsts[phase + 1]):
-                    of, tap = first + offsets[j], numbers[j]
-                    if j == firsts[phase]:
-                        for at in range(0, count, lanes):
-                            simd.take_won(work, to + at, gradients, their_winners, of + at, tap)
-                    else:
-                        for at in range(0, count, lanes):
-                            simd.add_won(work, to + at, gradients, their_winners, of + at, tap)
-            for u in range(u0, u1):
-                for row in range(step_h):
-                    h = u * step_h + row - top
-                    if not 0 <= h < height:
-                        continue
-                    of = sums + row * step_w * room + (u - u0) * pitch
-                    at = (n * height + h) * wide
-                    # What is written beyond the end of a line is overwritten by the next.
-                    beyond = at + wide + 2 * lanes > last
-                    if step_w == 2 and left == 0 and not beyond:
-                        _interleave(dx, at, work, of, room, wide, lanes)
-                        continue
-                    if step_w == 2:
-                        _interleave(work, line, work, of, room, 2 * v_size, lanes)
-                        of = line
-                    elif step_w > 2:
-                        for v in range(v_size):
-                            for col in range(step_w):
-                                work[line + v * step_w + col] = work[of + col * room + v]
-                        of = line
-                    if beyond:
-                        for v in range(wide):
-                            dx[at + v] = work[of + left + v]
-                    else:
-                        simd.copy_run(dx, at, work, of + left, wide, lanes, 1)
+            for h in range(max(0, u0 * step_h - top), min(height, u1 * step_h - top)):
+                of = first + ((h + top) // step_h - u0) * pitch
+                at = (n * height + h) * wide
+                # What is written beyond the end of a line is overwritten by the next.
+                aside = step_w > 2 or at + wide + 2 * lanes * step_w > last
+                line, to = (work, copy) if aside else (dx, at)
+                kinds = firsts[(h + top) % step_h * step_w :]
+                if step_w == 2:
+                    for v in range(0, columns, lanes):
+                        simd.sum_won_in_turns(
+                            line, to + 2 * v, gradients, their_winners, of + v, offsets, numbers,
+                            kinds[0], kinds[1] - kinds[0], kinds[2] - kinds[1],
+                        )  # fmt: skip
+                else:
+                    for col in range(step_w):
+                        for v in range(0, columns, lanes):
+                            simd.sum_won(
+                                line, to + v, gradients, their_winners, of + v, offsets, numbers,
+                                kinds[col], kinds[col + 1] - kinds[col],
+                            )  # fmt: skip
+                        to += columns + lanes
+                if step_w > 2:
+                    for col in range(step_w):
+                        for v in range((wide - col + step_w - 1) // step_w):
+                            dx[at + v * step_w + col] = work[copy + col * (columns + lanes) + v]
+                elif aside:
+                    for w in range(wide):
+                        dx[at + w] = work[copy + w]
 
 
 @jit.kernel()
@@ -382,16 +372,6 @@ def _spread_plane(  # type: ignore[no-untyped-def]
         for q in range(0, q_size, lanes):
             simd.spread_won(dx, to + 2 * q, dy, winners, of + q, tap, other)
         to += wide
-
-
-@jit.inlined
-def _interleave(to, at, work, of, room, length, lanes):  # type: ignore[no-untyped-def]
-    """Set a line to the columns of two phases in turns, in whole vectors."""
-    end = at + length
-    while at < end:
-        simd.interleave_vectors(to, at, work, of, of + room)
-        at += 2 * lanes
-        of += lanes
 
 
 @jit.Shares
