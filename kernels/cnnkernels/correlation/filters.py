@@ -1,12 +1,11 @@
 """Correlations with a lane a filter: source pixels are read one by one, where they stand.
 
-A tile is some pixels of a line, or of a column, times some vectors of filters. Its pixels see the
-same windows, a constant distance apart, so that the source is neither gathered nor padded: what
-lies beyond the edges, at the sides too, is left out of the tables by which a tile reads. Weights
-are turned once, and sums turned back at the end [1]_.
+A tile is some pixels of a line, of a column, or of several images, times some vectors of filters.
+Its pixels see the same windows, a constant distance apart, so that the source is neither gathered
+nor padded: what lies beyond the edges, at the sides too, is left out of the tables by which a tile
+reads. Weights are turned once, and sums turned back at the end [1]_.
 
-How an image is cut into tiles is worked out once for a problem, and is the same for all images and
-all filters.
+How images are cut into tiles is worked out once for a problem, and is the same for all filters.
 
 References
 ----------
@@ -19,7 +18,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+import operator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,14 +41,30 @@ _MOST_VECTORS = 4
 _LATENCY = 8
 """Sums in flight that hide how long a product takes: fewer take as long."""
 
-_LOADS = 1 / 8, 1 / 2
+_LOADS = 1 / 4, 1 / 2
 """What loading a pixel, or a vector of weights, takes of a product's time, next to it."""
 
 _FILLED = 0.85
 """Lanes with a filter, of all, at the least."""
 
+_FAR = 1.25
+"""How many times fewer tiles are of the same pixel of some images, at the least, where they are: it
+lies far apart, and often where one evicts the other from the cache."""
+
 _UNEVEN = 1.1
 """Time of the busiest thread, at the most, of what it would be if all had the same to do."""
+
+
+_Pixel = tuple[int, int, int]
+"""An image, a row, and a column."""
+
+
+class _Tile(NamedTuple):
+    """Pixels that are multiplied together: the first, how many, and the step to the next."""
+
+    pixel: _Pixel
+    pixels: int
+    step: _Pixel
 
 
 class _Rectangle(NamedTuple):
@@ -61,15 +76,23 @@ class _Rectangle(NamedTuple):
     right: int
     kind: int
 
-    def tiles(self, most: int) -> Iterator[tuple[int, int, int, bool]]:
-        """Yield tiles of no more pixels than `most`: row, column, pixels, whether downwards."""
-        across, down = _cut(self.left, self.right, most), _cut(self.top, self.bottom, most)
-        if (self.right - self.left) * len(down) < (self.bottom - self.top) * len(across):
-            for q in range(self.left, self.right):
-                yield from ((p, q, count, True) for p, count in down)
-        else:
-            for p in range(self.top, self.bottom):
-                yield from ((p, q, count, False) for q, count in across)
+    def tiles(self, images: int, most: int) -> list[_Tile]:
+        """Return tiles of no more pixels than `most`, along that side of which they are fewest."""
+        sides = [range(images), range(self.top, self.bottom), range(self.left, self.right)]
+
+        def needed(along: int) -> float:
+            others = math.prod(len(side) for axis, side in enumerate(sides) if axis != along)
+            return others * -(-len(sides[along]) // most) * (1 if along else _FAR)
+
+        along = min((2, 1, 0), key=needed)
+        parts = _cut(sides[along], most)
+        sides[along] = sides[along][:1]
+        step = int(along == 0), int(along == 1), int(along == 2)
+        return [
+            _Tile((image + first * step[0], p + first * step[1], q + first * step[2]), count, step)
+            for image, p, q in itertools.product(*sides)
+            for first, count in parts
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +109,10 @@ class _Plan:
         Elements of weights that all units share, and of scratch memory that each takes.
     sizes : np.ndarray
         int64; see `_SIZES`.
-    tiles : np.ndarray, (n, 6), int64
-        Of an image: where a tile's first pixel looks from, how far from it the next one does,
-        pixels, the first one's place in the unit, how far from it the next is, and their class.
+    tiles : np.ndarray, (n, 8), int64
+        Of some images: where a tile's first pixel looks from, how far from it the next one does,
+        pixels, the first one's place in the unit, how far from it the next is, their class, the
+        first one's image, and pixels of one image, at the most.
     chunks : np.ndarray, (n + 1, 2), int64
         The first line of each chunk of an image, and its first tile.
     classes : np.ndarray, (n, 2), int64
@@ -125,22 +149,36 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
     (down, across, weight), (step_h, step_w) = correlation.windows, correlation.step
     windows, lanes = weight.size, _lanes(correlation)
     kinds, rectangles = _rectangles(correlation)
-    vectors = _best_vectors(-(-correlation.filters // lanes), rectangles)
+    vectors = _best_vectors(correlation, rectangles, threads)
     most, step = _most_pixels(vectors), vectors * lanes
     panels = -(-correlation.filters // step)
-    images, chunks, parts = _units(correlation, panels, step, threads)
+    images, chunks, parts = _units(correlation, vectors, threads)
     in_block = even(channels, max(1, _TAPS // windows))
     bounds = [number * p_size // chunks for number in range(chunks + 1)]
+    # From an image, a row and a column to the next, in the source and in the unit.
+    in_source = correlation.groups * channels * height * wide, step_h * wide, step_w
+    in_unit = p_size * q_size, q_size, 1
     tiles: list[tuple[int, ...]] = []
     firsts = []
     for p0, p1 in itertools.pairwise(bounds):
         firsts.append((p0, len(tiles)))
-        for here in rectangles:
-            here = here._replace(top=max(here.top, p0), bottom=min(here.bottom, p1))
-            for p, q, count, downwards in here.tiles(most) if here.top < here.bottom else ():
-                look, place = p * step_h * wide + q * step_w, (p - p0) * q_size + q
-                further = (step_h * wide, q_size) if downwards else (step_w, 1)
-                tiles.append((look, further[0], count, place, further[1], here.kind))
+        clipped = (
+            here._replace(top=max(here.top, p0), bottom=min(here.bottom, p1)) for here in rectangles
+        )
+        of_images = [
+            (tile.pixel, tile, here.kind)
+            for here in clipped
+            if here.top < here.bottom
+            for tile in here.tiles(images, most)
+        ]
+        for (image, p, q), tile, kind in sorted(of_images):  # an image stays in the cache
+            tiles.append(
+                (
+                    _dot(tile.pixel, in_source), _dot(tile.step, in_source), tile.pixels,
+                    _dot((image, p - p0, q), in_unit), _dot(tile.step, in_unit), kind,
+                    image, 1 if tile.step[0] else tile.pixels,
+                )
+            )  # fmt: skip
     firsts.append((p_size, len(tiles)))
     channel = np.arange(in_block)[:, None]
     looks = [channel * height * wide + down[seen] * wide + across[seen] for seen in kinds]
@@ -164,7 +202,7 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
         packed=0 if parts > 1 else correlation.groups * panels * (correlation.taps + lanes) * step,
         work=sums + block,
         sizes=np.array(sizes, np.int64),
-        tiles=np.array(tiles, np.int64).reshape(-1, 6),
+        tiles=np.array(tiles, np.int64).reshape(-1, 8),
         chunks=np.array(firsts, np.int64),
         classes=np.array([(b, k.size) for b, k in zip(begins, kinds, strict=False)], np.int64),
         offsets=np.array(
@@ -172,6 +210,10 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
         ),
         weights=weight,
     )
+
+
+def _dot(a: _Pixel, b: _Pixel) -> int:
+    return sum(map(operator.mul, a, b))
 
 
 def _lanes(correlation: Correlation) -> int:
@@ -213,30 +255,34 @@ def _runs(looks: np.ndarray, size: int) -> list[tuple[int, int, np.ndarray]]:
     return [(first, end, seen[:, first]) for first, end in itertools.pairwise(bounds)]
 
 
-def _cut(first: int, end: int, most: int) -> list[tuple[int, int]]:
-    """Cut a run into parts of no more than `most`, nearly alike: the first, and how many."""
-    parts = -(-(end - first) // most)
-    bounds = [first + number * (end - first) // parts for number in range(parts + 1)]
+def _cut(side: range, most: int) -> list[tuple[int, int]]:
+    """Cut a side into parts of no more than `most`, nearly alike: the first, and how many."""
+    parts = -(-len(side) // most)
+    bounds = [number * len(side) // parts for number in range(parts + 1)]
     return [(a, b - a) for a, b in itertools.pairwise(bounds)]
 
 
-def _best_vectors(wanted: int, rectangles: list[_Rectangle]) -> int:
-    """Return how many vectors of filters, of those wanted, a tile has for the least to do."""
+def _best_vectors(correlation: Correlation, rectangles: list[_Rectangle], threads: int) -> int:
+    """Return how many vectors of filters a tile has, for the least to do."""
+    wanted = -(-correlation.filters // _lanes(correlation))
 
     def cost(vectors: int) -> float:
+        images, _, _ = _units(correlation, vectors, threads)
         of_tiles = sum(
-            max(pixels * vectors, _LATENCY) + pixels * _LOADS[0] + vectors * _LOADS[1]
+            max(tile.pixels * vectors, _LATENCY) + tile.pixels * _LOADS[0] + vectors * _LOADS[1]
             for rectangle in rectangles
-            for *_, pixels, _ in rectangle.tiles(_most_pixels(vectors))
+            for tile in rectangle.tiles(images, _most_pixels(vectors))
         )
-        return of_tiles * -(-wanted // vectors)
+        return of_tiles / images * -(-wanted // vectors)
 
     return min(range(1, min(_MOST_VECTORS, wanted) + 1), key=cost)
 
 
-def _units(correlation: Correlation, panels: int, step: int, threads: int) -> tuple[int, int, int]:
+def _units(correlation: Correlation, vectors: int, threads: int) -> tuple[int, int, int]:
     """Return images of a unit, chunks of an image's lines, and parts of its filters."""
     batch, (p_size, q_size) = correlation.batch, correlation.grid
+    step = vectors * _lanes(correlation)
+    panels = -(-correlation.filters // step)
 
     def unevenness(images: int, chunks: int, parts: int) -> float:
         units = -(-batch // images) * correlation.groups * chunks * parts
@@ -349,7 +395,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     start = jit.array_at(arguments[7], like, (groups * filters + microkernel.MOST_ROWS,))
     out = jit.array_at(arguments[8], like, (arguments[9],))
     sums = simd.scratch(arguments[10], out)
-    tiles = jit.array_at(arguments[12], arguments, (n_tiles, 6))
+    tiles = jit.array_at(arguments[12], arguments, (n_tiles, 8))
     firsts = jit.array_at(arguments[13], arguments, (chunks + 1, 2))
     classes = jit.array_at(arguments[14], arguments, (n_classes, 2))
     offsets = jit.array_at(arguments[15], arguments, (2 * n_offsets,))
@@ -384,11 +430,12 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                     group * w_group + panel * step * w_row + c0 * w_channel, w_row, w_channel,
                     min(step, filters - panel * step), c1 - c0, weights, square, lanes,
                 )  # fmt: skip
-            for image in range(images):
-                to = ((panel - panel0) * images + image) * places
-                of = (((image0 + image) * groups + group) * channels + c0) * plane
-                for t in range(tile0, tile1):
-                    look, next_look, count, place, next_place, kind = tiles[t]
+            of = ((image0 * groups + group) * channels + c0) * plane
+            to = (panel - panel0) * images * places
+            for t in range(tile0, tile1):
+                look, next_look, count, place, next_place, kind, image, of_image = tiles[t]
+                count = min(count, (images - image) * of_image)
+                if count > 0:  # of the last images there may be fewer
                     first, seen = classes[kind]
                     microkernel.multiply_tile(
                         micro, count, min(vectors, wanted),

@@ -50,6 +50,8 @@ CUTS = {
     "filters, several blocks of channels": "mb1ic130ih9oc48oh9kh3ph1",
     "filters, more weights than pixels": "mb3ic70ih5oc256oh5kh3ph1",
     "filters, several images at a time": "mb5ic20ih9oc16oh9kh3ph1",
+    "filters, a pixel of several images": "mb7ic160ih5oc64oh5kh5ph2",
+    "filters, a pixel of several images, the last fewer": "mb9ic14ih9oc16oh9kh3ph1",
     "filters, in groups": "g2mb3ic10ih9oc64oh9kh5ph2",
     "filters, chunks of lines": "mb1ic3ih70oc64oh70kh3ph1",
     "filters, every second pixel": "mb2ic3ih30oc48oh15kh7sh2ph3",
