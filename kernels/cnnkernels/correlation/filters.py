@@ -297,7 +297,8 @@ def _units(correlation: Correlation, vectors: int, threads: int) -> tuple[int, i
     ):
         return alone
     image = panels * step * q_size * p_size
-    most = _SUMS // 4  # beside what is seen of the images
+    # Weights that are no part of the second cache pass as seldom as can be.
+    most = _SUMS if correlation.taps * correlation.filters > _SUMS else _SUMS // 4
     together = max(1, min(batch, most // image))
     fewest = min(p_size, -(-image // most))
     choices = [(even(batch, images), 1, 1) for images in range(together, 1, -1)]

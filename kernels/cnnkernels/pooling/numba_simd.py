@@ -291,6 +291,11 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
     firsts = table[_BACKWARD_SIZES + 2 * taps :]
     # Where no two windows share a pixel, and all lines have windows, they are read in place.
     apart = more_rows + more_cols == 0 and u_size == p_size and v_size == q_size
+    alone = np.full(2 * step_h, -1, np.int64)  # where no tap lies, nothing is won
+    if pairs:
+        for kind in range(2 * step_h):
+            if firsts[kind] < firsts[kind + 1]:
+                alone[kind] = numbers[firsts[kind]]
     n0, n1 = number * planes // shares, (number + 1) * planes // shares
     last = n1 * height * wide
     for n in range(n0, n1):
@@ -298,7 +303,7 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
         if pairs and not beyond and (n + 1) * p_size * q_size + lanes <= dy.size:
             _spread_plane(
                 dx, n * height * wide, height, wide, dy, winners, n * p_size * q_size, q_size,
-                step_h, firsts, numbers, lanes,
+                step_h, alone, lanes,
             )  # fmt: skip
             continue
         for chunk in range(chunks):
@@ -324,24 +329,30 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
                         simd.fill_run(work, to, pitch, 0, lanes)
                     to += pitch
                 gradients, their_winners = work, won
-            for h in range(max(0, u0 * step_h - top), min(height, u1 * step_h - top)):
-                of = first + ((h + top) // step_h - u0) * pitch
+            row, of = 0, first
+            for h in range(u0 * step_h - top, min(height, u1 * step_h - top)):
+                kinds = firsts[row * step_w :]
+                here = of
+                row += 1
+                if row == step_h:
+                    row, of = 0, of + pitch
+                if h < 0:
+                    continue
                 at = (n * height + h) * wide
                 # What is written beyond the end of a line is overwritten by the next.
                 aside = step_w > 2 or at + wide + 2 * lanes * step_w > last
                 line, to = (work, copy) if aside else (dx, at)
-                kinds = firsts[(h + top) % step_h * step_w :]
                 if step_w == 2:
                     for v in range(0, columns, lanes):
                         simd.sum_won_in_turns(
-                            line, to + 2 * v, gradients, their_winners, of + v, offsets, numbers,
+                            line, to + 2 * v, gradients, their_winners, here + v, offsets, numbers,
                             kinds[0], kinds[1] - kinds[0], kinds[2] - kinds[1],
                         )  # fmt: skip
                 else:
                     for col in range(step_w):
                         for v in range(0, columns, lanes):
                             simd.sum_won(
-                                line, to + v, gradients, their_winners, of + v, offsets, numbers,
+                                line, to + v, gradients, their_winners, here + v, offsets, numbers,
                                 kinds[col], kinds[col + 1] - kinds[col],
                             )  # fmt: skip
                         to += columns + lanes
@@ -356,22 +367,19 @@ def _credit_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
 
 @jit.kernel()
 def _spread_plane(  # type: ignore[no-untyped-def]
-    dx, to, height, wide, dy, winners, first, q_size, step_h, firsts, numbers, lanes,
+    dx, to, height, wide, dy, winners, first, q_size, step_h, taps, lanes,
 ):  # fmt: skip
     """Set the gradients of a plane of windows that share no pixel, two columns or fewer wide.
 
     What is written beyond its end, up to two vectors, is for the next to overwrite.
     """
-    taps = np.full(2 * step_h, -1, np.int64)  # of phases that no tap sees: nothing is won
-    for phase in range(2 * step_h):
-        if firsts[phase] < firsts[phase + 1]:
-            taps[phase] = numbers[firsts[phase]]
-    for h in range(height):
-        row, of = h % step_h, first + h // step_h * q_size
-        tap, other = taps[2 * row], taps[2 * row + 1]
-        for q in range(0, q_size, lanes):
-            simd.spread_won(dx, to + 2 * q, dy, winners, of + q, tap, other)
-        to += wide
+    for h in range(0, height, step_h):
+        for row in range(min(step_h, height - h)):
+            tap, other = taps[2 * row], taps[2 * row + 1]
+            for q in range(0, q_size, lanes):
+                simd.spread_won(dx, to + 2 * q, dy, winners, first + q, tap, other)
+            to += wide
+        first += q_size
 
 
 @jit.Shares
