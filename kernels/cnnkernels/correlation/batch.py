@@ -36,7 +36,7 @@ def suits(plan: Correlation) -> bool:
 
     Of tiny ones a few are enough: the last batch of an epoch should need no other kernels.
     """
-    lanes = simd.lanes(np.dtype(plan.dtype).itemsize)
+    lanes = plan.lanes
     return (
         plan.batch >= (lanes // 8 if plan.grid[0] * plan.grid[1] <= 4 * lanes else lanes)
         and plan.grid[1] < lanes
@@ -49,7 +49,7 @@ def suits(plan: Correlation) -> bool:
 def _room(plan: Correlation) -> int:
     channels, height, wide = plan.source
     pixels = channels * height * wide + plan.filters * plan.grid[0] * plan.grid[1]
-    return (pixels + 1) * _VECTORS * simd.lanes(np.dtype(plan.dtype).itemsize)
+    return (pixels + 1) * _VECTORS * plan.lanes
 
 
 def run(
@@ -140,7 +140,7 @@ def suits_weights(plan: Correlation) -> bool:
     """Return whether backward-weights of a forward correlation has enough products for a sum."""
     if not suits(plan):
         return False
-    vectors = min(_chunk(plan), -(-plan.batch // simd.lanes(np.dtype(plan.dtype).itemsize)))
+    vectors = min(_chunk(plan), -(-plan.batch // plan.lanes))
     return plan.grid[0] * plan.grid[1] * vectors >= _PRODUCTS
 
 

@@ -101,10 +101,8 @@ class _Plan:
 
     Attributes
     ----------
-    vectors : int
-        Of filters in a tile.
-    units : int
-        Parts that the work is cut in.
+    panels, units : int
+        Of filters, in all groups, and parts that the work is cut in.
     packed, work : int
         Elements of weights that all units share, and of scratch memory that each takes.
     sizes : np.ndarray
@@ -123,7 +121,7 @@ class _Plan:
         Where a channel's weights stand.
     """
 
-    vectors: int
+    panels: int
     units: int
     packed: int
     work: int
@@ -147,14 +145,14 @@ _SIZES = 28
 def _plan(correlation: Correlation, threads: int) -> _Plan:
     (channels, height, wide), (p_size, q_size) = correlation.source, correlation.grid
     (down, across, weight), (step_h, step_w) = correlation.windows, correlation.step
-    windows, lanes = weight.size, _lanes(correlation)
+    windows, lanes = weight.size, correlation.lanes
     kinds, rectangles = _rectangles(correlation)
     vectors = _best_vectors(correlation, rectangles, threads)
     most, step = _most_pixels(vectors), vectors * lanes
     panels = -(-correlation.filters // step)
     images, chunks, parts = _units(correlation, vectors, threads)
     in_block = even(channels, max(1, _TAPS // windows))
-    bounds = [number * p_size // chunks for number in range(chunks + 1)]
+    bounds = _bounds(p_size, chunks)
     # From an image, a row and a column to the next, in the source and in the unit.
     in_source = correlation.groups * channels * height * wide, step_h * wide, step_w
     in_unit = p_size * q_size, q_size, 1
@@ -197,7 +195,7 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
     # Turning writes up to a vector of lines beyond the last.
     block = (in_block * windows + lanes) * step if parts > 1 else 0
     return _Plan(
-        vectors=vectors,
+        panels=correlation.groups * panels,
         units=-(-correlation.batch // images) * correlation.groups * chunks * parts,
         packed=0 if parts > 1 else correlation.groups * panels * (correlation.taps + lanes) * step,
         work=sums + block,
@@ -214,10 +212,6 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
 
 def _dot(a: _Pixel, b: _Pixel) -> int:
     return sum(map(operator.mul, a, b))
-
-
-def _lanes(correlation: Correlation) -> int:
-    return simd.lanes(np.dtype(correlation.dtype).itemsize)
 
 
 def _most_pixels(vectors: int) -> int:
@@ -257,14 +251,18 @@ def _runs(looks: np.ndarray, size: int) -> list[tuple[int, int, np.ndarray]]:
 
 def _cut(side: range, most: int) -> list[tuple[int, int]]:
     """Cut a side into parts of no more than `most`, nearly alike: the first, and how many."""
-    parts = -(-len(side) // most)
-    bounds = [number * len(side) // parts for number in range(parts + 1)]
+    bounds = _bounds(len(side), -(-len(side) // most))
     return [(a, b - a) for a, b in itertools.pairwise(bounds)]
+
+
+def _bounds(total: int, parts: int) -> list[int]:
+    """Return where parts of a total begin, and the end of the last."""
+    return [number * total // parts for number in range(parts + 1)]
 
 
 def _best_vectors(correlation: Correlation, rectangles: list[_Rectangle], threads: int) -> int:
     """Return how many vectors of filters a tile has, for the least to do."""
-    wanted = -(-correlation.filters // _lanes(correlation))
+    wanted = -(-correlation.filters // correlation.lanes)
 
     def cost(vectors: int) -> float:
         images, _, _ = _units(correlation, vectors, threads)
@@ -281,7 +279,7 @@ def _best_vectors(correlation: Correlation, rectangles: list[_Rectangle], thread
 def _units(correlation: Correlation, vectors: int, threads: int) -> tuple[int, int, int]:
     """Return images of a unit, chunks of an image's lines, and parts of its filters."""
     batch, (p_size, q_size) = correlation.batch, correlation.grid
-    step = vectors * _lanes(correlation)
+    step = vectors * correlation.lanes
     panels = -(-correlation.filters // step)
 
     def unevenness(images: int, chunks: int, parts: int) -> float:
@@ -314,7 +312,7 @@ def _heavy(correlation: Correlation) -> bool:
 
 def suits(correlation: Correlation) -> bool:
     """Return whether filters fill the lanes, and gathering would be for few of them or pixels."""
-    lanes, filters = _lanes(correlation), correlation.filters
+    lanes, filters = correlation.lanes, correlation.filters
     windows = correlation.windows.shape[1]
     # Of one window, turning the weights takes less than gathering where a filter's are in a row.
     worth = windows > 1 or (_heavy(correlation) and correlation.weights[2] == 1)
@@ -326,14 +324,10 @@ def run(
 ) -> None:
     """Set the pixels of a correlation's grid: see `panels.run`."""
     plan = _plan(correlation, numba.get_num_threads())
-    dtype, lanes = correlation.dtype, simd.lanes(out.itemsize)
+    dtype = correlation.dtype
     packed = np.empty(plan.packed, dtype) if plan.packed else w
     if plan.packed:
-        panels = -(-correlation.filters // (plan.vectors * lanes))
-        _pack(
-            correlation.groups * panels, dtype, w, w.size, packed, packed.size, plan.tables[0],
-            plan.tables[-1],
-        )  # fmt: skip
+        _pack(plan.panels, dtype, w, w.size, packed, packed.size, plan.tables[0], plan.tables[-1])
     _correlate(
         plan.units, dtype, microkernel.tile_address(dtype), source, source.size, w, w.size, packed,
         packed.size, start, out, out.size, plan.work, *plan.tables,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cnnkernels import microkernel
+from cnnkernels import microkernel, simd
 
 BLOCK = 336 if microkernel.VECTORS == 3 else 288
 """Taps of a block, at the most: 63 KiB of a panel with the widest vectors, 18 KiB with AVX2's."""
@@ -54,6 +54,11 @@ class Correlation:
     corner: tuple[int, int]
     windows: np.ndarray
     weights: tuple[int, int, int]
+
+    @functools.cached_property
+    def lanes(self) -> int:
+        """How many elements a vector has."""
+        return simd.lanes(np.dtype(self.dtype).itemsize)
 
     @functools.cached_property
     def taps(self) -> int:

@@ -102,7 +102,7 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
     chunks = -(-p_size // lines)
     lines = -(-p_size // chunks)
     plane = (lines + more_rows) * pitch
-    width = 8 * simd.lanes(np.dtype(correlation.dtype).itemsize)
+    width = 8 * correlation.lanes
     positions = -(-((lines - 1) * pitch + q_size) // width) * width
     copy = in_block * used.size * plane + 2 * width + pitch + gap
     taps = np.concatenate((np.searchsorted(used, phases), place, used))
