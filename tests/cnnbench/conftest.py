@@ -87,6 +87,7 @@ def steps():
 def browser():
     """Chromium from the system's packages, which reaches no host."""
     selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    waiting = pytest.importorskip("selenium.webdriver.support.wait")
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
         pytest.skip("no chromium and chromedriver here (Debian: chromium, chromium-driver)")
@@ -99,6 +100,14 @@ def browser():
     ):  # fmt: skip
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+
+    class Browser(selenium.Chrome):
+        def get(self, url):
+            """Open a page and wait for all of it: busy machines return while it is being read."""
+            super().get(url)
+            loaded = "return document.readyState === 'complete'"
+            waiting.WebDriverWait(self, 60).until(lambda _: self.execute_script(loaded))
+
+    started = Browser(options=options, service=selenium.ChromeService(driver))
     yield started
     started.quit()
