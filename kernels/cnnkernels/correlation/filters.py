@@ -19,6 +19,7 @@ import functools
 import itertools
 import math
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,8 +30,11 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from cnnkernels import jit, microkernel, simd
 from cnnkernels.correlation.plan import Correlation, even
 
-_TAPS = 576 if microkernel.SUMS == 24 else 192
+_TAPS = 1152 if microkernel.SUMS == 24 else 192
 """Taps of a block, about: a panel of their weights is a part of the second cache."""
+
+_BLOCK = 160 * 1024
+"""Elements of pixels and weights that a block reads, about: that cache has room for them."""
 
 _SUMS = 128 * 1024
 """Sums of a unit of work, about: they stay there, too."""
@@ -44,12 +48,15 @@ _LATENCY = 8
 _LOADS = 1 / 4, 1 / 2
 """What loading a pixel, or a vector of weights, takes of a product's time, next to it."""
 
+_CALL = 150
+"""Products that take as long as a tile of no taps: its sums are read and written."""
+
 _FILLED = 0.85
 """Lanes with a filter, of all, at the least."""
 
-_FAR = 1.25
-"""How many times fewer tiles are of the same pixel of some images, at the least, where they are: it
-lies far apart, and often where one evicts the other from the cache."""
+_FAR = 1.1, 2, 1
+"""What a tile of a pixel of some images, or of a column, takes, of one of a line: its pixels lie in
+a line of the cache each, often where one evicts the other."""
 
 _UNEVEN = 1.1
 """Time of the busiest thread, at the most, of what it would be if all had the same to do."""
@@ -58,41 +65,17 @@ _UNEVEN = 1.1
 _Pixel = tuple[int, int, int]
 """An image, a row, and a column."""
 
+_Pixels = tuple[range, range, range]
+"""Images, rows, and columns."""
 
-class _Tile(NamedTuple):
-    """Pixels that are multiplied together: the first, how many, and the step to the next."""
 
-    pixel: _Pixel
+class _Tiles(NamedTuple):
+    """Tiles that differ in their first pixel alone: how many pixels, the step, windows they see."""
+
+    firsts: _Pixels
     pixels: int
     step: _Pixel
-
-
-class _Rectangle(NamedTuple):
-    """Pixels that see the same windows: the first row and the end, columns, and their class."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-    kind: int
-
-    def tiles(self, images: int, most: int) -> list[_Tile]:
-        """Return tiles of no more pixels than `most`, along that side of which they are fewest."""
-        sides = [range(images), range(self.top, self.bottom), range(self.left, self.right)]
-
-        def needed(along: int) -> float:
-            others = math.prod(len(side) for axis, side in enumerate(sides) if axis != along)
-            return others * -(-len(sides[along]) // most) * (1 if along else _FAR)
-
-        along = min((2, 1, 0), key=needed)
-        parts = _cut(sides[along], most)
-        sides[along] = sides[along][:1]
-        step = int(along == 0), int(along == 1), int(along == 2)
-        return [
-            _Tile((image + first * step[0], p + first * step[1], q + first * step[2]), count, step)
-            for image, p, q in itertools.product(*sides)
-            for first, count in parts
-        ]
+    windows: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +94,8 @@ class _Plan:
         Of some images: where a tile's first pixel looks from, how far from it the next one does,
         pixels, the first one's place in the unit, how far from it the next is, their class, the
         first one's image, and pixels of one image, at the most.
-    chunks : np.ndarray, (n + 1, 2), int64
-        The first line of each chunk of an image, and its first tile.
+    chunks : np.ndarray, (n + 1, 4), int64
+        The first line of each chunk of an image, its first tile, and the source's lines it reads.
     classes : np.ndarray, (n, 2), int64
         Where each class of pixels begins in the offsets, and how many windows it sees.
     offsets : np.ndarray, (2, n), int64
@@ -146,41 +129,39 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
     (channels, height, wide), (p_size, q_size) = correlation.source, correlation.grid
     (down, across, weight), (step_h, step_w) = correlation.windows, correlation.step
     windows, lanes = weight.size, correlation.lanes
-    kinds, rectangles = _rectangles(correlation)
-    vectors = _best_vectors(correlation, rectangles, threads)
-    most, step = _most_pixels(vectors), vectors * lanes
+    vectors, lines = _best_tiles(correlation)
+    step = vectors * lanes
     panels = -(-correlation.filters // step)
     images, chunks, parts = _units(correlation, vectors, threads)
-    in_block = even(channels, max(1, _TAPS // windows))
+    in_block = _in_block(correlation, vectors)
     bounds = _bounds(p_size, chunks)
     # From an image, a row and a column to the next, in the source and in the unit.
     in_source = correlation.groups * channels * height * wide, step_h * wide, step_w
     in_unit = p_size * q_size, q_size, 1
     tiles: list[tuple[int, ...]] = []
     firsts = []
+    kinds: dict[tuple[int, ...], int] = {}
     for p0, p1 in itertools.pairwise(bounds):
-        firsts.append((p0, len(tiles)))
-        clipped = (
-            here._replace(top=max(here.top, p0), bottom=min(here.bottom, p1)) for here in rectangles
-        )
-        of_images = [
-            (tile.pixel, tile, here.kind)
-            for here in clipped
-            if here.top < here.bottom
-            for tile in here.tiles(images, most)
+        seen = p0 * step_h + int(down.min()), (p1 - 1) * step_h + int(down.max()) + 1
+        firsts.append((p0, len(tiles), *(min(max(line, 0), height) for line in seen)))
+        of_chunk = [
+            (pixel, here.pixels, here.step, kinds.setdefault((*here.windows,), len(kinds)))
+            for here in _tiles(correlation, (range(images), range(p0, p1)), vectors, lines)
+            for pixel in itertools.product(*here.firsts)
         ]
-        for (image, p, q), tile, kind in sorted(of_images):  # an image stays in the cache
+        for pixel, pixels, to_next, kind in sorted(of_chunk):  # an image stays in the cache
+            image, p, q = pixel
             tiles.append(
                 (
-                    _dot(tile.pixel, in_source), _dot(tile.step, in_source), tile.pixels,
-                    _dot((image, p - p0, q), in_unit), _dot(tile.step, in_unit), kind,
-                    image, 1 if tile.step[0] else tile.pixels,
+                    _dot(pixel, in_source), _dot(to_next, in_source), pixels,
+                    _dot((image, p - p0, q), in_unit), _dot(to_next, in_unit), kind,
+                    image, 1 if to_next[0] else pixels,
                 )
             )  # fmt: skip
-    firsts.append((p_size, len(tiles)))
-    channel = np.arange(in_block)[:, None]
-    looks = [channel * height * wide + down[seen] * wide + across[seen] for seen in kinds]
-    weights = [(channel * windows + seen) * step for seen in kinds]
+    firsts.append((p_size, len(tiles), height, height))
+    channel, seen_by = np.arange(in_block)[:, None], [np.array(seen) for seen in kinds]
+    looks = [channel * height * wide + down[seen] * wide + across[seen] for seen in seen_by]
+    weights = [(channel * windows + seen) * step for seen in seen_by]
     begins = np.cumsum([0, *(offsets.size for offsets in looks)])
     # Weights are turned in squares, where all of a channel are wanted, and lie side by side.
     together = windows > 1 or correlation.weights[2] == 1
@@ -202,7 +183,7 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
         sizes=np.array(sizes, np.int64),
         tiles=np.array(tiles, np.int64).reshape(-1, 8),
         chunks=np.array(firsts, np.int64),
-        classes=np.array([(b, k.size) for b, k in zip(begins, kinds, strict=False)], np.int64),
+        classes=np.array([(b, len(k)) for b, k in zip(begins, kinds, strict=False)], np.int64),
         offsets=np.array(
             [[*itertools.chain(*map(np.ravel, of))] for of in (looks, weights)], np.int64
         ),
@@ -214,45 +195,101 @@ def _dot(a: _Pixel, b: _Pixel) -> int:
     return sum(map(operator.mul, a, b))
 
 
-def _most_pixels(vectors: int) -> int:
-    return min(microkernel.MOST_ROWS, microkernel.SUMS // vectors)
+def _in_block(correlation: Correlation, vectors: int) -> int:
+    """Return how many channels a block of taps has: what it reads stays in the second cache.
+
+    Blocks order a sum, and are the same at any number of threads.
+    """
+    channels, _, wide = correlation.source
+    (down, _, _), windows = correlation.windows, correlation.windows.shape[1]
+    images, chunks, _ = _units(correlation, vectors, 1)
+    lines = (-(-correlation.grid[0] // chunks) - 1) * correlation.step[0] + int(np.ptp(down)) + 1
+    read = images * min(lines, correlation.source[1]) * wide + windows * vectors * correlation.lanes
+    least, most = max(1, _TAPS // 4 // windows), _most_channels(correlation)
+    return even(channels, min(most, max(least, _BLOCK // read)))
 
 
-def _rectangles(correlation: Correlation) -> tuple[list[np.ndarray], list[_Rectangle]]:
-    """Return which windows each class of pixels sees, and the rectangles that an image has."""
+def _most_channels(correlation: Correlation) -> int:
+    windows = int(correlation.windows.shape[1])
+    return min(correlation.source[0], max(1, _TAPS // windows))
+
+
+def _tiles(
+    correlation: Correlation, within: tuple[range, range], vectors: int, lines: bool
+) -> Iterator[_Tiles]:
+    """Yield the tiles of some images and rows.
+
+    Of pixels in a line the outer ones do not see all windows. Where `lines` are cut, a part of one
+    is as many tiles as there are ways in which its pixels see windows: most of them all, some but
+    the first or last pixels. Else rectangles of pixels that see the same are, each along that side
+    of which its tiles are fewest.
+    """
+    images, chunk = within
+    most = min(microkernel.MOST_ROWS, microkernel.SUMS // vectors)
     (_, *sizes), (down, across, _) = correlation.source, correlation.windows
-    rows, columns = (
-        _runs(np.arange(count) * step + places[:, None], size)
-        for count, step, places, size in zip(
-            correlation.grid, correlation.step, (down, across), sizes, strict=True
+    in_rows, in_columns = (
+        (looks >= 0) & (looks < size)
+        for size, looks in zip(
+            sizes,
+            (
+                np.arange(chunk.start, chunk.stop) * correlation.step[0] + down[:, None],
+                np.arange(correlation.grid[1]) * correlation.step[1] + across[:, None],
+            ),
+            strict=True,
         )
     )
-    kinds: list[np.ndarray] = []
-    rectangles = []
-    for top, bottom, in_rows in rows:
-        for left, right, in_columns in columns:
-            seen = np.flatnonzero(in_rows & in_columns)
-            if seen.size:
-                rectangles.append(_Rectangle(top, bottom, left, right, len(kinds)))
-                kinds.append(seen)
-    return kinds, rectangles
+    columns = _parts(in_columns, most) if lines else _runs(in_columns)
+
+    def needed(box: _Pixels, axis: int) -> float:
+        others = math.prod(len(side) for other, side in enumerate(box) if other != axis)
+        return others * -(-len(box[axis]) // most) * _FAR[axis]
+
+    for top, height, here in _runs(in_rows):
+        for left, width, there in columns:
+            windows = np.flatnonzero(here & there)
+            if not windows.size:
+                continue
+            top0 = chunk.start + top
+            box = images, range(top0, top0 + height), range(left, left + width)
+            axis = 2 if lines else min((2, 1, 0), key=functools.partial(needed, box))
+            step = int(axis == 0), int(axis == 1), int(axis == 2)
+            for first, pixels in _cut(box[axis], most):
+                firsts = [
+                    range(first, first + 1) if s else side
+                    for s, side in zip(step, box, strict=True)
+                ]
+                yield _Tiles((firsts[0], firsts[1], firsts[2]), pixels, step, windows)
 
 
-def _runs(looks: np.ndarray, size: int) -> list[tuple[int, int, np.ndarray]]:
-    """Return runs of pixels that see the same windows: the first, the end, and which.
+def _runs(seen: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
+    """Return runs of pixels that see the same windows: the first, how many, and which.
 
-    For windows and pixels `looks` has where they look along an axis of the source.
+    `seen` says of windows and pixels along an axis which sees which.
     """
-    seen = (looks >= 0) & (looks < size)
     changes = np.flatnonzero((seen[:, 1:] != seen[:, :-1]).any(axis=0)) + 1
     bounds = [0, *changes.tolist(), seen.shape[1]]
-    return [(first, end, seen[:, first]) for first, end in itertools.pairwise(bounds)]
+    return [(first, end - first, seen[:, first]) for first, end in itertools.pairwise(bounds)]
+
+
+def _parts(seen: np.ndarray, most: int) -> list[tuple[int, int, np.ndarray]]:
+    """Return parts of no more pixels than `most`, as `_runs` does, once for all that see alike.
+
+    Those overlap: a window is in one of them, with all pixels of the part that see it.
+    """
+    parts = []
+    for first, pixels in _cut(range(seen.shape[1]), most):
+        here = seen[:, first : first + pixels]
+        begins, counts = here.argmax(axis=1), here.sum(axis=1)
+        for begin, count in sorted({*zip(begins.tolist(), counts.tolist(), strict=True)}):
+            if count:
+                parts.append((first + begin, count, (begins == begin) & (counts == count)))
+    return parts
 
 
 def _cut(side: range, most: int) -> list[tuple[int, int]]:
     """Cut a side into parts of no more than `most`, nearly alike: the first, and how many."""
     bounds = _bounds(len(side), -(-len(side) // most))
-    return [(a, b - a) for a, b in itertools.pairwise(bounds)]
+    return [(side.start + a, b - a) for a, b in itertools.pairwise(bounds)]
 
 
 def _bounds(total: int, parts: int) -> list[int]:
@@ -260,20 +297,26 @@ def _bounds(total: int, parts: int) -> list[int]:
     return [number * total // parts for number in range(parts + 1)]
 
 
-def _best_vectors(correlation: Correlation, rectangles: list[_Rectangle], threads: int) -> int:
-    """Return how many vectors of filters a tile has, for the least to do."""
+def _best_tiles(correlation: Correlation) -> tuple[int, bool]:
+    """Return how many vectors of filters tiles have, and whether lines are cut: see `_tiles`.
+
+    What has the least to do in one thread: how lines are cut orders a sum, as blocks do.
+    """
     wanted = -(-correlation.filters // correlation.lanes)
 
-    def cost(vectors: int) -> float:
-        images, _, _ = _units(correlation, vectors, threads)
-        of_tiles = sum(
-            max(tile.pixels * vectors, _LATENCY) + tile.pixels * _LOADS[0] + vectors * _LOADS[1]
-            for rectangle in rectangles
-            for tile in rectangle.tiles(images, _most_pixels(vectors))
-        )
+    def cost(vectors: int, lines: bool) -> float:
+        images, _, _ = _units(correlation, vectors, 1)
+        channels, of_tiles = _in_block(correlation, vectors), 0.0
+        within = range(images), range(correlation.grid[0])
+        for here in _tiles(correlation, within, vectors, lines):
+            products = max(here.pixels * vectors, _LATENCY)
+            loads = here.pixels * _LOADS[0] + vectors * _LOADS[1]
+            once = channels * here.windows.size * (products + loads) + _CALL
+            of_tiles += math.prod(map(len, here.firsts)) * once * _FAR[here.step.index(1)]
         return of_tiles / images * -(-wanted // vectors)
 
-    return min(range(1, min(_MOST_VECTORS, wanted) + 1), key=cost)
+    choices = itertools.product(range(1, min(_MOST_VECTORS, wanted) + 1), (True, False))
+    return min(choices, key=lambda choice: cost(*choice))
 
 
 def _units(correlation: Correlation, vectors: int, threads: int) -> tuple[int, int, int]:
@@ -297,8 +340,9 @@ def _units(correlation: Correlation, vectors: int, threads: int) -> tuple[int, i
     image = panels * step * q_size * p_size
     # Weights that are no part of the second cache pass as seldom as can be.
     most = _SUMS if correlation.taps * correlation.filters > _SUMS else _SUMS // 4
-    together = max(1, min(batch, most // image))
-    fewest = min(p_size, -(-image // most))
+    block = _most_channels(correlation) * math.prod(correlation.source[1:])
+    together = max(1, min(batch, most // image, _BLOCK // block))
+    fewest = min(p_size, max(-(-image // most), -(-block // _BLOCK)))
     choices = [(even(batch, images), 1, 1) for images in range(together, 1, -1)]
     choices += [(1, chunks, 1) for chunks in range(fewest, p_size + 1)]
     return min(choices, key=lambda choice: unevenness(*choice))
@@ -391,7 +435,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     out = jit.array_at(arguments[8], like, (arguments[9],))
     sums = simd.scratch(arguments[10], out)
     tiles = jit.array_at(arguments[12], arguments, (n_tiles, 8))
-    firsts = jit.array_at(arguments[13], arguments, (chunks + 1, 2))
+    firsts = jit.array_at(arguments[13], arguments, (chunks + 1, 4))
     classes = jit.array_at(arguments[14], arguments, (n_classes, 2))
     offsets = jit.array_at(arguments[15], arguments, (2 * n_offsets,))
     weights = jit.array_at(arguments[16], arguments, (windows,))
@@ -403,16 +447,17 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     image0 *= images
     images = min(images, batch - image0)
     panel0, panel1 = part * panels // parts, (part + 1) * panels // parts
-    p0, tile0 = firsts[chunk]
-    p1, tile1 = firsts[chunk + 1]
+    p0, tile0, line0, line1 = firsts[chunk]
+    p1, tile1, _, _ = firsts[chunk + 1]
     places = (p1 - p0) * q_size
     for panel in range(panel0, panel1):
         to = (panel - panel0) * images * places * step
         for lane in range(step):
             m = panel * step + lane
             sums[to + lane] = start[group * filters + m] if m < filters else 0
-        for other in range(to + step, to + images * places * step, lanes):
-            simd.copy_vector(sums, other, sums, other - step)
+        for other in range(to + step, to + images * places * step, step):
+            for lane in range(0, step, lanes):
+                simd.copy_vector(sums, other + lane, sums, to + lane)
     for c0 in range(0, channels, in_block):
         c1 = min(channels, c0 + in_block)
         for panel in range(panel0, panel1):
@@ -427,7 +472,14 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                 )  # fmt: skip
             of = ((image0 * groups + group) * channels + c0) * plane
             to = (panel - panel0) * images * places
+            fetched = 0 if panel == panel0 else images
             for t in range(tile0, tile1):
+                while fetched <= min(tiles[t, 6], images - 1):
+                    first = of + fetched * groups * channels * plane
+                    for line in range(first, first + (c1 - c0) * plane, plane):
+                        for pixel in range(line + line0 * wide, line + line1 * wide, lanes):
+                            simd.prefetch(source, pixel)
+                    fetched += 1
                 look, next_look, count, place, next_place, kind, image, of_image = tiles[t]
                 count = min(count, (images - image) * of_image)
                 if count > 0:  # of the last images there may be fewer

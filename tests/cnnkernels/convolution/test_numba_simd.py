@@ -54,6 +54,8 @@ CUTS = {
     "filters, a pixel of several images, the last fewer": "mb9ic14ih9oc16oh9kh3ph1",
     "filters, in groups": "g2mb3ic10ih9oc64oh9kh5ph2",
     "filters, chunks of lines": "mb1ic3ih70oc64oh70kh3ph1",
+    "filters, parts of lines": "mb2ic40ih7iw26oc64oh7ow26kh3kw9ph1pw4",
+    "filters, parts of lines, edges wider than a part": "mb2ic5ih26oc64oh26kh7ph9dh2",
     "filters, every second pixel": "mb2ic3ih30oc48oh15kh7sh2ph3",
     "filters, pixels that see nothing": "mb2ic9ih3oc16oh9kh2ph4",
     "filters, all pixels of which see nothing": "mb1ic2ih2oc16oh1kh5sh9ph9dh9",
