@@ -64,7 +64,7 @@ def covering(columns, lanes, most):  # type: ignore[no-untyped-def]
 # What the functions behind the addresses are called with.
 _RESULT = ("count", "c", "c_row", "start", "add")
 _ARGUMENTS = ("rows", "vectors", "a", "a_row", "a_offsets", "b", "b_offsets", *_RESULT)
-_PACKED_ARGUMENTS = ("rows", "vectors", "a", "a_row", "b", "b_offsets", *_RESULT)
+_PACKED_ARGUMENTS = ("rows", "vectors", "a", "b", "b_offsets", *_RESULT, "ahead", "ahead_row")
 _LANES_ARGUMENTS = (
     "rows", "columns", "a", "a_row", "a_offsets", "b", "b_row", "b_offsets",
     "count", "c", "c_row", "c_column", "add",
@@ -94,11 +94,11 @@ def packed_tile_address(dtype: str) -> int:
     """Return the address of the one that `multiply_packed_tile` calls: see `tile_address`."""
     element, table, word = _kinds(dtype)
     signature = types.void(
-        word, word, element, word, element, table, word, element, word, element, word
+        word, word, element, element, table, word, element, word, element, word, element, word
     )
 
-    def tile(rows, vectors, a, a_line, b, b_offsets, count, c, c_row, start, add):  # type: ignore[no-untyped-def]
-        _packed_tile(rows, vectors, a, a_line, b, b_offsets, count, c, c_row, start, add)
+    def tile(rows, vectors, a, b, b_offsets, count, c, c_row, start, add, ahead, ahead_row):  # type: ignore[no-untyped-def]
+        _packed_tile(rows, vectors, a, b, b_offsets, count, c, c_row, start, add, ahead, ahead_row)
 
     return jit.address(signature, tile)
 
@@ -200,23 +200,25 @@ def multiply_tile(  # type: ignore[no-untyped-def]
 
 @intrinsic
 def multiply_packed_tile(  # type: ignore[no-untyped-def]
-    typingctx, address, rows, vectors, a, a_first, a_line, b, b_first, b_offsets, b_from, count,
-    c, c_first, c_row, start, start_first, add,
+    typingctx, address, rows, vectors, a, a_first, b, b_first, b_offsets, b_from, count,
+    c, c_first, c_row, start, start_first, add, ahead, ahead_first, ahead_row,
 ):  # fmt: skip
-    """Multiply as `multiply_tile` does, with scalars that lie row after row, line after line.
+    """Multiply as `multiply_tile` does, with scalars that lie row after row, `ROWS` a line.
 
-    Those are ``a[a_first + i + j*a_line]``; `address` is `packed_tile_address` of the dtype.
+    Those are ``a[a_first + i + j*ROWS]``; `address` is `packed_tile_address` of the dtype. With
+    each j ``ahead[ahead_first + j*ahead_row]``, which may lie beyond the array, is brought to the
+    second cache for later use.
     """
     del typingctx
     signature = types.void(
-        address, rows, vectors, a, a_first, a_line, b, b_first, b_offsets, b_from, count, c,
-        c_first, c_row, start, start_first, add,
+        address, rows, vectors, a, a_first, b, b_first, b_offsets, b_from, count, c,
+        c_first, c_row, start, start_first, add, ahead, ahead_first, ahead_row,
     )  # fmt: skip
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         queue = _Queue(context, builder, signature, arguments)
         called = [queue.word(), queue.word(), queue.word()]
-        _call_tile(builder, queue, called, [queue.place(), queue.word()])
+        _call_tile(builder, queue, called, [queue.place()], ahead=True)
         return context.get_dummy_value()
 
     return signature, emit
@@ -277,14 +279,17 @@ class _Queue:
         return self._builder.gep(data, [self.word()])
 
 
-def _call_tile(builder: Any, queue: _Queue, called: list[Any], scalars: list[Any]) -> None:
+def _call_tile(
+    builder: Any, queue: _Queue, called: list[Any], scalars: list[Any], ahead: bool = False
+) -> None:
     """Call a micro-kernel with what its intrinsics have in common: all that follows the scalars."""
     address, rows, vectors = called
     b, b_offsets, count = queue.place(), queue.place(), queue.word()
     c, c_row, start, add = queue.place(), queue.word(), queue.place(), queue.word()
-    _call_address(
-        builder, address, [rows, vectors, *scalars, b, b_offsets, count, c, c_row, start, add]
-    )
+    values = [rows, vectors, *scalars, b, b_offsets, count, c, c_row, start, add]
+    if ahead:
+        values += [queue.place(), queue.word()]
+    _call_address(builder, address, values)
 
 
 def _call_address(builder: Any, address: Any, values: list[Any]) -> None:
@@ -328,8 +333,9 @@ def _emit_tile(
     for i, v in tile:
         sums[i, v].add_incoming(given[i], entry)
     if packed:
-        line = builder.phi(named["a"].type)
+        line, ahead = builder.phi(named["a"].type), builder.phi(named["ahead"].type)
         line.add_incoming(named["a"], entry)
+        ahead.add_incoming(named["ahead"], entry)
 
     def offset(table: str) -> Any:
         return builder.load(builder.gep(named[f"{table}_offsets"], [j]))
@@ -337,7 +343,9 @@ def _emit_tile(
     b = builder.gep(named["b"], [offset("b")])
     if packed:
         scalars = [builder.gep(line, [word(i)]) for i in range(rows)]
-        line.add_incoming(builder.gep(line, [named["a_row"]]), body)
+        line.add_incoming(builder.gep(line, [word(ROWS)]), body)
+        simd.emit_prefetch(builder, ahead, write=False, cache=2)
+        ahead.add_incoming(builder.gep(ahead, [named["ahead_row"]]), body)
     else:
         scalars = _spaced(builder, builder.gep(named["a"], [offset("a")]), named["a_row"], rows)
 

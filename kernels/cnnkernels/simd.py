@@ -64,15 +64,15 @@ def corners(count: int, step: int) -> tuple[Any, Any]:
     return ir.Constant(number, low), ir.Constant(number, high)
 
 
-def emit_prefetch(builder: Any, place: Any, write: bool) -> None:
-    """Ask for the line of the cache around an address, which need not be one."""
+def emit_prefetch(builder: Any, place: Any, write: bool, cache: int = 1) -> None:
+    """Bring the line around an address, which need not be one, to the first or second cache."""
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     prefetch = cgutils.get_or_insert_function(
         builder.module,
         ir.FunctionType(ir.VoidType(), [byte, number, number, number]),
         "llvm.prefetch.p0",
     )
-    stay, data = number(3), number(1)
+    stay, data = number(4 - cache), number(1)
     builder.call(prefetch, [builder.bitcast(place, byte), number(int(write)), stay, data])
 
 

@@ -31,6 +31,12 @@ _PANELS = 64
 """Panels of a share, at the most: their source pixels stay in the second cache between windows."""
 
 
+_AHEAD = 256
+"""Lines of the cache, at the most, that each channel is asked for before they are gathered."""
+
+_LINE = 16
+"""Elements from one of these to the next: a line of the cache, or two."""
+
 _GROUP = 64 * 1024
 """Elements of panels that are gathered together: a part of the second cache."""
 
@@ -112,6 +118,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     lines = np.empty((width, 5), np.int64)
     runs = np.empty((width, 3), np.int64)
     places = np.empty((width, 3), np.int64)
+    ahead = np.zeros(_AHEAD, np.int64)
     image_size = groups * filters * out_row
     corner = group * filters * out_row + corner_h * out_width + corner_w
     for g0 in range(first_panel, last_panel, together):
@@ -128,9 +135,24 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                 while panel < g1:
                     begin = panel * width
                     columns = min(width, pixels - begin)
-                    many = 1
-                    if most > 1:  # as many panels as lie in one image
-                        many = max(1, min(most, g1 - panel, (q_size - begin % q_size) // width))
+                    many = _many(begin, min(most, g1 - panel), q_size, width)
+                    last_ahead = 0
+                    if windows == 1:  # products leave time for what will be gathered after them
+                        after, c2 = panel + many, c0
+                        if after >= g1:
+                            after, c2 = (g0, c1) if c1 < channels else (g1, 0)
+                        if after < last_panel:
+                            then = after * width
+                            wanted = width * _many(then, min(most, g1 - after), q_size, width)
+                            found = _lines(
+                                lines, then, wanted, p_size, q_size, step_h, step_w,
+                                groups * channels * plane,
+                            )  # fmt: skip
+                            n = _runs(
+                                runs, lines, found, table[0, 0], table[1, 0], height, wide, step_w
+                            )
+                            first = (group * channels + c2) * plane
+                            last_ahead = _look_ahead(ahead, runs, n, first, step_w)
                     if many > 1:
                         image, pixel = begin // q_size, begin % q_size
                         channel = (image * groups + group) * channels + c0
@@ -142,13 +164,15 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         for tile in range(first_tile, last_tile):
                             m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
                             for q in range(many):
+                                call = min((tile - first_tile) * many + q, last_ahead)
                                 microkernel.multiply_packed_tile(
                                     micro, m1 - m0, microkernel.VECTORS, packed,
-                                    a_block + tile * count * microkernel.ROWS, microkernel.ROWS,
+                                    a_block + tile * count * microkernel.ROWS,
                                     work, q * count * width, ramp, 0, count,
                                     out, corner + image * image_size + m0 * out_row + pixel
                                     + q * width, out_row,
                                     start, groups * filters if add else group * filters + m0, add,
+                                    source, ahead[call], plane,
                                 )  # fmt: skip
                         panel += many
                         continue
@@ -177,19 +201,20 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
                         a_first = a_block + tile * count * microkernel.ROWS
                         value = groups * filters if add else group * filters + m0
+                        call = min(tile - first_tile, last_ahead)
                         if in_line:
                             microkernel.multiply_packed_tile(
-                                micro, m1 - m0, vectors, packed, a_first, microkernel.ROWS,
+                                micro, m1 - m0, vectors, packed, a_first,
                                 work, 0, ramp, 0, count,
                                 out, corner + m0 * out_row + places[0, 2], out_row,
-                                start, value, add,
+                                start, value, add, source, ahead[call], plane,
                             )  # fmt: skip
                         else:
                             microkernel.multiply_packed_tile(
-                                micro, m1 - m0, vectors, packed, a_first, microkernel.ROWS,
+                                micro, m1 - m0, vectors, packed, a_first,
                                 work, 0, ramp, 0, count,
                                 work, kept + (m0 - first_row) * width, width,
-                                start, value, add,
+                                start, value, add, source, ahead[call], plane,
                             )  # fmt: skip
                     if not in_line and before + count == taps:
                         _scatter(
@@ -215,6 +240,24 @@ def _lines(lines, begin, columns, p_size, q_size, step_h, step_w, image_size):  
         column += length
         line, q = line + 1, 0
     return found
+
+
+@jit.kernel()
+def _many(begin, most, q_size, width):  # type: ignore[no-untyped-def]
+    """Return how many panels are gathered together: as many as lie in one image, or one."""
+    return max(1, min(most, (q_size - begin % q_size) // width)) if most > 1 else 1
+
+
+@jit.kernel()
+def _look_ahead(ahead, runs, n, first, step):  # type: ignore[no-untyped-def]
+    """List the lines of the cache that a channel's runs are in, and return the index of the last."""
+    last = 0
+    for i in range(n):
+        end = runs[i, 2] + (runs[i, 1] - 1) * step
+        for at in range(runs[i, 2], end + _LINE, _LINE):
+            ahead[min(last, ahead.size - 1)] = first + min(at, end)
+            last += 1
+    return min(last, ahead.size) - 1
 
 
 @jit.kernel()

@@ -196,10 +196,11 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
                         microkernel.multiply_packed_tile(
                             micro, m1 - m0, vectors, packed,
-                            a_block + tile * many * microkernel.ROWS, microkernel.ROWS,
+                            a_block + tile * many * microkernel.ROWS,
                             work, at, looks, 0, many,
                             work, copy + m0 * positions + at, positions,
                             start, groups * filters if before else group * filters + m0, before > 0,
+                            source, 0, 0,
                         )  # fmt: skip
                     at += vectors * lanes
         for m in range(filters):
