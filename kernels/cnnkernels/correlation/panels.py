@@ -250,7 +250,7 @@ def _many(begin, most, q_size, width):  # type: ignore[no-untyped-def]
 
 @jit.kernel()
 def _look_ahead(ahead, runs, n, first, step):  # type: ignore[no-untyped-def]
-    """List the lines of the cache that a channel's runs are in, and return the index of the last."""
+    """List the lines of the cache that a channel's runs are in; return the index of the last."""
     last = 0
     for i in range(n):
         end = runs[i, 2] + (runs[i, 1] - 1) * step

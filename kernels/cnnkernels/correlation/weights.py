@@ -23,7 +23,7 @@ from cnnkernels.correlation.plan import even
 _VECTORS = 2
 """Vectors of filters side by side."""
 
-_BLOCK = 256
+_BLOCK = 800
 """Pixels of a block, at the most."""
 
 _TAPS = 512
@@ -33,7 +33,7 @@ _COPY = 96 * 1024
 """Elements of a copy of what a block's taps reach, about: it stays in the second cache."""
 
 _TOGETHER = 8
-"""Panels of filters that a copy of the images serves, at the most, with a window of one pixel."""
+"""Panels of filters that share a pass over the images, at the most; half as many over a copy."""
 
 _SUMS = 128 * 1024
 """Elements of sums, at the most: they stay there, too."""
@@ -76,7 +76,7 @@ class _Plan:
         return self.reach.ctypes.data, self.sizes.ctypes.data
 
 
-_SIZES = 30
+_SIZES = 31
 
 
 @functools.lru_cache(1024)
@@ -96,6 +96,7 @@ def _plan(problem: Conv2D) -> _Plan:
     # Blocks: some whole images, or a part of one.
     images = max(1, min(problem.batch, _BLOCK // pixels))
     parts = -(-pixels // _BLOCK)
+    block = images * -(-pixels // parts)
     lines = p_size if parts == 1 else min(p_size, -(-pixels // parts) // q_size + 2)
     lines = (lines - 1) * step_h + span_h
     pitch = (q_size - 1) * step_w + span_w
@@ -130,9 +131,7 @@ def _plan(problem: Conv2D) -> _Plan:
     ranges = -(-channels // in_range)
     # Panels that share a pass over the images: from memory that pass takes longer than adding up
     # the parts of a batch, from a cache it does not.
-    together = max(
-        1, min(4 if copied else _TOGETHER // windows, _SUMS // (in_range * windows * width))
-    )
+    together = max(1, min(_TOGETHER // (2 if copied else 1), _SUMS // (in_range * windows * width)))
     streamed = max(math.prod(problem.shapes.x), math.prod(problem.shapes.y)) > _CACHED
     if not streamed:
         together = min(together, problem.groups * panels * ranges // _SHARES)
@@ -146,10 +145,10 @@ def _plan(problem: Conv2D) -> _Plan:
         problem.batch, problem.groups, channels, problem.height, problem.width, filters,
         p_size, q_size, rows, cols, step_h, step_w, dilation_h, dilation_w, top, left,
         images, parts, lines, pitch, region, copied, along, panels, ranges, in_range, splits,
-        span_h, together, width,
+        span_h, together, width, block,
     )  # fmt: skip
     copy = in_range * region + width if copied else 0
-    panel = (_BLOCK + width + in_range * windows) * width
+    panel = (block + width + in_range * windows) * width
     work = -(-(copy + together * panel) // 32) * 32
     r, s = (axis.ravel() for axis in np.indices((rows, cols)))
     return _Plan(
@@ -194,7 +193,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     (
         batch, groups, channels, height, wide, filters, p_size, q_size, rows, cols, step_h, step_w,
         _, dilation_w, top, left, images, parts, lines, pitch, region, copied, along, panels,
-        ranges, in_range, splits, span_h, together, width,
+        ranges, in_range, splits, span_h, together, width, in_block,
     ) = to_fixed_tuple(jit.array_at(arguments[9], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     windows = rows * cols
     plane, pixels = height * wide, p_size * q_size
@@ -211,9 +210,9 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     together = min(together, (filters - first_filter + width - 1) // width)
     c0, c1 = share * in_range, min(channels, (share + 1) * in_range)
     blocks = (batch + images - 1) // images
-    looks, of_dy = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64)
+    looks, of_dy = np.empty(in_block, np.int64), np.empty(in_block, np.int64)
     one_phase = np.zeros(1, np.int64)
-    size = (_BLOCK + width) * width
+    size = (in_block + width) * width
     sums = copy_room + together * size
     sums_size = (c1 - c0) * windows * width
     simd.fill_run(work, sums, together * sums_size, 0, lanes)
