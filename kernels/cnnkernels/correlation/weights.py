@@ -9,6 +9,7 @@ window pixel, or, where there are few channels, a line of the window.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -76,11 +77,11 @@ class _Plan:
         return self.reach.ctypes.data, self.sizes.ctypes.data
 
 
-_SIZES = 31
+_SIZES = 32
 
 
 @functools.lru_cache(1024)
-def _plan(problem: Conv2D) -> _Plan:
+def _plan(problem: Conv2D, turned: bool) -> _Plan:
     channels = problem.in_channels // problem.groups
     filters = problem.out_channels // problem.groups
     rows, cols = problem.kernel_size
@@ -145,7 +146,7 @@ def _plan(problem: Conv2D) -> _Plan:
         problem.batch, problem.groups, channels, problem.height, problem.width, filters,
         p_size, q_size, rows, cols, step_h, step_w, dilation_h, dilation_w, top, left,
         images, parts, lines, pitch, region, copied, along, panels, ranges, in_range, splits,
-        span_h, together, width, block,
+        span_h, together, width, block, turned,
     )  # fmt: skip
     copy = in_range * region + width if copied else 0
     panel = (block + width + in_range * windows) * width
@@ -170,7 +171,10 @@ def run(problem: Conv2D, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     dy, x, dw : np.ndarray
         C-contiguous, of the problem's shapes and dtype, not empty.
     """
-    plan, dtype = _plan(problem), problem.dtype
+    dtype, images = problem.dtype, _images_turned(problem)
+    if images:
+        problem, dy, x = images, x, dy
+    plan = _plan(problem, images is not None)
     parts = dw if plan.splits == 1 else np.empty((plan.splits, dw.size), dtype)
     _correlate(
         plan.shares, dtype, microkernel.tile_address(dtype), x, dy, parts, parts.size, plan.work,
@@ -178,6 +182,22 @@ def run(problem: Conv2D, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     )  # fmt: skip
     if plan.splits > 1:
         np.add.reduce(parts, axis=0, out=dw.reshape(-1))
+
+
+@functools.lru_cache(1024)
+def _images_turned(problem: Conv2D) -> Conv2D | None:
+    """Return the problem with channels for filters, where images are turned, and not dy.
+
+    Where each pixel of dy is multiplied with one of an image, and no other, either will do: of what
+    comes from memory, the smaller one.
+    """
+    alone = problem.kernel_size == problem.stride == (1, 1) and problem.padding == ((0, 0), (0, 0))
+    smaller = problem.in_channels < problem.out_channels
+    if not (alone and smaller and math.prod(problem.shapes.y) > _CACHED):
+        return None
+    return dataclasses.replace(
+        problem, in_channels=problem.out_channels, out_channels=problem.in_channels, bias=False
+    )
 
 
 @functools.cache
@@ -193,7 +213,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     (
         batch, groups, channels, height, wide, filters, p_size, q_size, rows, cols, step_h, step_w,
         _, dilation_w, top, left, images, parts, lines, pitch, region, copied, along, panels,
-        ranges, in_range, splits, span_h, together, width, in_block,
+        ranges, in_range, splits, span_h, together, width, in_block, turned,
     ) = to_fixed_tuple(jit.array_at(arguments[9], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     windows = rows * cols
     plane, pixels = height * wide, p_size * q_size
@@ -279,12 +299,19 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         )  # fmt: skip
     taps = channels * windows
     for number in range(together):
-        m0 = first_filter + number * width
-        simd.turn_back(
-            out, ((split * groups + group) * filters + m0) * taps + c0 * windows, taps,
-            work, sums + number * sums_size, width, min(width, filters - m0), (c1 - c0) * windows,
-            lanes,
-        )  # fmt: skip
+        m0, of = first_filter + number * width, sums + number * sums_size
+        rows = min(width, filters - m0)
+        if turned:
+            for c in range(c0, c1):
+                to = ((split * groups + group) * channels + c) * filters + m0
+                for m in range(rows):
+                    out[to + m] = work[of + m]
+                of += width
+        else:
+            simd.turn_back(
+                out, ((split * groups + group) * filters + m0) * taps + c0 * windows, taps,
+                work, of, width, rows, (c1 - c0) * windows, lanes,
+            )  # fmt: skip
 
 
 @jit.kernel()

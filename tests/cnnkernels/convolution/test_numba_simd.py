@@ -10,6 +10,7 @@ from cnnkernels.descriptor import parse
 pytest.importorskip("numba")
 simd = pytest.importorskip("cnnkernels.simd")
 numba_simd = pytest.importorskip("cnnkernels.convolution.numba_simd")
+weights = pytest.importorskip("cnnkernels.correlation.weights")
 
 CUTS = {
     "panels in lines": "mb2ic5ih20oc17oh20kh3ph1",
@@ -118,6 +119,29 @@ def test_the_bits_are_the_same_at_any_number_of_threads(descriptor, thread_count
         gradients = numba_simd.backward(problem, dy, x, w, cache)
         results.add((y.tobytes(), gradients.dx.tobytes(), gradients.dw.tobytes()))
     assert len(results) == 1
+
+
+@pytest.mark.parametrize(
+    "descriptor",
+    [
+        "mb3ic9ih11oc20oh11kh1ph0",
+        "mb2ic33ih5oc70oh5kh1ph0",
+        "mb9ic40ih20oc80oh20kh1ph0",
+        "g2mb2ic10ih14oc68oh14kh1ph0",
+    ],
+)
+def test_gradients_of_weights_are_exact_where_images_are_turned(
+    descriptor, thread_counts, monkeypatch
+):
+    monkeypatch.setattr(weights, "_CACHED", 0)  # else dy is too large for a test
+    monkeypatch.setattr(weights, "_plan", weights._plan.__wrapped__)
+    problem = parse(descriptor)
+    turned = weights._images_turned.__wrapped__
+    monkeypatch.setattr(weights, "_images_turned", turned)
+    assert turned(problem)
+    for _ in thread_counts():
+        found = conformance.check(registry.load("numba-simd"), problem)
+        assert (found.outcome, found.reason) == ("ok", "")
 
 
 def test_shapes_that_nobody_listed_are_exact():
