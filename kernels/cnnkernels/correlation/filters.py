@@ -472,7 +472,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                 )  # fmt: skip
             of = ((image0 * groups + group) * channels + c0) * plane
             to = (panel - panel0) * images * places
-            fetched = 0 if panel == panel0 else images
+            fetched = images if panel > 0 else 0  # by the first panel
             for t in range(tile0, tile1):
                 while fetched <= min(tiles[t, 6], images - 1):
                     first = of + fetched * groups * channels * plane

@@ -27,7 +27,7 @@ _VECTORS = 2
 _BLOCK = 800
 """Pixels of a block, at the most."""
 
-_TAPS = 512
+_TAPS = 2304
 """Taps of a share, about: their sums stay in the second cache."""
 
 _COPY = 96 * 1024
