@@ -1,5 +1,7 @@
 """Convolution on vector registers: every way a share of the work can be cut."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from cnnkernels.descriptor import parse
 pytest.importorskip("numba")
 simd = pytest.importorskip("cnnkernels.simd")
 numba_simd = pytest.importorskip("cnnkernels.convolution.numba_simd")
+filters = pytest.importorskip("cnnkernels.correlation.filters")
 weights = pytest.importorskip("cnnkernels.correlation.weights")
 
 CUTS = {
@@ -88,6 +91,27 @@ def test_every_cut_is_exact(descriptor, dtype):
     backend = registry.load("numba-simd")
     found = conformance.check(backend, parse(descriptor + dtype))
     assert (found.outcome, found.reason) == ("ok", "")
+
+
+@pytest.mark.parametrize("lines", [True, False], ids=["lines", "rectangles"])
+@pytest.mark.parametrize(
+    "descriptor", [cut for name, cut in CUTS.items() if name.startswith("filters")]
+)
+def test_tiles_make_each_product_once(descriptor, lines):
+    correlation = numba_simd._forward_plan(parse(descriptor))
+    (_, height, wide), (rows, columns) = correlation.source, correlation.grid
+    down, across, _ = correlation.windows
+    images = min(correlation.batch, 3)
+    made = np.zeros((images, rows, columns, down.size), int)
+    for here in filters._tiles(correlation, (range(images), range(rows)), 2, lines):
+        for first in itertools.product(*here.firsts):
+            for number in range(here.pixels):
+                pixel = np.add(first, np.multiply(here.step, number))
+                made[(*pixel, here.windows)] += 1
+    h = np.arange(rows)[:, None, None] * correlation.step[0] + down
+    v = np.arange(columns)[:, None] * correlation.step[1] + across
+    seen = (h >= 0) & (h < height) & (v >= 0) & (v < wide)
+    assert np.array_equal(made, np.broadcast_to(seen, made.shape))
 
 
 @pytest.mark.slow
