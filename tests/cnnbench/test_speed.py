@@ -198,6 +198,7 @@ def test_a_floor_above_what_is_worth_comparing_is_the_middle_of_three(found, flo
     assert list(left) == []
 
 
+@pytest.mark.slow
 def test_floor_ceilings_and_baseline_are_noted_with_the_run(everyone):
     where = everyone.environment
     assert where["baseline"] == {"1": "numpy"}
