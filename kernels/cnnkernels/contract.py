@@ -582,14 +582,14 @@ def _ceil_padding(
 # --------------------------------------------------------------------------------------------
 # arrays
 
-_LINE = 64
+LINE = 64
 """Bytes of a cache line. Vectors that lie across two of them take up to twice as long to store."""
 
 
 def _empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     kind = np.dtype(dtype)
-    memory = np.empty(math.prod(shape) * kind.itemsize + _LINE, np.uint8)
-    first = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % _LINE  # type: ignore[arg-type]
+    memory = np.empty(math.prod(shape) * kind.itemsize + LINE, np.uint8)
+    first = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % LINE  # type: ignore[arg-type]
     return np.ndarray(shape, kind, memory, first)
 
 

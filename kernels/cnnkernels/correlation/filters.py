@@ -27,7 +27,7 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import jit, microkernel, simd
+from cnnkernels import contract, jit, microkernel, simd
 from cnnkernels.correlation.plan import Correlation, even
 
 _TAPS = 1152 if microkernel.SUMS == 24 else 192
@@ -146,7 +146,7 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
         firsts.append((p0, len(tiles), *(min(max(line, 0), height) for line in seen)))
         of_chunk = [
             (pixel, here.pixels, here.step, kinds.setdefault((*here.windows,), len(kinds)))
-            for here in _tiles(correlation, (range(images), range(p0, p1)), vectors, lines)
+            for here in _tiles(correlation, range(images), range(p0, p1), vectors, lines)
             for pixel in itertools.product(*here.firsts)
         ]
         for pixel, pixels, to_next, kind in sorted(of_chunk):  # an image stays in the cache
@@ -215,42 +215,29 @@ def _most_channels(correlation: Correlation) -> int:
 
 
 def _tiles(
-    correlation: Correlation, within: tuple[range, range], vectors: int, lines: bool
+    correlation: Correlation, images: range, chunk: range, vectors: int, lines: bool
 ) -> Iterator[_Tiles]:
-    """Yield the tiles of some images and rows.
+    """Yield the tiles of some images and a chunk of their rows.
 
     Of pixels in a line the outer ones do not see all windows. Where `lines` are cut, a part of one
     is as many tiles as there are ways in which its pixels see windows: most of them all, some but
     the first or last pixels. Else rectangles of pixels that see the same are, each along that side
     of which its tiles are fewest.
     """
-    images, chunk = within
     most = min(microkernel.MOST_ROWS, microkernel.SUMS // vectors)
-    (_, *sizes), (down, across, _) = correlation.source, correlation.windows
-    in_rows, in_columns = (
-        (looks >= 0) & (looks < size)
-        for size, looks in zip(
-            sizes,
-            (
-                np.arange(chunk.start, chunk.stop) * correlation.step[0] + down[:, None],
-                np.arange(correlation.grid[1]) * correlation.step[1] + across[:, None],
-            ),
-            strict=True,
-        )
-    )
-    columns = _parts(in_columns, most) if lines else _runs(in_columns)
+    (_, height, wide), (down, across, _) = correlation.source, correlation.windows
+    in_rows = _inside(np.array(chunk) * correlation.step[0] + down[:, None], height)
+    in_line = _inside(np.arange(correlation.grid[1]) * correlation.step[1] + across[:, None], wide)
+    columns = _parts(in_line, most) if lines else _runs(in_line)
 
     def needed(box: _Pixels, axis: int) -> float:
         others = math.prod(len(side) for other, side in enumerate(box) if other != axis)
         return others * -(-len(box[axis]) // most) * _FAR[axis]
 
-    for top, height, here in _runs(in_rows):
-        for left, width, there in columns:
-            windows = np.flatnonzero(here & there)
-            if not windows.size:
-                continue
-            top0 = chunk.start + top
-            box = images, range(top0, top0 + height), range(left, left + width)
+    for (top, rows, here), (left, width, there) in itertools.product(_runs(in_rows), columns):
+        windows = np.flatnonzero(here & there)
+        if windows.size:
+            box = images, chunk[top : top + rows], range(left, left + width)
             axis = 2 if lines else min((2, 1, 0), key=functools.partial(needed, box))
             step = int(axis == 0), int(axis == 1), int(axis == 2)
             for first, pixels in _cut(box[axis], most):
@@ -259,6 +246,10 @@ def _tiles(
                     for s, side in zip(step, box, strict=True)
                 ]
                 yield _Tiles((firsts[0], firsts[1], firsts[2]), pixels, step, windows)
+
+
+def _inside(looks: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray((looks >= 0) & (looks < size))
 
 
 def _runs(seen: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
@@ -307,8 +298,8 @@ def _best_tiles(correlation: Correlation) -> tuple[int, bool]:
     def cost(vectors: int, lines: bool) -> float:
         images, _, _ = _units(correlation, vectors, 1)
         channels, of_tiles = _in_block(correlation, vectors), 0.0
-        within = range(images), range(correlation.grid[0])
-        for here in _tiles(correlation, within, vectors, lines):
+        rows = range(correlation.grid[0])
+        for here in _tiles(correlation, range(images), rows, vectors, lines):
             products = max(here.pixels * vectors, _LATENCY)
             loads = here.pixels * _LOADS[0] + vectors * _LOADS[1]
             once = channels * here.windows.size * (products + loads) + _CALL
@@ -418,6 +409,14 @@ def _turn_weights(  # type: ignore[no-untyped-def]
                 to += step
 
 
+@jit.inlined
+def _bring_nearer(source, first, length, plane, channels):  # type: ignore[no-untyped-def]
+    """Ask for the lines of the cache that a run of each of some channels is in."""
+    for run in range(first, first + channels * plane, plane):
+        for at in range(run, run + length, contract.LINE // source.itemsize):
+            simd.prefetch(source, at)
+
+
 @jit.Shares
 def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the outputs of some filters, in some lines of some images of a group."""
@@ -474,13 +473,11 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
             to = (panel - panel0) * images * places
             fetched = images if panel > 0 else 0  # by the first panel
             for t in range(tile0, tile1):
-                while fetched <= min(tiles[t, 6], images - 1):
-                    first = of + fetched * groups * channels * plane
-                    for line in range(first, first + (c1 - c0) * plane, plane):
-                        for pixel in range(line + line0 * wide, line + line1 * wide, lanes):
-                            simd.prefetch(source, pixel)
-                    fetched += 1
                 look, next_look, count, place, next_place, kind, image, of_image = tiles[t]
+                while fetched <= min(image, images - 1):
+                    first = of + fetched * groups * channels * plane + line0 * wide
+                    _bring_nearer(source, first, (line1 - line0) * wide, plane, c1 - c0)
+                    fetched += 1
                 count = min(count, (images - image) * of_image)
                 if count > 0:  # of the last images there may be fewer
                     first, seen = classes[kind]

@@ -23,7 +23,7 @@ import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import jit, microkernel, simd
+from cnnkernels import contract, jit, microkernel, simd
 from cnnkernels.correlation import packing
 from cnnkernels.correlation.plan import BLOCK, SIZES, Correlation, even
 
@@ -33,9 +33,6 @@ _PANELS = 64
 
 _AHEAD = 256
 """Lines of the cache, at the most, that each channel is asked for before they are gathered."""
-
-_LINE = 16
-"""Elements from one of these to the next: a line of the cache, or two."""
 
 _GROUP = 64 * 1024
 """Elements of panels that are gathered together: a part of the second cache."""
@@ -136,7 +133,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                     begin = panel * width
                     columns = min(width, pixels - begin)
                     many = _many(begin, min(most, g1 - panel), q_size, width)
-                    last_ahead = 0
+                    last_ahead, between = 0, 0
                     if windows == 1:  # products leave time for what will be gathered after them
                         after, c2 = panel + many, c0
                         if after >= g1:
@@ -152,7 +149,10 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                                 runs, lines, found, table[0, 0], table[1, 0], height, wide, step_w
                             )
                             first = (group * channels + c2) * plane
-                            last_ahead = _look_ahead(ahead, runs, n, first, step_w)
+                            last_ahead = _look_ahead(
+                                ahead, runs, n, first, step_w, contract.LINE // source.itemsize
+                            )
+                            between = plane
                     if many > 1:
                         image, pixel = begin // q_size, begin % q_size
                         channel = (image * groups + group) * channels + c0
@@ -172,7 +172,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                                     out, corner + image * image_size + m0 * out_row + pixel
                                     + q * width, out_row,
                                     start, groups * filters if add else group * filters + m0, add,
-                                    source, ahead[call], plane,
+                                    source, ahead[call], between,
                                 )  # fmt: skip
                         panel += many
                         continue
@@ -207,14 +207,14 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                                 micro, m1 - m0, vectors, packed, a_first,
                                 work, 0, ramp, 0, count,
                                 out, corner + m0 * out_row + places[0, 2], out_row,
-                                start, value, add, source, ahead[call], plane,
+                                start, value, add, source, ahead[call], between,
                             )  # fmt: skip
                         else:
                             microkernel.multiply_packed_tile(
                                 micro, m1 - m0, vectors, packed, a_first,
                                 work, 0, ramp, 0, count,
                                 work, kept + (m0 - first_row) * width, width,
-                                start, value, add, source, ahead[call], plane,
+                                start, value, add, source, ahead[call], between,
                             )  # fmt: skip
                     if not in_line and before + count == taps:
                         _scatter(
@@ -249,15 +249,16 @@ def _many(begin, most, q_size, width):  # type: ignore[no-untyped-def]
 
 
 @jit.kernel()
-def _look_ahead(ahead, runs, n, first, step):  # type: ignore[no-untyped-def]
+def _look_ahead(ahead, runs, n, first, step, line):  # type: ignore[no-untyped-def]
     """List the lines of the cache that a channel's runs are in; return the index of the last."""
-    last = 0
+    count = 0
     for i in range(n):
         end = runs[i, 2] + (runs[i, 1] - 1) * step
-        for at in range(runs[i, 2], end + _LINE, _LINE):
-            ahead[min(last, ahead.size - 1)] = first + min(at, end)
-            last += 1
-    return min(last, ahead.size) - 1
+        for at in range(runs[i, 2], end + line, line):
+            if count < ahead.size:
+                ahead[count] = first + min(at, end)
+                count += 1
+    return max(0, count - 1)
 
 
 @jit.kernel()

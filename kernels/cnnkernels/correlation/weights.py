@@ -4,7 +4,8 @@ dw[m, c, r, s] is the sum over images and output pixels of dy[m] times the sourc
 (c, r, s). As a matrix product: a row a tap, read pixel by pixel where it stands in the image, times
 a panel of dy with a row a pixel and a column a filter. Filters lie in the lanes, so that only dy
 has to be turned, once for all taps, and no tap is ever copied. A tile's rows are channels under one
-window pixel, or, where there are few channels, a line of the window.
+window pixel, or, where there are few channels, a line of the window. Where either operand could be
+turned and dy is much the larger, images are.
 """
 
 from __future__ import annotations
@@ -77,11 +78,11 @@ class _Plan:
         return self.reach.ctypes.data, self.sizes.ctypes.data
 
 
-_SIZES = 32
+_SIZES = 31
 
 
 @functools.lru_cache(1024)
-def _plan(problem: Conv2D, turned: bool) -> _Plan:
+def _plan(problem: Conv2D) -> _Plan:
     channels = problem.in_channels // problem.groups
     filters = problem.out_channels // problem.groups
     rows, cols = problem.kernel_size
@@ -103,7 +104,7 @@ def _plan(problem: Conv2D, turned: bool) -> _Plan:
     pitch = (q_size - 1) * step_w + span_w
     plane = problem.height * problem.width
     # Rows a multiple of 4 KiB apart evict each other from the first cache: they are copied, too.
-    places = {row * plane * itemsize // 64 % 64 for row in range(microkernel.MOST_ROWS)}
+    places = {row * plane * itemsize // contract.LINE % 64 for row in range(microkernel.MOST_ROWS)}
     if along:
         copied = len(places) < microkernel.MOST_ROWS // 4
     else:
@@ -146,7 +147,7 @@ def _plan(problem: Conv2D, turned: bool) -> _Plan:
         problem.batch, problem.groups, channels, problem.height, problem.width, filters,
         p_size, q_size, rows, cols, step_h, step_w, dilation_h, dilation_w, top, left,
         images, parts, lines, pitch, region, copied, along, panels, ranges, in_range, splits,
-        span_h, together, width, block, turned,
+        span_h, together, width, block,
     )  # fmt: skip
     copy = in_range * region + width if copied else 0
     panel = (block + width + in_range * windows) * width
@@ -174,11 +175,11 @@ def run(problem: Conv2D, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     dtype, images = problem.dtype, _images_turned(problem)
     if images:
         problem, dy, x = images, x, dy
-    plan = _plan(problem, images is not None)
+    plan = _plan(problem)
     parts = dw if plan.splits == 1 else np.empty((plan.splits, dw.size), dtype)
     _correlate(
         plan.shares, dtype, microkernel.tile_address(dtype), x, dy, parts, parts.size, plan.work,
-        plan.room, _zeros(dtype), *plan.tables,
+        plan.room, _zeros(dtype), *plan.tables, int(images is not None),
     )  # fmt: skip
     if plan.splits > 1:
         np.add.reduce(parts, axis=0, out=dw.reshape(-1))
@@ -213,7 +214,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     (
         batch, groups, channels, height, wide, filters, p_size, q_size, rows, cols, step_h, step_w,
         _, dilation_w, top, left, images, parts, lines, pitch, region, copied, along, panels,
-        ranges, in_range, splits, span_h, together, width, in_block, turned,
+        ranges, in_range, splits, span_h, together, width, in_block,
     ) = to_fixed_tuple(jit.array_at(arguments[9], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     windows = rows * cols
     plane, pixels = height * wide, p_size * q_size
@@ -301,7 +302,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     for number in range(together):
         m0, of = first_filter + number * width, sums + number * sums_size
         rows = min(width, filters - m0)
-        if turned:
+        if arguments[10]:  # images are turned: sums stand as weights do
             for c in range(c0, c1):
                 to = ((split * groups + group) * channels + c) * filters + m0
                 for m in range(rows):

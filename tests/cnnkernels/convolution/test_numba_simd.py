@@ -103,7 +103,7 @@ def test_tiles_make_each_product_once(descriptor, lines):
     down, across, _ = correlation.windows
     images = min(correlation.batch, 3)
     made = np.zeros((images, rows, columns, down.size), int)
-    for here in filters._tiles(correlation, (range(images), range(rows)), 2, lines):
+    for here in filters._tiles(correlation, range(images), range(rows), 2, lines):
         for first in itertools.product(*here.firsts):
             for number in range(here.pixels):
                 pixel = np.add(first, np.multiply(here.step, number))
