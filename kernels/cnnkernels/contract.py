@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import math
 import operator
@@ -243,6 +244,18 @@ class SlidingWindow:
         ):
             object.__setattr__(self, name, value)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash(tuple(self.__getstate__().values()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what tells the problem, and not its hash, which other processes have another of."""
+        names = (field.name for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        return {name: getattr(self, name) for name in names}
+
     def _out_sizes(self, padding: Padding) -> Pair:
         sizes = (self.height, self.width)
         high, wide = (
@@ -361,6 +374,8 @@ class Conv2D(SlidingWindow):
     bias: bool
     dtype: str
 
+    __hash__ = SlidingWindow.__hash__  # dataclass would write one that is slow
+
     def __init__(
         self,
         batch: int,
@@ -467,6 +482,8 @@ class MaxPool2D(SlidingWindow):
     padding: Padding
     dilation: Pair
     dtype: str
+
+    __hash__ = SlidingWindow.__hash__
 
     def __init__(
         self,
@@ -586,11 +603,26 @@ LINE = 64
 """Bytes of a cache line. Vectors that lie across two of them take up to twice as long to store."""
 
 
+def address_of(array: np.ndarray) -> int:
+    """Return where an array's elements begin, several times faster than NumPy's own attributes.
+
+    The pointer is what follows an object's header in ``PyArrayObject``; NumPy's C interface is
+    inlined into whatever is compiled against it, so that its place is a part of NumPy's ABI.
+    """
+    return _pointer_at(id(array) + _HEADER).value or 0
+
+
+_pointer_at, _HEADER = ctypes.c_void_p.from_address, object.__basicsize__
+
+
 def _empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    kind = np.dtype(dtype)
-    memory = np.empty(math.prod(shape) * kind.itemsize + LINE, np.uint8)
-    first = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % LINE  # type: ignore[arg-type]
-    return np.ndarray(shape, kind, memory, first)
+    kind = _NATIVE.get(dtype) or np.dtype(dtype)
+    memory = np.empty(math.prod(shape) * kind.itemsize + LINE, _BYTE)
+    return np.ndarray(shape, kind, memory, -address_of(memory) % LINE)
+
+
+_NATIVE = {name: np.dtype(name) for name in DTYPES}
+_BYTE = np.dtype(np.uint8)
 
 
 _allocate: ContextVar[Callable[..., np.ndarray]] = ContextVar("allocate", default=_empty)
@@ -627,11 +659,13 @@ def require(name: str, array: object, shape: tuple[int, ...], dtype: str) -> Non
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
-    if array.dtype != dtype and array.dtype.name != dtype:  # a name is slow to make
-        raise TypeError(f"{name}: expected dtype {dtype}, got {array.dtype.name}")
+    kind, flags = array.dtype, array.flags
+    native = kind is _NATIVE.get(dtype) or kind == dtype
+    if not native and kind.name != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype}, got {kind.name}")
     if array.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
-    if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+    if not (native and flags.c_contiguous and flags.aligned):
         raise ValueError(
             f"{name}: expected a C-contiguous, aligned array in native byte order; "
             "numpy.ascontiguousarray(array) makes one"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 
-import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
@@ -59,7 +58,7 @@ def run(
     lanes = simd.lanes(out.itemsize)
     vectors, room = _VECTORS, _room(plan)
     if plan.filters <= _FEW and 2 * room <= _COPY:
-        enough = 2 * _VECTORS * lanes * numba.get_num_threads()
+        enough = 2 * _VECTORS * lanes * jit.threads()
         if plan.batch * plan.groups >= enough:
             vectors, room = 2 * vectors, 2 * room
     width = vectors * lanes
@@ -161,7 +160,7 @@ def weights(plan: Correlation, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) ->
         C-contiguous, of the plan's dtype.
     """
     # A share has some filters and all images, so that no sum depends on how many shares there are.
-    parts = min(plan.filters, -(-numba.get_num_threads() // plan.groups))
+    parts = min(plan.filters, -(-jit.threads() // plan.groups))
     lanes = simd.lanes(dw.itemsize)
     vectors = min(_chunk(plan), -(-plan.batch // lanes))
     _correlate_weights(

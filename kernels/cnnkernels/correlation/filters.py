@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
@@ -358,7 +357,7 @@ def run(
     correlation: Correlation, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray
 ) -> None:
     """Set the pixels of a correlation's grid: see `panels.run`."""
-    plan = _plan(correlation, numba.get_num_threads())
+    plan = _plan(correlation, jit.threads())
     dtype = correlation.dtype
     packed = np.empty(plan.packed, dtype) if plan.packed else w
     if plan.packed:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
@@ -109,7 +108,7 @@ def run(
     sums = _sums(problem)[backward]
     lanes = simd.lanes(out.itemsize)
     units = -(-problem.in_channels // lanes) * problem.batch
-    shares = min(units, 4 * numba.get_num_threads())
+    shares = min(units, 4 * jit.threads())
     rows, cols = problem.kernel_size
     _correlate(
         shares, problem.dtype, source, w, start, out, shares, problem.batch, problem.in_channels,

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import functools
 
-import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
@@ -55,7 +54,7 @@ def run(
         What sums begin with, a value an output channel, and `microkernel.MOST_ROWS` zeros.
     """
     plan = plan.merged
-    threads = numba.get_num_threads()
+    threads = jit.threads()
     width = microkernel.VECTORS * simd.lanes(out.itemsize)
     channels, windows = plan.blocks
     panels = -(-plan.batch * plan.grid[0] * plan.grid[1] // width)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
@@ -131,7 +130,7 @@ def run(
     correlation: Correlation, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray
 ) -> None:
     """Set the pixels of a correlation's grid: see `panels.run`."""
-    threads = numba.get_num_threads()
+    threads = jit.threads()
     plan = _plan(correlation, threads)
     dtype = correlation.dtype
     shares = min(plan.units, 4 * threads)
@@ -230,7 +229,7 @@ def weights(correlation: Correlation, dy: np.ndarray, x: np.ndarray, dw: np.ndar
         C-contiguous, of the correlation's dtype.
     """
     plan = _plan(correlation, 1)
-    threads = numba.get_num_threads()
+    threads = jit.threads()
     shares = min(correlation.groups, 4 * threads)
     _sum_weights(
         shares, correlation.dtype, x, x.size, dy, dw, plan.work, shares, *plan.tables,

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
@@ -47,7 +46,7 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
     if y.size:
         plan, (kernel, of_many) = _forward_plan(problem)
         kernel = kernel if index == "uint8" else of_many
-        shares = min(plan.units, 4 * numba.get_num_threads())
+        shares = min(plan.units, 4 * jit.threads())
         kernel(shares, problem.dtype, x, y, winners, shares, plan.work, *plan.tables)
     return y, (winners,)
 
@@ -65,7 +64,7 @@ def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
     if dx.size:
         plan, (kernel, of_many) = _backward_plan(problem)
         kernel = kernel if index == "uint8" else of_many
-        shares = min(plan.units, 4 * numba.get_num_threads())
+        shares = min(plan.units, 4 * jit.threads())
         kernel(shares, problem.dtype, dy, winners, dx, shares, plan.work, *plan.tables)
     return dx
 
