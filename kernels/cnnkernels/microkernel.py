@@ -61,7 +61,8 @@ def covering(columns, lanes, most):  # type: ignore[no-untyped-def]
     return most
 
 
-# What the functions behind the addresses are called with.
+# What the functions behind the addresses are called with: places in arrays, and numbers.
+_PLACES = ("a", "b", "c", "start", "ahead")
 _RESULT = ("count", "c", "c_row", "start", "add")
 _ARGUMENTS = ("rows", "vectors", "a", "a_row", "a_offsets", "b", "b_offsets", *_RESULT)
 _PACKED_ARGUMENTS = ("rows", "vectors", "a", "b", "b_offsets", *_RESULT, "ahead", "ahead_row")
@@ -78,59 +79,61 @@ def tile_address(dtype: str) -> int:
     It is compiled once for each dtype, apart: a function that Numba links into another is optimised
     anew with each of them.
     """
-    element, table, word = _kinds(dtype)
-    signature = types.void(
-        word, word, element, word, table, element, table, word, element, word, element, word
-    )
 
-    def tile(rows, vectors, a, a_row, a_offsets, b, b_offsets, count, c, c_row, start, add):  # type: ignore[no-untyped-def]
-        _tile(rows, vectors, a, a_row, a_offsets, b, b_offsets, count, c, c_row, start, add)
+    def tile(arguments, like):  # type: ignore[no-untyped-def]
+        _tile(arguments, like)
 
-    return jit.address(signature, tile)
+    return jit.address(_signature(dtype), tile)
 
 
 @functools.cache
 def packed_tile_address(dtype: str) -> int:
     """Return the address of the one that `multiply_packed_tile` calls: see `tile_address`."""
-    element, table, word = _kinds(dtype)
-    signature = types.void(
-        word, word, element, element, table, word, element, word, element, word, element, word
-    )
 
-    def tile(rows, vectors, a, b, b_offsets, count, c, c_row, start, add, ahead, ahead_row):  # type: ignore[no-untyped-def]
-        _packed_tile(rows, vectors, a, b, b_offsets, count, c, c_row, start, add, ahead, ahead_row)
+    def tile(arguments, like):  # type: ignore[no-untyped-def]
+        _packed_tile(arguments, like)
 
-    return jit.address(signature, tile)
+    return jit.address(_signature(dtype), tile)
 
 
 @functools.cache
 def lanes_tile_address(dtype: str) -> int:
     """Return the address of the one that `multiply_lanes` calls: see `tile_address`."""
-    element, table, word = _kinds(dtype)
-    signature = types.void(
-        word, word, element, word, table, element, word, table, word, element, word, word, word
-    )
 
-    def tile(  # type: ignore[no-untyped-def]
-        rows, columns, a, a_row, a_offsets, b, b_row, b_offsets, count, c, c_row, c_column, add
-    ):
-        _lanes_tile(
-            rows, columns, a, a_row, a_offsets, b, b_row, b_offsets, count, c, c_row, c_column, add
-        )
+    def tile(arguments, like):  # type: ignore[no-untyped-def]
+        _lanes_tile(arguments, like)
 
-    return jit.address(signature, tile)
+    return jit.address(_signature(dtype), tile)
 
 
-def _kinds(dtype: str) -> tuple[Any, Any, Any]:
-    """Return the types of arrays, of tables of offsets, and of numbers."""
-    return types.CPointer(getattr(types, dtype)), types.CPointer(types.int64), types.int64
+def _signature(dtype: str) -> Any:
+    """Return what micro-kernels take: a table of arguments, and a null pointer for the dtype.
+
+    One by one so many arguments would be copied on their way, by loads that are wider than the
+    stores just before, for which a processor waits.
+    """
+    like = types.CPointer(getattr(types, dtype))
+    return types.void(types.CPointer(types.int64), like)
+
+
+def _named(names: tuple[str, ...], builder: Any, arguments: Any) -> dict[str, Any]:
+    """Load arguments from their table, by name; places of elements and of offsets as pointers."""
+    table, like = arguments
+    named = {}
+    for number, name in enumerate(names):
+        value = builder.load(builder.gep(table, [ir.IntType(64)(number)]))
+        if name.endswith("_offsets"):
+            value = builder.inttoptr(value, table.type)
+        elif name in _PLACES:
+            value = builder.inttoptr(value, like.type)
+        named[name] = value
+    return named
 
 
 def _emit_tiles(packed: bool, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     """Emit the multiplication of tiles of all sizes, and the choice of one."""
-    names = _PACKED_ARGUMENTS if packed else _ARGUMENTS
-    named = dict(zip(names, cgutils.unpack_tuple(builder, arguments[0]), strict=True))
-    kind = signature.args[0].types[2].dtype
+    named = _named(_PACKED_ARGUMENTS if packed else _ARGUMENTS, builder, arguments)
+    kind = signature.args[1].dtype
     sizes = [(m, v) for m in range(1, MOST_ROWS + 1) for v in _WIDTHS if v <= _widest(m)]
     for rows, vectors in _each_size(builder, sizes, named["rows"], named["vectors"]):
         _emit_tile(builder, rows, vectors, kind, named, packed)
@@ -155,15 +158,15 @@ def _each_size(
 
 
 @intrinsic
-def _tile(typingctx, *kinds):  # type: ignore[no-untyped-def]
+def _tile(typingctx, arguments, like):  # type: ignore[no-untyped-def]
     del typingctx
-    return types.void(types.Tuple(kinds)), functools.partial(_emit_tiles, False)
+    return types.void(arguments, like), functools.partial(_emit_tiles, False)
 
 
 @intrinsic
-def _packed_tile(typingctx, *kinds):  # type: ignore[no-untyped-def]
+def _packed_tile(typingctx, arguments, like):  # type: ignore[no-untyped-def]
     del typingctx
-    return types.void(types.Tuple(kinds)), functools.partial(_emit_tiles, True)
+    return types.void(arguments, like), functools.partial(_emit_tiles, True)
 
 
 @intrinsic
@@ -293,8 +296,16 @@ def _call_tile(
 
 
 def _call_address(builder: Any, address: Any, values: list[Any]) -> None:
-    kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-    builder.call(builder.inttoptr(address, kind.as_pointer()), values)
+    """Call a micro-kernel with a table of values, which stands in the caller's frame."""
+    word = ir.IntType(64)
+    table = cgutils.alloca_once(builder, word, len(values))
+    for number, value in enumerate(values):
+        if isinstance(value.type, ir.PointerType):
+            value = builder.ptrtoint(value, word)
+        builder.store(value, builder.gep(table, [word(number)]))
+    null = ir.Constant(ir.IntType(8).as_pointer(), None)
+    kind = ir.FunctionType(ir.VoidType(), [table.type, null.type])
+    builder.call(builder.inttoptr(address, kind.as_pointer()), [table, null])
 
 
 def _emit_tile(
@@ -408,19 +419,18 @@ def _spaced(builder: Any, place: Any, row: Any, rows: int) -> list[Any]:
 
 
 @intrinsic
-def _lanes_tile(typingctx, *kinds):  # type: ignore[no-untyped-def]
+def _lanes_tile(typingctx, arguments, like):  # type: ignore[no-untyped-def]
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = cgutils.unpack_tuple(builder, arguments[0])
-        named = dict(zip(_LANES_ARGUMENTS, values, strict=True))
-        kind = signature.args[0].types[2].dtype
+        named = _named(_LANES_ARGUMENTS, builder, arguments)
+        kind = signature.args[1].dtype
         sizes = [(m, n) for m in range(1, ROWS + 1) for n in range(1, VECTORS + 1)]
         for rows, columns in _each_size(builder, sizes, named["rows"], named["columns"]):
             _emit_lanes_tile(builder, rows, columns, kind, named)
         return context.get_dummy_value()
 
-    return types.void(types.Tuple(kinds)), emit
+    return types.void(arguments, like), emit
 
 
 def _emit_lanes_tile(
