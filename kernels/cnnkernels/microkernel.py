@@ -322,7 +322,12 @@ def _emit_tile(
         place = builder.gep(pointer, [word(number * width)])
         return builder.bitcast(place, vector.as_pointer())
 
-    # The lines of the result are fetched while the sums are made.
+    def prefetch_row(place: Any) -> None:
+        for v in range(vectors):
+            simd.emit_prefetch(builder, builder.gep(place, [word(v * width)]), write=True)
+
+    # The lines of the result are fetched while the sums are made: a row with each step, so that
+    # other operands need not wait for all of them. Without packed rows that would spill sums.
     body = builder.append_basic_block("body")
     store = builder.append_basic_block("store")
     given, c_rows = [], []
@@ -330,8 +335,8 @@ def _emit_tile(
     entry = builder.block
     for i in range(rows):
         c_rows.append(pointer)
-        for v in range(vectors):
-            simd.emit_prefetch(builder, builder.gep(pointer, [word(v * width)]), write=True)
+        if not packed:
+            prefetch_row(pointer)
         pointer = builder.gep(pointer, [named["c_row"]])
         start = builder.load(builder.gep(named["start"], [word(i)]))
         given.append(simd.splat(builder, start, width))
@@ -344,9 +349,10 @@ def _emit_tile(
     for i, v in tile:
         sums[i, v].add_incoming(given[i], entry)
     if packed:
-        line, ahead = builder.phi(named["a"].type), builder.phi(named["ahead"].type)
+        line, ahead, c_row = (builder.phi(named[name].type) for name in ("a", "ahead", "c"))
         line.add_incoming(named["a"], entry)
         ahead.add_incoming(named["ahead"], entry)
+        c_row.add_incoming(named["c"], entry)
 
     def offset(table: str) -> Any:
         return builder.load(builder.gep(named[f"{table}_offsets"], [j]))
@@ -357,6 +363,10 @@ def _emit_tile(
         line.add_incoming(builder.gep(line, [word(ROWS)]), body)
         simd.emit_prefetch(builder, ahead, write=False, cache=2)
         ahead.add_incoming(builder.gep(ahead, [named["ahead_row"]]), body)
+        prefetch_row(c_row)
+        further = builder.icmp_signed("<", j, word(rows - 1))
+        step = builder.select(further, named["c_row"], word(0))
+        c_row.add_incoming(builder.gep(c_row, [step]), body)
     else:
         scalars = _spaced(builder, builder.gep(named["a"], [offset("a")]), named["a_row"], rows)
 
