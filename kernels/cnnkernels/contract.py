@@ -609,10 +609,11 @@ def address_of(array: np.ndarray) -> int:
     The pointer is what follows an object's header in ``PyArrayObject``; NumPy's C interface is
     inlined into whatever is compiled against it, so that its place is a part of NumPy's ABI.
     """
-    return _pointer_at(id(array) + _HEADER).value or 0
+    return POINTER_AT(id(array) + HEADER).value or 0
 
 
-_pointer_at, _HEADER = ctypes.c_void_p.from_address, object.__basicsize__
+POINTER_AT, HEADER = ctypes.c_void_p.from_address, object.__basicsize__
+"""What `address_of` is made of."""
 
 
 def _empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:

@@ -432,6 +432,32 @@ def sum_products(  # type: ignore[no-untyped-def]
     return types.void(*kinds), emit
 
 
+@intrinsic
+def add_rows(typingctx, to, to_first, of, of_first, row, rows):  # type: ignore[no-untyped-def]
+    """Add columns up: ``to[to_first + lanes] += of[of_first + i*row + lanes]``, for each row i."""
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        target, source = vector_places(context, builder, kinds[:4], arguments[:4])
+        row, rows = (
+            cast_word(context, builder, *pair)
+            for pair in zip(kinds[4:], arguments[4:], strict=True)
+        )
+        first = builder.bitcast(source, source.type.pointee.element.as_pointer())
+
+        def add(i: Any, total: Any) -> Any:
+            place = builder.gep(first, [builder.mul(i, row)])
+            vector = load_vector(builder, builder.bitcast(place, source.type))
+            return builder.fadd(total, vector)
+
+        total = _sum_up(builder, rows, load_vector(builder, target), add)
+        builder.store(total, target, align=alignment(target))
+        return context.get_dummy_value()
+
+    return types.void(to, to_first, of, of_first, row, rows), emit
+
+
 def transposed(
     context: Any, builder: Any, of: Any, of_first: Any, of_row: Any, rows: Any
 ) -> list[Any]:

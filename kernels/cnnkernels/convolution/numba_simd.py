@@ -44,10 +44,10 @@ def forward(
     shapes = problem.shapes
     contract.require("x", x, shapes.x, problem.dtype)
     contract.require("w", w, shapes.w, problem.dtype)
-    # Zeros after the biases are what a sum starts from where there is none, or it has begun.
-    start = np.zeros(problem.out_channels + microkernel.MOST_ROWS, problem.dtype)
+    start = _zeros(problem.out_channels + microkernel.MOST_ROWS, problem.dtype)
     if b is not None:
         contract.require("b", b, shapes.b, problem.dtype)
+        start = start.copy()
         start[: problem.out_channels] = b
     y = contract.empty(shapes.y, problem.dtype)
     if y.size:
@@ -74,7 +74,7 @@ def backward(
     contract.require("w", w, shapes.w, problem.dtype)
     dx = dw = db = None
     if needs.dx:
-        start = np.zeros(problem.in_channels + microkernel.MOST_ROWS, problem.dtype)
+        start = _zeros(problem.in_channels + microkernel.MOST_ROWS, problem.dtype)
         runs, everywhere = _backward_data(problem)
         dx = (contract.empty if everywhere else np.zeros)(shapes.x, problem.dtype)
         for run in runs if dx.size else ():
@@ -88,6 +88,12 @@ def backward(
     if needs.db and problem.bias:
         db = weights.sum_filters(problem, dy)
     return Conv2DGradients(dx, dw, db)
+
+
+@functools.lru_cache(1024)
+def _zeros(count: int, dtype: str) -> np.ndarray:
+    """Return what sums start from without biases, and, after these, where they have begun."""
+    return np.zeros(count, dtype)
 
 
 @functools.lru_cache(1024)

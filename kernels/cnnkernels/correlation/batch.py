@@ -44,7 +44,6 @@ def suits(plan: Correlation) -> bool:
     )
 
 
-@functools.lru_cache(1024)
 def _room(plan: Correlation) -> int:
     channels, height, wide = plan.source
     pixels = channels * height * wide + plan.filters * plan.grid[0] * plan.grid[1]
@@ -55,17 +54,23 @@ def run(
     plan: Correlation, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray
 ) -> None:
     """Set the pixels of a correlation's grid: see `panels.run`."""
-    lanes = simd.lanes(out.itemsize)
+    shares, micro, room, width = _cut(plan, jit.threads())
+    _correlate(
+        shares, plan.dtype, micro, source, w, w.size, start, out, room, *plan.tables, plan.lanes,
+        width,
+    )  # fmt: skip
+
+
+@functools.lru_cache(1024)
+def _cut(plan: Correlation, threads: int) -> tuple[int, int, int, int]:
+    """Return how many shares there are, who multiplies, elements of scratch, and of a line."""
     vectors, room = _VECTORS, _room(plan)
     if plan.filters <= _FEW and 2 * room <= _COPY:
-        enough = 2 * _VECTORS * lanes * jit.threads()
-        if plan.batch * plan.groups >= enough:
+        if plan.batch * plan.groups >= 2 * vectors * plan.lanes * threads:
             vectors, room = 2 * vectors, 2 * room
-    width = vectors * lanes
-    _correlate(
-        plan.groups * -(-plan.batch // width), plan.dtype, microkernel.tile_address(plan.dtype),
-        source, w, w.size, start, out, room, *plan.tables, lanes, width,
-    )  # fmt: skip
+    width = vectors * plan.lanes
+    shares = plan.groups * -(-plan.batch // width)
+    return shares, microkernel.tile_address(plan.dtype), room, width
 
 
 @jit.Shares

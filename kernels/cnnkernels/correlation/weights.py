@@ -342,19 +342,30 @@ def _look(  # type: ignore[no-untyped-def]
 def sum_filters(problem: Conv2D, dy: np.ndarray) -> np.ndarray:
     """Return the gradient of the biases, (K,): the sums of dy over images and pixels."""
     db = contract.empty(problem.shapes.b, problem.dtype)
-    _, filters, *image = dy.shape
-    _sum_filter(filters, problem.dtype, dy, db, problem.batch, filters, image[0] * image[1])
+    _, filters, height, width = dy.shape
+    shares = min(filters, 4 * jit.threads())
+    _sum_filters(
+        shares, problem.dtype, dy, db, problem.batch, filters, height * width, shares,
+        simd.lanes(dy.itemsize),
+    )  # fmt: skip
     return db
 
 
 @jit.Shares
-def _sum_filter(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set one filter's bias gradient."""
-    batch, filters, pixels = arguments[2], arguments[3], arguments[4]
-    dy = jit.array_at(arguments[0], like, (batch, filters, pixels))
+def _sum_filters(number, arguments, like):  # type: ignore[no-untyped-def]
+    """Set the bias gradients of some filters."""
+    batch, filters, pixels, shares = arguments[2], arguments[3], arguments[4], arguments[5]
+    lanes = arguments[6]
+    dy = jit.array_at(arguments[0], like, (batch * filters * pixels,))
     db = jit.array_at(arguments[1], like, (filters,))
-    total = db.dtype.type(0)
-    for n in range(batch):
-        for pixel in range(pixels):
-            total += dy[n, number, pixel]
-    db[number] = total
+    sums = np.empty(lanes, db.dtype)
+    whole = pixels // lanes * lanes
+    for k in range(number * filters // shares, (number + 1) * filters // shares):
+        simd.fill_vector(sums, 0, 0)
+        for pixel in range(0, whole, lanes):
+            simd.add_rows(sums, 0, dy, k * pixels + pixel, filters * pixels, batch)
+        total = sums.sum()
+        for n in range(batch):
+            for pixel in range(whole, pixels):
+                total += dy[(n * filters + k) * pixels + pixel]
+        db[k] = total
