@@ -8,6 +8,7 @@ whole vectors, read where they stand: nothing is gathered, and taps beyond the e
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
@@ -54,86 +55,111 @@ def run(
     plan: Correlation, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray
 ) -> None:
     """Set the pixels of a correlation's grid: see `panels.run`."""
-    shares, micro, room, width = _cut(plan, jit.threads())
+    cut = _cut(plan, jit.threads())
     _correlate(
-        shares, plan.dtype, micro, source, w, w.size, start, out, room, *plan.tables, plan.lanes,
-        width,
+        cut.shares, plan.dtype, microkernel.tile_address(plan.dtype), source, w, w.size, start, out,
+        cut.width, plan.lanes, *cut.tables, *plan.tables,
     )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """How a batch is parted, and what each pixel of the output sees.
+
+    Attributes
+    ----------
+    shares : int
+        Of groups and images.
+    width : int
+        Images of a share, in whole vectors.
+    pixels : np.ndarray, (3, PQ), int64
+        For each pixel of the output: from where it looks, and its first tap and the one after its
+        last.
+    taps : np.ndarray, (2, taps), int64
+        Where each tap's images lie, from where a pixel looks, and where its weight does.
+    """
+
+    shares: int
+    width: int
+    pixels: np.ndarray
+    taps: np.ndarray
+
+    @functools.cached_property
+    def tables(self) -> tuple[int, int, int]:
+        return self.pixels.ctypes.data, self.taps.ctypes.data, self.taps.shape[1]
+
+
 @functools.lru_cache(1024)
-def _cut(plan: Correlation, threads: int) -> tuple[int, int, int, int]:
-    """Return how many shares there are, who multiplies, elements of scratch, and of a line."""
-    vectors, room = _VECTORS, _room(plan)
-    if plan.filters <= _FEW and 2 * room <= _COPY:
+def _cut(plan: Correlation, threads: int) -> _Cut:
+    vectors = _VECTORS
+    if plan.filters <= _FEW and 2 * _room(plan) <= _COPY:
         if plan.batch * plan.groups >= 2 * vectors * plan.lanes * threads:
-            vectors, room = 2 * vectors, 2 * room
+            vectors = 2 * vectors
     width = vectors * plan.lanes
-    shares = plan.groups * -(-plan.batch // width)
-    return shares, microkernel.tile_address(plan.dtype), room, width
+    channels, height, wide = plan.source
+    down, across, weight = plan.windows
+    p, q = (axis.ravel() for axis in np.indices(plan.grid))
+    h, v = p * plan.step[0], q * plan.step[1]
+    below, beside = np.add.outer(h, down), np.add.outer(v, across)
+    sees = (0 <= below) & (below < height) & (0 <= beside) & (beside < wide)
+    # Pixels that see the same windows have the same taps: window after window, all its channels.
+    kinds, which = np.unique(sees, axis=0, return_inverse=True)
+    c = np.arange(channels)
+    looks = np.add.outer(down * wide + across, c * height * wide) * width
+    weights = np.add.outer(weight, c * plan.weights[2])
+    taps = [np.stack((looks[kind].ravel(), weights[kind].ravel())) for kind in kinds]
+    firsts = np.cumsum([0, *(some.shape[1] for some in taps)])
+    which = which.ravel()
+    return _Cut(
+        plan.groups * -(-plan.batch // width),
+        width,
+        np.stack(((h * wide + v) * width, firsts[which], firsts[which + 1])),
+        np.concatenate(taps, axis=1),
+    )
 
 
 @jit.Shares
 def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the outputs of one group of as many images as lie in the lanes."""
-    micro = arguments[0]
-    room, lanes, width = arguments[6], arguments[9], arguments[10]
+    micro, width, lanes = arguments[0], arguments[6], arguments[7]
     (
-        batch, groups, filters, channels, height, wide, p_size, q_size, _, _, step_h, step_w,
-        _, _, _, _, w_group, w_row, w_channel, windows, _, _,
-    ) = to_fixed_tuple(jit.array_at(arguments[8], arguments, (SIZES,)), SIZES)  # fmt: skip
-    plane, pixels = height * wide, p_size * q_size
-    source = jit.array_at(arguments[1], like, (batch * groups * channels * plane,))
+        batch, groups, filters, channels, height, wide, p_size, q_size, _, _, _, _,
+        _, _, _, _, w_group, w_row, _, _, _, _,
+    ) = to_fixed_tuple(jit.array_at(arguments[12], arguments, (SIZES,)), SIZES)  # fmt: skip
+    lines, pixels = channels * height * wide, p_size * q_size
+    source = jit.array_at(arguments[1], like, (batch * groups * lines,))
     w = jit.array_at(arguments[2], like, (arguments[3],))
     start = jit.array_at(arguments[4], like, (groups * filters + microkernel.MOST_ROWS,))
     out = jit.array_at(arguments[5], like, (batch * groups * filters * pixels,))
-    work = simd.scratch(room + lanes * width, out)  # turning writes beyond the last
-    table = jit.array_at(arguments[7], arguments, (3, windows))
-    looks = np.empty(channels * windows, np.int64)
-    weights = np.empty(channels * windows, np.int64)
+    sees = jit.array_at(arguments[8], arguments, (3, pixels))
+    taps = jit.array_at(arguments[9], arguments, (2, arguments[10]))
+    looks, weights = taps[0], taps[1]
+    # Turning writes up to a vector of lines beyond the last.
+    work = simd.scratch((lines + filters * pixels + lanes) * width, out)
     group, first = number % groups, number // groups * width
     images = min(width, batch - first)
     vectors = (images + lanes - 1) // lanes
     simd.turn(
-        work, 0, width, source, (first * groups + group) * channels * plane,
-        groups * channels * plane, images, channels * plane, lanes,
+        work, 0, width, source, (first * groups + group) * lines, groups * lines, images, lines,
+        lanes,
     )  # fmt: skip
-    sums = channels * plane * width
+    sums, sums_row = lines * width, pixels * width
     tiles = (filters + microkernel.MOST_ROWS - 1) // microkernel.MOST_ROWS
-    top, bottom = -table[0].min(), height - table[0].max()
-    left, right = -table[1].min(), wide - table[1].max()
-    count, whole = 0, False  # windows that lie inside have the same taps, from where they look
-    for p in range(p_size):
-        for q in range(q_size):
-            h0, v0 = p * step_h, q * step_w
-            inside = top <= h0 < bottom and left <= v0 < right
-            if not (inside and whole):
-                count, whole = 0, inside
-                for r in range(windows):
-                    h, v = h0 + table[0, r], v0 + table[1, r]
-                    if 0 <= h < height and 0 <= v < wide:
-                        look = (table[0, r] * wide + table[1, r]) * width
-                        weight = table[2, r]
-                        for _ in range(channels):
-                            looks[count] = look
-                            weights[count] = weight
-                            look += plane * width
-                            weight += w_channel
-                            count += 1
-            at = sums + (p * q_size + q) * width
-            for tile in range(tiles):
-                m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
-                if count:
-                    microkernel.multiply_tile(
-                        micro, m1 - m0, vectors, w, group * w_group + m0 * w_row, w_row, weights, 0,
-                        work, (h0 * wide + v0) * width, looks, 0, count,
-                        work, at + m0 * pixels * width, pixels * width,
-                        start, group * filters + m0, 0,
-                    )  # fmt: skip
-                else:
-                    for m in range(m0, m1):
-                        for lane in range(width):
-                            work[at + m * pixels * width + lane] = start[group * filters + m]
+    for pixel in range(pixels):
+        tap, count = sees[1, pixel], sees[2, pixel] - sees[1, pixel]
+        for tile in range(tiles):
+            m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
+            at = sums + pixel * width + m0 * sums_row
+            if count:
+                microkernel.multiply_tile(
+                    micro, m1 - m0, vectors, w, group * w_group + m0 * w_row, w_row, weights, tap,
+                    work, sees[0, pixel], looks, tap, count,
+                    work, at, sums_row, start, group * filters + m0, 0,
+                )  # fmt: skip
+            else:
+                for m in range(m1 - m0):
+                    for lane in range(width):
+                        work[at + m * sums_row + lane] = start[group * filters + m0 + m]
     simd.turn_back(
         out, (first * groups + group) * filters * pixels, groups * filters * pixels,
         work, sums, width, images, filters * pixels, lanes,
