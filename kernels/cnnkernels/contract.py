@@ -617,13 +617,14 @@ POINTER_AT, HEADER = ctypes.c_void_p.from_address, object.__basicsize__
 
 
 def _empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    kind = _NATIVE.get(dtype) or np.dtype(dtype)
-    memory = np.empty(math.prod(shape) * kind.itemsize + LINE, _BYTE)
-    return np.ndarray(shape, kind, memory, -address_of(memory) % LINE)
+    kind = _NATIVE[dtype] if dtype in _NATIVE else np.dtype(dtype)
+    count, size = math.prod(shape), kind.itemsize
+    memory = np.empty(count + LINE // size, kind)
+    first = -address_of(memory) % LINE // size  # whole elements: memory is aligned to these
+    return memory[first : first + count].reshape(shape)
 
 
 _NATIVE = {name: np.dtype(name) for name in DTYPES}
-_BYTE = np.dtype(np.uint8)
 
 
 _allocate: ContextVar[Callable[..., np.ndarray]] = ContextVar("allocate", default=_empty)
