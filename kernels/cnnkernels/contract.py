@@ -252,7 +252,7 @@ class SlidingWindow:
         return hash(tuple(self.__getstate__().values()))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what tells the problem, and not its hash, which other processes have another of."""
+        """Return what tells the problem, without its hash: other processes have another."""
         names = (field.name for field in dataclasses.fields(self))  # type: ignore[arg-type]
         return {name: getattr(self, name) for name in names}
 

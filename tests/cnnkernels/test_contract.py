@@ -1,6 +1,7 @@
 """Problems are validated once, and say of themselves what others rely on."""
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -288,6 +289,16 @@ def test_padding_is_trimmed_to_what_windows_reach_and_no_further(high, wide):
         assert stored[1] <= after
 
 
+@pytest.mark.parametrize("make", [convolution, pooling])
+def test_a_problem_that_is_pickled_leaves_its_hash_behind(make):
+    problem = make()
+    hash(problem)
+    problem.__dict__["_hash"] += 1  # as the hash of a text is another in another process
+    copied = pickle.loads(pickle.dumps(problem))
+    assert copied == problem
+    assert hash(copied) == hash(make())
+
+
 @given(high=axes(), wide=axes())
 @a_while
 def test_problems_that_differ_in_padding_that_no_window_reaches_are_equal(high, wide):
@@ -479,6 +490,24 @@ def test_require_accepts_what_fits_even_if_read_only():
     array = np.zeros((2, 3), "f4")
     array.flags.writeable = False
     contract.require("x", array, (2, 3), "float32")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 5)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_new_arrays_begin_with_a_cache_line_and_have_room_for_all_elements(shape, dtype):
+    for _ in range(20):
+        array = contract.empty(shape, dtype)
+        assert array.ctypes.data % contract.LINE == 0
+        memory = array if array.base is None else array.base
+        assert array.ctypes.data + array.nbytes <= memory.ctypes.data + memory.nbytes
+
+
+def test_the_address_of_an_array_is_that_of_its_first_element():
+    array = np.arange(24.0).reshape(2, 3, 4)
+    read_only = array[:1]
+    read_only.flags.writeable = False
+    for view in (array, array[1:, 1:, ::2], array.T, read_only, array[:0], np.array(1.0)):
+        assert contract.address_of(view) == view.ctypes.data
 
 
 def test_allocating_lends_empty_another_allocator_and_takes_it_back():

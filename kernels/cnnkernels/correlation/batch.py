@@ -91,17 +91,15 @@ class _Cut:
 
 @functools.lru_cache(1024)
 def _cut(plan: Correlation, threads: int) -> _Cut:
-    vectors = _VECTORS
-    if plan.filters <= _FEW and 2 * _room(plan) <= _COPY:
-        if plan.batch * plan.groups >= 2 * vectors * plan.lanes * threads:
-            vectors = 2 * vectors
-    width = vectors * plan.lanes
+    few = plan.filters <= _FEW and 2 * _room(plan) <= _COPY
+    enough = plan.batch * plan.groups >= 2 * _VECTORS * plan.lanes * threads
+    width = (2 if few and enough else 1) * _VECTORS * plan.lanes
     channels, height, wide = plan.source
     down, across, weight = plan.windows
     p, q = (axis.ravel() for axis in np.indices(plan.grid))
     h, v = p * plan.step[0], q * plan.step[1]
     below, beside = np.add.outer(h, down), np.add.outer(v, across)
-    sees = (0 <= below) & (below < height) & (0 <= beside) & (beside < wide)
+    sees = (below >= 0) & (below < height) & (beside >= 0) & (beside < wide)
     # Pixels that see the same windows have the same taps: window after window, all its channels.
     kinds, which = np.unique(sees, axis=0, return_inverse=True)
     c = np.arange(channels)
