@@ -414,12 +414,17 @@ def _lanes_plan(problem: MaxPool2D) -> _Plan:
     (top, _), (left, _) = problem.padding
     _, _, p_size, q_size = problem.shapes.y
     planes, pixels = problem.batch * problem.channels, problem.height * problem.width
-    p, q, r, s = np.indices((p_size, q_size, rows, cols))
+    # Planes of few windows are taken several at a time, as one: so many that they fill squares.
+    together = max(1, min(-(-lanes // (p_size * q_size)), planes // lanes))
+    while planes % together:
+        together -= 1
+    n, p, q, r, s = np.indices((together, p_size, q_size, rows, cols))
     h = p * problem.stride[0] + r * problem.dilation[0] - top
     v = q * problem.stride[1] + s * problem.dilation[1] - left
     inside = (h >= 0) & (h < problem.height) & (v >= 0) & (v < problem.width)
+    planes, pixels, pixel = planes // together, pixels * together, n * pixels + h * problem.width + v
     # Where a window's taps are; beyond the edges, a line of -inf that stands after the pixels.
-    sees = np.where(inside, h * problem.width + v, pixels).reshape(-1, rows * cols)
+    sees = np.where(inside, pixel, pixels).reshape(-1, rows * cols)
     first = inside.reshape(sees.shape).argmax(1)
     # And for each pixel the windows that see it, and as which of their taps.
     window, tap = np.nonzero(sees < pixels)
