@@ -406,11 +406,7 @@ def _repeat(builder: Any, again: Any, body: Any, after: Any) -> None:
     A tile fills the registers: where LLVM unrolls (it does for some processors), the scalars of two
     steps do not fit in, and a spill a sum makes the loop three times slower.
     """
-    module = builder.module
-    disable = module.add_metadata(["llvm.loop.unroll.disable"])
-    loop = module.add_metadata([disable])
-    loop.operands = (loop, disable)  # LLVM knows a loop's metadata by its naming itself first
-    builder.cbranch(again, body, after).set_metadata("llvm.loop", loop)
+    simd.forbid_unrolling(builder, builder.cbranch(again, body, after))
 
 
 def _spaced(builder: Any, place: Any, row: Any, rows: int) -> list[Any]:

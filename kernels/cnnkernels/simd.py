@@ -327,9 +327,10 @@ def _sum_of_won(context: Any, builder: Any, rest: Any, taps_first: Any, count: A
             "==", builder.load(place, align=1), splat(builder, number, kind.count)
         )
         place = builder.bitcast(builder.gep(gradients, [at]), vector.as_pointer())
-        return builder.fadd(total, builder.select(mine, load_vector(builder, place), zero))
+        return builder.select(mine, builder.fadd(total, load_vector(builder, place)), total)
 
-    return _sum_up(builder, cast(*count), zero, add)
+    # Of the few taps that a pixel has, an unrolled loop has more to prepare than to do.
+    return _sum_up(builder, cast(*count), zero, add, unrolled=False)
 
 
 def _gradients_won(
@@ -486,10 +487,16 @@ def transposed(
     return strips
 
 
-def _sum_up(builder: Any, count: Any, start: Any, add: Callable[[Any, Any], Any]) -> Any:
+def _sum_up(
+    builder: Any,
+    count: Any,
+    start: Any,
+    add: Callable[[Any, Any], Any],
+    unrolled: bool = True,
+) -> Any:
     """Emit a loop, and return its sum: `start`, to which ``add(j, sum)`` adds for each j < count.
 
-    With a count of none the sum is `start`.
+    With a count of none the sum is `start`. Unless `unrolled`, LLVM must not unroll the loop.
     """
     word = ir.IntType(64)
     entry, head, body, done = builder.block, *(builder.append_basic_block() for _ in range(3))
@@ -504,9 +511,20 @@ def _sum_up(builder: Any, count: Any, start: Any, add: Callable[[Any, Any], Any]
     ):
         phi.add_incoming(initial, entry)
         phi.add_incoming(value, body)
-    builder.branch(head)
+    back = builder.branch(head)
+    if not unrolled:
+        forbid_unrolling(builder, back)
     builder.position_at_end(done)
     return total
+
+
+def forbid_unrolling(builder: Any, back: Any) -> None:
+    """Tell LLVM not to unroll a loop, given the branch that ends a turn of it."""
+    module = builder.module
+    disable = module.add_metadata(["llvm.loop.unroll.disable"])
+    loop = module.add_metadata([disable])
+    loop.operands = (loop, disable)  # LLVM knows a loop's metadata by its naming itself first
+    back.set_metadata("llvm.loop", loop)
 
 
 def cast_word(context: Any, builder: Any, kind: Any, value: Any) -> Any:
