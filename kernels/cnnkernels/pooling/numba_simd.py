@@ -422,7 +422,8 @@ def _lanes_plan(problem: MaxPool2D) -> _Plan:
     h = p * problem.stride[0] + r * problem.dilation[0] - top
     v = q * problem.stride[1] + s * problem.dilation[1] - left
     inside = (h >= 0) & (h < problem.height) & (v >= 0) & (v < problem.width)
-    planes, pixels, pixel = planes // together, pixels * together, n * pixels + h * problem.width + v
+    pixel = n * pixels + h * problem.width + v
+    planes, pixels = planes // together, pixels * together
     # Where a window's taps are; beyond the edges, a line of -inf that stands after the pixels.
     sees = np.where(inside, pixel, pixels).reshape(-1, rows * cols)
     first = inside.reshape(sees.shape).argmax(1)
