@@ -144,7 +144,7 @@ class Shares:
                 self._function,
             )
         words = [  # `address_of` of the arrays, written out: a call takes longer than what it does
-            p if type(p) is int else POINTER_AT(id(p) + HEADER).value for p in parameters
+            POINTER_AT(id(p) + HEADER).value if isinstance(p, np.ndarray) else p for p in parameters
         ]
         _in_threads(self._addresses[dtype], shares, np.array(words, _WORD))
 

@@ -93,7 +93,9 @@ def backward(
 @functools.lru_cache(1024)
 def _zeros(count: int, dtype: str) -> np.ndarray:
     """Return what sums start from without biases, and, after these, where they have begun."""
-    return np.zeros(count, dtype)
+    zeros = np.zeros(count, dtype)
+    zeros.flags.writeable = False
+    return zeros
 
 
 @functools.lru_cache(1024)
