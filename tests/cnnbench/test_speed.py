@@ -248,6 +248,40 @@ def test_what_beats_the_peak_is_failed_without_a_time(fresh_run, steps):
 
 
 @pytest.mark.slow
+def test_a_peak_that_is_beaten_is_measured_again_before_it_is_believed(fresh_run, steps):
+    asked = iter([ceilings(flops=1.0), ceilings(flops=1e15)])
+    run = fresh_run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "measure_floor", lambda *_: 0.01)
+        patch.setattr(speed, "_first_calls", lambda *_: {})
+        patch.setattr(speed, "measure_ceilings", lambda _: next(asked))
+        with tempfile.TemporaryDirectory() as caches:
+            group = CaseSet("two", (A, B))
+            speed.time(run, [group], ["numpy"], [1], "numpy", EFFORT, steps(), Path(caches))
+    assert next(asked, None) is None
+    assert len(run.rows) == 12
+    for row in run.rows:
+        assert row.outcome == "ok"
+        assert row.ceiling_fraction == pytest.approx(row.gflops * 1e9 / 1e15)
+    assert run.environment["ceilings"]["1"]["flops"] == ceilings(flops=1e15)["flops"]
+
+
+def test_a_higher_peak_lowers_the_shares_of_what_was_judged_by_the_lower(monkeypatch):
+    def row(**told):
+        return Row("a", "a", "conv2d", "forward", "numpy", 2, "ok", **told)
+
+    convolution = row(gflops=50.0, ceiling_fraction=0.5)
+    pooling = row(ceiling_fraction=0.5)
+    alone = row(gflops=50.0, ceiling_fraction=0.5)
+    alone.threads = 1
+    monkeypatch.setattr(speed, "measure_ceilings", lambda _: ceilings(flops=2e11))
+    found = ceilings(flops=1e11)
+    speed._measure_peak_again(found, 2, "float32", [convolution, pooling, alone])
+    assert found["flops"]["float32"] == 2e11
+    assert [r.ceiling_fraction for r in (convolution, pooling, alone)] == [0.25, 0.5, 0.5]
+
+
+@pytest.mark.slow
 def test_ceilings_that_cannot_be_measured_leave_times_without_a_fraction(fresh_run, steps):
     rows = measured(["numpy"], [CaseSet("", (A, POOL))], steps, fresh_run(), reason="no compiler")
     assert {row.outcome for row in rows} == {"ok"}

@@ -12,6 +12,7 @@ from cnnkernels.descriptor import parse
 pytest.importorskip("numba")
 simd = pytest.importorskip("cnnkernels.simd")
 numba_simd = pytest.importorskip("cnnkernels.convolution.numba_simd")
+microkernel = pytest.importorskip("cnnkernels.microkernel")
 filters = pytest.importorskip("cnnkernels.correlation.filters")
 weights = pytest.importorskip("cnnkernels.correlation.weights")
 
@@ -127,6 +128,26 @@ def test_the_loops_of_the_tiles_are_not_unrolled(python, tmp_path):
         NUMBA_CACHE_DIR=str(tmp_path),  # what comes from a cache has no such text
     )
     assert printed.split() == ["0", "0"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(simd.vector_bytes() != 64, reason="of the code for one processor, AVX-512")
+def test_the_loops_of_the_tiles_keep_their_sums_in_registers(python, tmp_path):
+    printed = python(
+        "import re\n"
+        "from cnnkernels import jit, microkernel as tiles\n"
+        "tiles.tile_address('float32'), tiles.packed_tile_address('float32')\n"
+        "for tile in jit._COMPILED:\n"
+        "    blocks = re.split(r'^\\.L\\w+:', tile._library.get_asm_str(), flags=re.M)\n"
+        "    loops = [block.split('\\tj')[0] for block in blocks if 'vfmadd' in block]\n"
+        "    spills = [re.findall(r'.*rsp.*zmm.*|.*zmm.*rsp.*', loop) for loop in loops]\n"
+        "    print(len(loops), sum(map(len, spills)))\n",
+        NUMBA_CACHE_DIR=str(tmp_path),
+        NUMBA_CPU_NAME="znver4",
+    )
+    sizes = [(m, v) for m in range(1, microkernel.MOST_ROWS + 1) for v in microkernel._WIDTHS]
+    tiles = sum(v <= microkernel._widest(m) for m, v in sizes)
+    assert printed.split() == [str(tiles), "0"] * 2
 
 
 @pytest.mark.parametrize("descriptor", CUTS.values(), ids=CUTS)
