@@ -380,7 +380,7 @@ def _judge(
 def _measure_peak_again(
     ceilings: dict[str, Any], threads: int, dtype: str, judged: Sequence[Row]
 ) -> None:
-    """Keep the higher of two FMA peaks: while the first was measured, others may have had a core."""
+    """Keep the higher of two FMA peaks: others may have had a core while one was measured."""
     before = ceilings["flops"]
     again = measure_ceilings(threads).get("flops", before)
     ceilings["flops"] = {kind: max(peak, again[kind]) for kind, peak in before.items()}
