@@ -281,7 +281,7 @@ def _time_case(
                     from_nchw = contestants[row.backend + _NCHW]
                     row.nchw_seconds = _number(from_nchw.seconds)
                     row.details["nchw_samples"] = from_nchw.samples
-                _judge(row, case, conditions.ceilings, team, [*conditions.done, *rows])
+                _judge(row, case, conditions, team, rows)
             compare(of_direction, conditions.baseline, conditions.floor)
         for lost in [row for row in of_direction if row.outcome == "failed"]:
             for row in rows:
@@ -345,13 +345,14 @@ def compare(rows: Sequence[Row], baseline: str, floor: float) -> None:
 
 
 def _judge(
-    row: Row, case: Case, ceilings: dict[str, Any], team: Team, judged: Sequence[Row]
+    row: Row, case: Case, conditions: _Conditions, team: Team, of_case: Sequence[Row]
 ) -> None:
     """Hold a time against the machine's ceilings: what is above the FMA peak cannot be true.
 
-    The peak is measured again before it is believed, once a thread count; `judged` are the rows
-    whose share of it changes then.
+    The peak is measured again before it is believed, once a thread count; shares of it change then
+    of all rows so far, those of this case among them.
     """
+    ceilings = conditions.ceilings
     if row.outcome != "ok" or row.seconds is None:
         return
     problem = case.problem
@@ -363,6 +364,7 @@ def _judge(
         if not on_cpu:
             return
         if rate > IMPOSSIBLE * ceilings["flops"][problem.dtype] and "flops_again" not in ceilings:
+            judged = [*conditions.done, *of_case]
             _measure_peak_again(ceilings, row.threads, problem.dtype, judged)
         peak = ceilings["flops"][problem.dtype]
         row.ceiling_fraction = rate / peak

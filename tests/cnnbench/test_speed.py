@@ -1,6 +1,7 @@
 """Only who passed a check is timed; a row that is not ok has no time; sums weigh layers."""
 
 import dataclasses
+import itertools
 import math
 import tempfile
 from pathlib import Path
@@ -50,13 +51,16 @@ def ceilings(flops=1e15, bandwidth=1e13, reason=None):
     }
 
 
-def measured(backends, sets, steps, run, baseline="numpy", threads=(1,), whole=False, **machine):
-    """Time backends on a machine of known ceilings, and return the rows.
+def measured(
+    backends, sets, steps, run, baseline="numpy", threads=(1,), whole=False, asked=None, **machine
+):
+    """Time backends on a machine of known ceilings, or those `asked` one by one; return the rows.
 
     Unless it is a whole run, the floor is known as well, and first calls are left out.
     """
+    asked = (ceilings(**machine) for _ in itertools.count()) if asked is None else asked
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "measure_ceilings", lambda _: ceilings(**machine))
+        patch.setattr(speed, "measure_ceilings", lambda _: next(asked))
         if not whole:
             patch.setattr(speed, "measure_floor", lambda *_: 0.01)
             patch.setattr(speed, "_first_calls", lambda *_: {})
@@ -251,13 +255,7 @@ def test_what_beats_the_peak_is_failed_without_a_time(fresh_run, steps):
 def test_a_peak_that_is_beaten_is_measured_again_before_it_is_believed(fresh_run, steps):
     asked = iter([ceilings(flops=1.0), ceilings(flops=1e15)])
     run = fresh_run()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "measure_floor", lambda *_: 0.01)
-        patch.setattr(speed, "_first_calls", lambda *_: {})
-        patch.setattr(speed, "measure_ceilings", lambda _: next(asked))
-        with tempfile.TemporaryDirectory() as caches:
-            group = CaseSet("two", (A, B))
-            speed.time(run, [group], ["numpy"], [1], "numpy", EFFORT, steps(), Path(caches))
+    measured(["numpy"], [CaseSet("two", (A, B))], steps, run, asked=asked)
     assert next(asked, None) is None
     assert len(run.rows) == 12
     for row in run.rows:

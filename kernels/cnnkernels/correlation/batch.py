@@ -58,7 +58,7 @@ def run(
     cut = _cut(plan, jit.threads())
     _correlate(
         cut.shares, plan.dtype, microkernel.tile_address(plan.dtype), source, w, w.size, start, out,
-        cut.width, plan.lanes, *cut.tables, *plan.tables,
+        cut.width, plan.lanes, *cut.tables, plan.tables[1],
     )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     (
         batch, groups, filters, channels, height, wide, p_size, q_size, _, _, _, _,
         _, _, _, _, w_group, w_row, _, _, _, _,
-    ) = to_fixed_tuple(jit.array_at(arguments[12], arguments, (SIZES,)), SIZES)  # fmt: skip
+    ) = to_fixed_tuple(jit.array_at(arguments[11], arguments, (SIZES,)), SIZES)  # fmt: skip
     lines, pixels = channels * height * wide, p_size * q_size
     source = jit.array_at(arguments[1], like, (batch * groups * lines,))
     w = jit.array_at(arguments[2], like, (arguments[3],))
