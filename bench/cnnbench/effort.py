@@ -33,7 +33,7 @@ class Effort:
         For one backend in one direction of one case; a slow one gets fewer rounds.
     training_seconds : float
         For one backend's trainings, in turns with the others'; one training that takes longer than
-        half of it is stopped, unless it is asked for in full.
+        half of it, with what it needs compiled, is stopped, unless it is asked for in full.
     call_seconds : float or None
         What takes longer a call is not run; None runs everything.
     first_steps : bool

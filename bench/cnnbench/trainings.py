@@ -105,9 +105,10 @@ def train(
                     with failing([row]):
                         progress.step(f"training on {row.backend}")
                         budget = None if full else effort.training_seconds / 2
-                        done = team.ask(
-                            row.backend, "train", **options | {"budget_seconds": budget}
-                        )
+                        limited = options | {"budget_seconds": budget}
+                        done = team.ask(row.backend, "train", **limited)
+                        if done["steps"] < done["all_steps"]:  # perhaps because it compiled
+                            done = team.ask(row.backend, "train", **limited)
                         _note_training(row, done, exact)
                         if row.outcome == "ok" and done["steps"] == done["all_steps"]:
                             rounds = _rounds(done["seconds"], effort)

@@ -181,6 +181,22 @@ def test_what_compiling_takes_leaves_nobody_fewer_rounds(
     assert len(row.samples) == 2 * rounds
 
 
+def test_who_is_stopped_while_it_compiles_trains_once_more(fresh_run, steps, monkeypatch):
+    asked = trainings.Team.ask
+    budgets = iter([0.0])
+
+    def ask(team, name, command, **parameters):
+        if "budget_seconds" in parameters and name == "numpy":
+            parameters["budget_seconds"] = next(budgets, parameters["budget_seconds"])
+        return asked(team, name, command, **parameters)
+
+    monkeypatch.setattr(trainings.Team, "ask", ask)
+    row = trained(fresh_run(), ["numpy"], steps)["numpy"]
+    assert next(budgets, None) is None
+    assert (row.outcome, row.reason, row.details["steps"]) == ("ok", "", STEPS)
+    assert row.samples
+
+
 def test_layers_that_the_run_has_passed_are_not_checked_again(stopped):
     assert stopped.outcome == "ok"
 
