@@ -6,6 +6,7 @@ Imported where PyTorch is: in workers.
 from __future__ import annotations
 
 import importlib
+import os
 import statistics
 import sys
 import time
@@ -34,7 +35,9 @@ def load(place: str) -> nn.Module:
     Parameters
     ----------
     place : str
-        ``package.module:function``; modules are also looked for in the current folder.
+        ``package.module:function``. Its modules may lie in the current folder: while they are
+        imported it comes first, as for a program that is started there; from then on last, so that
+        no library takes a file in it for a module of its own.
 
     Raises
     ------
@@ -42,14 +45,18 @@ def load(place: str) -> nn.Module:
         If there is none, or what it returns is no model.
     """
     module_name, _, name = place.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    here = os.getcwd()
+    sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise ModelError(
             f"{place}: {module_name} cannot be imported: {type(error).__name__}: {error}"
         ) from None
+    finally:
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)
     function = getattr(module, name, None)
     if not callable(function):
         raise ModelError(f"{place}: {module_name} has no function {name!r}")
@@ -59,7 +66,7 @@ def load(place: str) -> nn.Module:
     except Exception as error:
         raise ModelError(
             f"{place}: {name}() raised {type(error).__name__}: {error}; it is called without "
-            "arguments, and has to return a torch.nn.Module"
+            "arguments and with an empty standard input, and has to return a torch.nn.Module"
         ) from None
     if not isinstance(model, nn.Module):
         raise ModelError(

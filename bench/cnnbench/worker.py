@@ -1,8 +1,7 @@
 """One process per backend or program and thread count: it checks, times and trains on command.
 
 Nothing that is timed shares a process with another thread pool, and a crash is one row's `failed`.
-The parent holds a `Worker`; the child runs `main`, and the two talk in lines of JSON over the
-child's standard input and output.
+The parent holds a `Worker`; `cnnbench.child` runs `main` in the other process.
 """
 
 from __future__ import annotations
@@ -10,22 +9,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import json
 import math
 import os
-import selectors
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cnnbench.child import Channel, Child, ChildError
 from cnnbench.digits import trainers, weights
 from cnnbench.digits.options import Options
 from cnnbench.digits.profile import FullBatches, profile
@@ -107,14 +102,10 @@ class Worker:
     ) -> None:
         self.backend, self.threads = backend, threads
         self._timeout = timeout
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         count = str(threads)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "cnnbench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={
+        self._child = Child(
+            __name__,
+            {
                 "GLIBC_TUNABLES": KEPT_MEMORY,
                 **os.environ,
                 "OMP_NUM_THREADS": count,
@@ -125,7 +116,6 @@ class Worker:
                 "TORCHINDUCTOR_COMPILE_THREADS": "1",  # in the worker: no processes of its own
                 **(environment or {}),
             },
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
         )
         try:
             self.about: dict[str, Any] = self.ask("load", backend=backend, threads=threads)
@@ -142,7 +132,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether the process can still be asked."""
-        return self._process.poll() is None
+        return self._child.alive
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """Return the child's answer to a command.
@@ -154,25 +144,11 @@ class Worker:
         WorkerError
             If the command raised, the process died, or no answer came in time.
         """
-        pipe_in, pipe_out = self._process.stdin, self._process.stdout
-        assert pipe_in is not None
-        assert pipe_out is not None
-        if pipe_in.closed:
-            raise WorkerError("the worker was stopped before")
+        timeout = None if command in _UNBOUNDED else self._timeout
         try:
-            pipe_in.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            pipe_in.flush()
-        except OSError:
-            raise WorkerError(self._cause_of_death()) from None
-        with selectors.DefaultSelector() as selector:
-            selector.register(pipe_out, selectors.EVENT_READ)
-            if not selector.select(None if command in _UNBOUNDED else self._timeout):
-                self.close()
-                raise WorkerError(f"no answer within {self._timeout:.0f} s; stopped")
-        line = pipe_out.readline()
-        if not line:
-            raise WorkerError(self._cause_of_death())
-        answer = json.loads(line)
+            answer = self._child.ask({"command": command, **arguments}, timeout)
+        except ChildError as error:
+            raise WorkerError(str(error)) from None
         for text in answer["warnings"]:
             warnings.warn(f"{self.backend}: {text}", plan.PlanWarning, stacklevel=2)
         if "unsupported" in answer:
@@ -183,30 +159,7 @@ class Worker:
 
     def close(self) -> None:
         """End the process, whatever it does."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._errors.close()
-
-    def _cause_of_death(self) -> str:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
-        code = self._process.poll()
-        if code is None:
-            return "the worker closed its output without an answer"
-        if code < 0:
-            named = signal.Signals(-code).name
-            hint = "; out of memory?" if -code == signal.SIGKILL else ""
-            cause = f"the worker was killed by {named}{hint}"
-        else:
-            cause = f"the worker ended with exit code {code}"
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"{cause}: {said[-1]}" if said else cause
+        self._child.close()
 
 
 # --------------------------------------------------------------------------------------------
@@ -530,14 +483,6 @@ def _resident(key: str) -> int:
     raise ValueError(key)
 
 
-@contextlib.contextmanager
-def _own_output() -> Iterator[Any]:
-    """Keep standard output for answers: what libraries print goes to standard error."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)
-        yield answers
-
-
 def _plan_warnings() -> list[str]:
     """Return a list that takes what plans warn of from now on: nobody reads standard error."""
     told: list[str] = []
@@ -553,12 +498,12 @@ def _plan_warnings() -> list[str]:
     return told
 
 
-def main() -> None:
-    """Answer commands until standard input ends."""
+def main(channel: Channel) -> None:
+    """Answer commands until the other end of the channel is closed."""
     session, told = _Session(), _plan_warnings()
-    with _own_output() as answers:
-        for line in sys.stdin:
-            request = json.loads(line)
+    with contextlib.suppress(EOFError):
+        while True:
+            request = channel.receive()
             command = getattr(session, request.pop("command"))
             answer: dict[str, Any]
             try:
@@ -567,10 +512,5 @@ def main() -> None:
                 answer = {"unsupported": str(declined)}
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
-            answers.write(json.dumps(answer | {"warnings": told}) + "\n")
+            channel.send(answer | {"warnings": told})
             told.clear()
-            answers.flush()
-
-
-if __name__ == "__main__":
-    main()

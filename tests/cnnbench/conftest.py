@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,33 @@ def fresh_run():
 def steps():
     """Return a function that makes a progress that counts."""
     return Steps
+
+
+@pytest.fixture(scope="session")
+def ends():
+    """Return a function that tells whether a process ends within ten seconds."""
+
+    def running(pid):
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+                state = stat.read().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return False
+            return True
+        return state != "Z"  # of which nobody has asked how it ended
+
+    def ends(pid):
+        last = time.monotonic() + 10
+        while running(pid):
+            if time.monotonic() > last:
+                return False
+            time.sleep(0.02)
+        return True
+
+    return ends
 
 
 @pytest.fixture(scope="session")

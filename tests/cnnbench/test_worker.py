@@ -243,4 +243,4 @@ def test_a_closed_worker_leaves_no_process():
     worker.close()
     assert not worker.alive
     with pytest.raises(ChildProcessError):
-        os.waitpid(worker._process.pid, os.WNOHANG)
+        os.waitpid(worker._child._process.pid, os.WNOHANG)
