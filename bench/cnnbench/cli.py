@@ -6,6 +6,7 @@ What a command needs is imported when it runs, so that help and errors come at o
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -749,12 +750,14 @@ def _recording(run: Run) -> Iterator[None]:
 
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        _ignore_signals()  # a second one would lose what the first is to keep
         run.environment["interrupted"] = True
         finished()
         kept = f"the {len(run.rows)} rows measured so far are in {', '.join(map(str, run.paths))}"
-        typer.echo(f"interrupted: {kept}" if run.paths else "interrupted", err=True)
-        raise typer.Exit(130) from None
+        with contextlib.suppress(OSError):  # a terminal that was closed takes no more words
+            typer.echo(f"interrupted: {kept}" if run.paths else "interrupted", err=True)
+        raise typer.Exit(128 + _number_of(interrupt)) from None
     except BaseException:
         with contextlib.suppress(OSError):
             finished()
@@ -862,6 +865,47 @@ def _finish(run: Run) -> None:
         raise typer.Exit(1)
 
 
+class _Stopped(KeyboardInterrupt):
+    """A signal that ends a command as Ctrl-C does; its argument is the signal's number."""
+
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a command as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Let signals that would end the process interrupt the block, as Ctrl-C does.
+
+    One that is ignored stays ignored: nohup and its like start a command so.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+    for number in _ENDING:
+        if before[number] is signal.SIG_DFL:
+            signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _: object) -> None:
+    for other in _ENDING:  # one is enough: the end of a terminal may send several
+        signal.signal(other, signal.SIG_IGN)
+    raise _Stopped(number)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, *_ENDING):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _number_of(interrupt: KeyboardInterrupt) -> int:
+    """Return the number of the signal that an interrupt stands for."""
+    return int(interrupt.args[0]) if isinstance(interrupt, _Stopped) else signal.SIGINT
+
+
 def main() -> None:
     """Run the command line; an error that a person can mend is one sentence, and exit 2."""
     from cnnbench.cases import CaseError
@@ -884,7 +928,8 @@ def main() -> None:
         UnknownBackendError,
     )
     try:
-        app()
+        with _stopping():
+            app()
     except expected as error:
         typer.echo(f"cnnbench: {error}", err=True)
         sys.exit(2)

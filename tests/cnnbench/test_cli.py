@@ -1,6 +1,5 @@
 """The commands: clear errors before anything is measured, whole files, and honest exit codes."""
 
-import functools
 import json
 import os
 import re
@@ -64,17 +63,22 @@ def nothing_measured(monkeypatch):
     monkeypatch.setattr(speed, "measure_ceilings", measuring)
 
 
-def process(*words, folder, **options):
-    """Start a command line in a process of its own."""
+def process(*words, folder, ignored=()):
+    """Start a command line in a process of its own, which ignores some signals from its start."""
+
+    def set_signals():
+        # Else a shell that started us in the background would have it ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "cnnbench.cli", *map(str, words)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Else a shell that started us in the background would have it ignore the signal.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler),
-        **options,
+        preexec_fn=set_signals,
     )
 
 
@@ -562,7 +566,7 @@ def test_a_forced_plan_is_followed_and_its_warnings_are_read(command, tmp_path, 
 
 
 # --------------------------------------------------------------------------------------------
-# Ctrl-C
+# Ctrl-C and other signals
 
 
 def wait_for(condition, running):
@@ -573,8 +577,9 @@ def wait_for(condition, running):
 
 
 @pytest.mark.usefixtures("strangers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_check_keeps_its_rows_says_where_and_leaves_no_process(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, number
 ):
     path, mark = tmp_path / "out.json", tmp_path / "mark"
     monkeypatch.setenv("STRANGERS_MARK", str(mark))
@@ -585,11 +590,11 @@ def test_an_interrupted_check_keeps_its_rows_says_where_and_leaves_no_process(
     )  # fmt: skip
     try:
         wait_for(lambda: mark.exists() and mark.read_text(), running)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         out, err = running.communicate(timeout=60)
     finally:
         running.kill()
-    assert running.returncode == 130
+    assert running.returncode == 128 + number
     assert out == ""
     assert "Traceback" not in err
     run = results.read(path)
@@ -601,6 +606,49 @@ def test_an_interrupted_check_keeps_its_rows_says_where_and_leaves_no_process(
     assert said in err
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("strangers")
+def test_an_interrupted_training_keeps_its_rows_and_leaves_no_process(tmp_path, monkeypatch):
+    mark = tmp_path / "mark"
+    monkeypatch.setenv("STRANGERS_MARK", str(mark))
+    running = process(
+        "train", "--backends", "numpy,sleeps", "--baseline", "numpy", "--batch", "5", "--epochs",
+        "1", "--threads", "1", "--quick", "--json", "out.json", folder=tmp_path,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: mark.exists() and mark.read_text(), running)
+        running.send_signal(signal.SIGTERM)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 128 + signal.SIGTERM
+    assert "interrupted: the " in err
+    assert "Traceback" not in err
+    assert results.read(tmp_path / "out.json").environment["interrupted"] is True
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
+
+
+@pytest.mark.usefixtures("strangers")
+def test_a_command_that_was_told_to_ignore_hangups_goes_on(tmp_path, monkeypatch):
+    mark = tmp_path / "mark"
+    monkeypatch.setenv("STRANGERS_MARK", str(mark))
+    running = process(
+        "check", "--backends", "sleeps", "--cases", TINY.replace("mb2", "mb5"), "--threads", "1",
+        folder=tmp_path, ignored=(signal.SIGHUP,),
+    )  # fmt: skip
+    try:
+        wait_for(lambda: mark.exists() and mark.read_text(), running)
+        running.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        assert running.poll() is None
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=60) == 128 + signal.SIGTERM
+    finally:
+        running.kill()
+        running.communicate()
 
 
 def test_an_interrupted_selftest_says_where_its_rows_are_only_if_they_are_somewhere(
@@ -620,7 +668,7 @@ def test_an_interrupted_selftest_says_where_its_rows_are_only_if_they_are_somewh
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("strangers")
-def test_a_file_is_whole_after_a_command_was_killed(tmp_path, monkeypatch):
+def test_a_killed_command_leaves_whole_files_and_no_process(tmp_path, monkeypatch, ends):
     path, mark = tmp_path / "out.json", tmp_path / "mark"
     monkeypatch.setenv("STRANGERS_MARK", str(mark))
     running = process(
@@ -632,9 +680,9 @@ def test_a_file_is_whole_after_a_command_was_killed(tmp_path, monkeypatch):
     finally:
         running.kill()
         running.communicate()
-        os.kill(int(mark.read_text()), signal.SIGKILL)  # which has lost the parent to end it
     assert [row.outcome for row in results.read(path).rows] == ["ok"] * 4
     assert Path(path).read_text().endswith("}\n")
+    assert ends(int(mark.read_text()))
 
 
 def test_report_writes_a_saved_run_beside_another_as_a_page(command, tmp_path):

@@ -5,6 +5,7 @@ A bar in a terminal; elsewhere, such as in a log, a line at every tenth of the w
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 
 from rich.console import Console
@@ -41,7 +42,8 @@ class ProgressBar:
         trace: TracebackType | None,
     ) -> None:
         if self._console.is_terminal:
-            self._bar.stop()
+            with contextlib.suppress(OSError):  # of a terminal that was closed
+                self._bar.stop()
 
     def begin(self, total: int) -> None:
         """Say how many steps there will be."""
