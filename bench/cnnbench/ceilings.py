@@ -1,9 +1,12 @@
 """The machine's measured ceilings: how fast it multiplies and adds, and how fast it moves memory.
 
-Run as a process of its own, ``python -m cnnbench.ceilings THREADS``, because it brings Numba's
-threads with it. The peak is that of vector FMAs on registers, with enough independent sums to hide
-their latency; the vector code is emitted as LLVM IR, so that no optimiser's mood decides it.
-Bandwidth is that of the STREAM triad [1]_, by working set.
+Measured by a process of its own (`cnnbench.child`), because Numba's threads come with it, and for
+this machine as it is: variables and files that tell Numba to compile for a lesser processor, or not
+at all, lower the speed of Numba's kernels, not what other libraries can reach.
+
+The peak is that of vector FMAs on registers, with enough independent sums to hide their latency;
+the vector code is emitted as LLVM IR, so that no optimiser decides what it becomes. Bandwidth is
+that of the STREAM triad [1]_, by working set.
 
 References
 ----------
@@ -13,8 +16,7 @@ References
 
 from __future__ import annotations
 
-import json
-import sys
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +29,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from cnnbench.child import Channel
 from cnnkernels.simd import vector_bytes
 
 _SUMS = 24
@@ -37,6 +40,8 @@ _LOOPS = 200_000
 _WORKING_SETS = tuple(2**exponent for exponent in range(14, 29))
 _REPEATS = 7
 _FMA_SECONDS = 0.2  # a run of it is short, and at first the threads may share a core
+_KEPT_SETTINGS = ("NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
+"""What a person sets of Numba that holds here, too; the beginnings of the variables' names."""
 
 
 def _fma_kernel(dtype: str) -> Any:
@@ -170,10 +175,8 @@ def measure(threads: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure for the number of threads on the command line, and print JSON."""
-    json.dump(measure(int(sys.argv[1])), sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+def main(channel: Channel) -> None:
+    """Measure for the number of threads that is asked for, and answer with the ceilings."""
+    kept = {name: text for name, text in os.environ.items() if name.startswith(_KEPT_SETTINGS)}
+    numba.core.config._env_reloader.process_environ(kept)
+    channel.send(measure(channel.receive()))

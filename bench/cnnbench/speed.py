@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +21,7 @@ import numpy as np
 from cnnbench import timing
 from cnnbench.cases import CaseSet
 from cnnbench.checking import check_case, clear, fills_folder, operation, rows_of
+from cnnbench.child import Child, ChildError
 from cnnbench.effort import Effort, Progress
 from cnnbench.results import Row, Run
 from cnnbench.team import Team, baseline_for, cache_of, failing, note, note_threading
@@ -162,17 +160,11 @@ def time_on_one_thread(
 def measure_ceilings(threads: int) -> dict[str, Any]:
     """Return this machine's ceilings for a number of threads; {'reason': ...} where they fail."""
     environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
-    told = subprocess.run(
-        [sys.executable, "-m", "cnnbench.ceilings", str(threads)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    if told.returncode != 0:
-        lines = told.stderr.strip().splitlines() or [f"exit code {told.returncode}"]
-        return {"reason": lines[-1]}
-    measured: dict[str, Any] = json.loads(told.stdout)
+    with Child("cnnbench.ceilings", environment) as child:
+        try:
+            measured: dict[str, Any] = child.ask(threads)
+        except ChildError as error:
+            return {"reason": str(error)}
     return measured
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cnnbench import speed
 from cnnbench.child import Child, ChildError
 from cnnbench.worker import Worker, WorkerError
 
@@ -149,6 +150,12 @@ def test_a_model_in_the_folder_is_found_and_gets_no_input():
             WorkerError, match=r"asking\(\) raised EOFError: .* empty standard input"
         ):
             worker.ask("capture", model="my_model:asking", shape=[2, 3, 8, 8])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("littered")
+def test_ceilings_are_measured_whatever_lies_in_the_folder():
+    assert speed.measure_ceilings(1)["flops"]["float32"] > 0
 
 
 # --------------------------------------------------------------------------------------------

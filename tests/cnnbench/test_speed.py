@@ -407,10 +407,19 @@ def test_slow_sides_get_fewer_rounds_but_one_at_least():
 
 
 def test_ceilings_that_fail_are_a_reason(monkeypatch):
-    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    monkeypatch.setenv("NUMBA_THREADING_LAYER", "nonsense")
     found = speed.measure_ceilings(1)
     assert list(found) == ["reason"]
-    assert found["reason"]
+    assert "nonsense" in found["reason"]
+
+
+@pytest.mark.slow
+def test_the_peak_is_the_machines_whatever_numba_is_told_to_compile_for(monkeypatch):
+    own = speed.measure_ceilings(1)["flops"]["float32"]
+    for name, value in (("CPU_NAME", "generic"), ("ENABLE_AVX", "0"), ("DISABLE_JIT", "1")):
+        monkeypatch.setenv(f"NUMBA_{name}", value)
+    crippled = speed.measure_ceilings(1)["flops"]["float32"]
+    assert crippled > 0.7 * own
 
 
 @pytest.mark.slow
