@@ -147,7 +147,7 @@ class Child:
                 self.close()
                 raise ChildError(f"no answer within {timeout:.0f} s; stopped")
             return self._channel.receive()
-        except (OSError, EOFError):
+        except (OSError, EOFError, ValueError):  # the last of a file that another thread has closed
             raise ChildError(self._cause_of_death()) from None
         except KeyboardInterrupt:
             self.close()
@@ -176,11 +176,11 @@ class Child:
             cause = f"the worker was killed by {named}{hint}"
         else:
             cause = f"the worker ended with exit code {code}"
-        if self._output.closed:
-            return cause
-        self._output.seek(0)
-        printed = self._output.read().decode(errors="replace").strip().splitlines()
-        return f"{cause}: {printed[-1]}" if printed else cause
+        with contextlib.suppress(ValueError):  # closed
+            self._output.seek(0)
+            printed = self._output.read().decode(errors="replace").strip().splitlines()
+            return f"{cause}: {printed[-1]}" if printed else cause
+        return cause
 
 
 # --------------------------------------------------------------------------------------------

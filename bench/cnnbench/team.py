@@ -31,13 +31,15 @@ class Team:
         self.absent: dict[str, tuple[Outcome, str]] = {}
         self._about: dict[str, dict[str, Any]] = {}
         self._workers: dict[str, Worker] = {}
-        try:
-            # Most of a worker's start is imports, and nothing is timed yet.
-            with ThreadPoolExecutor(max_workers=os.cpu_count()) as executor:
-                list(executor.map(self._open, self.backends))
-        except BaseException:
-            self.close()
-            raise
+        # Most of a worker's start is imports, and nothing is timed yet.
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as executor:
+            try:
+                for backend in self.backends:
+                    self._start(backend)
+                list(executor.map(self._load, self.backends))
+            except BaseException:
+                self.close()
+                raise
 
     def __enter__(self) -> Team:
         return self
@@ -58,31 +60,36 @@ class Team:
         try:
             return worker.ask(command, **arguments)
         except WorkerError:
-            if not worker.alive:
+            if not worker.alive and self._workers.get(backend) is worker:
                 worker.close()
-                del self._workers[backend]
-                self._open(backend)
+                self._start(backend)
+                self._load(backend)
             raise
 
     def about(self, backend: str) -> dict[str, Any]:
-        """Return what the backend's worker said of it when it was loaded."""
+        """Return the description of a backend that its worker gave when it was loaded."""
         return self._about[backend]
 
     def close(self) -> None:
-        """End all workers."""
-        for worker in self._workers.values():
-            worker.close()
+        """End all workers, also those that are asked from other threads."""
+        workers = list(self._workers.values())
         self._workers.clear()
+        for worker in workers:
+            worker.close()
 
-    def _open(self, backend: str) -> None:
+    def _start(self, backend: str) -> None:
+        cache = cache_of(backend, self._caches)
+        self._workers[backend] = Worker(backend, self.threads, cache, load=False)
+
+    def _load(self, backend: str) -> None:
+        worker = self._workers[backend]
         try:
-            cache = cache_of(backend, self._caches)
-            self._workers[backend] = worker = Worker(backend, self.threads, cache)
+            worker.load()
             self._about[backend] = worker.about
-        except WorkerUnsupportedError as declined:
-            self.absent[backend] = ("unsupported", str(declined))
-        except WorkerError as failed:
-            self.absent[backend] = ("failed", str(failed))
+        except WorkerError as error:
+            declined = isinstance(error, WorkerUnsupportedError)
+            self.absent[backend] = ("unsupported" if declined else "failed", str(error))
+            self._workers.pop(backend, None)
 
 
 def cache_of(backend: str, caches: Path | None) -> dict[str, str]:

@@ -172,7 +172,11 @@ def _compiling(team: Team, options: dict[str, Any]) -> Iterator[None]:
         for name in team.present:
             if not team.about(name)["kernels"]:
                 pool.submit(team.ask, name, "train", **options | {"most_steps": 1})
-        yield
+        try:
+            yield
+        except BaseException:
+            team.close()  # or the pool would wait until all have compiled
+            raise
 
 
 @dataclasses.dataclass(frozen=True)

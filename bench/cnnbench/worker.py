@@ -84,6 +84,8 @@ class Worker:
         More environment variables, such as where compiled code is cached.
     timeout : float
         Seconds after which a command without an answer counts as failed.
+    load : bool
+        Whether the backend is loaded at once; else `load` has to be called first.
 
     Raises
     ------
@@ -99,6 +101,8 @@ class Worker:
         threads: int,
         environment: dict[str, str] | None = None,
         timeout: float = 600.0,
+        *,
+        load: bool = True,
     ) -> None:
         self.backend, self.threads = backend, threads
         self._timeout = timeout
@@ -117,8 +121,20 @@ class Worker:
                 **(environment or {}),
             },
         )
+        self.about: dict[str, Any] = {}
+        if load:
+            self.load()
+
+    def load(self) -> None:
+        """Load the backend; `about` says then what it is. A worker that cannot is closed.
+
+        Raises
+        ------
+        WorkerUnsupportedError, WorkerError
+            As the constructor.
+        """
         try:
-            self.about: dict[str, Any] = self.ask("load", backend=backend, threads=threads)
+            self.about = self.ask("load", backend=self.backend, threads=self.threads)
         except BaseException:
             self.close()
             raise

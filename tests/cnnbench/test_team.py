@@ -1,5 +1,8 @@
 """The workers of several backends: those that cannot work say why, and never take others along."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -60,9 +63,9 @@ def test_a_backend_that_is_named_twice_has_one_worker(monkeypatch):
     opened = []
 
     class Counted(Worker):
-        def __init__(self, *arguments):
+        def __init__(self, *arguments, **options):
             opened.append(self)
-            super().__init__(*arguments)
+            super().__init__(*arguments, **options)
 
     monkeypatch.setattr("cnnbench.team.Worker", Counted)
     with Team(["numpy", "numpy"], 1) as team:
@@ -120,3 +123,42 @@ def test_what_was_measured_and_how_is_noted_by_thread_count():
         note_threading(run, team)
     assert list(run.environment["threading"]["1"]) == ["numpy"]
     assert "pools" in run.environment["threading"]["1"]["numpy"]
+
+
+def stopped_in_time(worker):
+    """Wait until somebody has stopped a worker; whether that came within 20 s."""
+    last = time.monotonic() + 20
+    while worker.alive:
+        if time.monotonic() > last:
+            worker.close()
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_an_interrupt_stops_workers_that_load(monkeypatch):
+    loading, stopped = threading.Event(), []
+
+    def load(worker):
+        if worker.backend == "numpy":
+            loading.wait(20)
+            raise KeyboardInterrupt
+        loading.set()
+        stopped.append(stopped_in_time(worker))
+        raise WorkerError("stopped")
+
+    monkeypatch.setattr(Worker, "load", load)
+    with pytest.raises(KeyboardInterrupt):
+        Team(["numpy", "naive"], 1)
+    assert stopped == [True]
+
+
+def test_a_team_that_is_closed_while_a_worker_is_asked_starts_none_anew():
+    team = Team(["numpy"], 1)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(team.ask, "numpy", "train", epochs=100_000)
+        time.sleep(0.2)  # until it trains
+        team.close()
+        with pytest.raises(WorkerError):
+            asked.result(20)
+    assert team.present == []
