@@ -12,7 +12,7 @@ from cnnbench.cases import CaseSet
 from cnnbench.effort import Progress
 from cnnbench.results import Row, Run
 from cnnbench.team import Team, note_threading
-from cnnbench.worker import CALL_BUDGET_SECONDS, WorkerError, WorkerUnsupportedError
+from cnnbench.worker import CALL_BUDGET_SECONDS, WorkerError
 from cnnkernels.contract import Conv2D, Problem, directions
 from cnnkernels.descriptor import Case
 
@@ -71,10 +71,8 @@ def check_case(
             folder=str(folder),
             budget=call_seconds,
         )
-    except WorkerUnsupportedError as declined:
-        return {**blank, "outcome": "unsupported", "reason": str(declined)}
-    except WorkerError as failed:
-        return {**blank, "outcome": "failed", "reason": str(failed)}
+    except WorkerError as error:
+        return {**blank, "outcome": error.outcome, "reason": str(error)}
     return {**blank, **found, "deterministic": team.about(backend)["deterministic"]}
 
 

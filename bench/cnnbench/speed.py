@@ -275,9 +275,11 @@ def _time_case(
                     row.details["nchw_samples"] = from_nchw.samples
                 _judge(row, case, conditions, team, rows)
             compare(of_direction, conditions.baseline, conditions.floor)
-        for lost in [row for row in of_direction if row.outcome == "failed"]:
-            for row in rows:
-                if row.backend == lost.backend and row.outcome == "ok" and row.seconds is None:
+        for lost in [row for row in of_direction if row.outcome in ("failed", "wrong")]:
+            for row in [r for r in rows if r.backend == lost.backend and r.outcome == "ok"]:
+                if lost.outcome == "wrong":
+                    row.withdraw("wrong", f"{direction}: {lost.reason}")
+                elif row.seconds is None:
                     row.withdraw("failed", f"not timed: {direction} {lost.reason}")
     for backend in timed:
         with contextlib.suppress(WorkerError):

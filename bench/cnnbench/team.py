@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.results import Row, Run
-from cnnbench.worker import Worker, WorkerError, WorkerUnsupportedError
+from cnnbench.worker import Worker, WorkerError
 from cnnkernels.conformance import Outcome
 
 
@@ -87,8 +87,7 @@ class Team:
             worker.load()
             self._about[backend] = worker.about
         except WorkerError as error:
-            declined = isinstance(error, WorkerUnsupportedError)
-            self.absent[backend] = ("unsupported" if declined else "failed", str(error))
+            self.absent[backend] = (error.outcome, str(error))
             self._workers.pop(backend, None)
 
 
@@ -112,10 +111,9 @@ def failing(rows: Sequence[Row]) -> Iterator[None]:
     """Turn a worker's failure into the rows' outcome."""
     try:
         yield
-    except WorkerError as failed:
-        declined = isinstance(failed, WorkerUnsupportedError)
+    except WorkerError as error:
         for row in rows:
-            row.withdraw("unsupported" if declined else "failed", str(failed))
+            row.withdraw(error.outcome, str(error))
 
 
 def note(run: Run, what: str, threads: int, value: Any) -> None:

@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,18 @@ from cnnbench.digits.options import Options
 from cnnbench.digits.profile import FullBatches, profile
 from cnnbench.digits.training import Training
 from cnnkernels import plan, registry
-from cnnkernels.conformance import Call, Check, check, filled
-from cnnkernels.contract import Backend, Conv2D, Direction, MaxPool2D, Problem, Unsupported
+from cnnkernels.conformance import (
+    Call,
+    ChangingCall,
+    Check,
+    Outcome,
+    Spots,
+    WrongResult,
+    check,
+    filled,
+    spots_of,
+)
+from cnnkernels.contract import FORWARD, Backend, Conv2D, Direction, MaxPool2D, Problem, Unsupported
 from cnnkernels.descriptor import parse
 
 SIDE_SECONDS = 0.02
@@ -49,6 +59,12 @@ It may give it back to the system after each call, or not, as its heap happens t
 anew costs more than some convolutions do.
 """
 
+LARGE = 2**24
+"""Bytes of a problem above which checking each side would cost a noticeable part of its time."""
+
+CHECKED_LARGE = 4
+"""Of a large problem one in so many sides is checked, the first among them."""
+
 CALL_BUDGET_SECONDS = 20.0
 """A problem of which one call would take longer is not run."""
 
@@ -66,9 +82,25 @@ _UNBOUNDED = ("train", "train_in_pytorch", "capture", "start_model", "start_netw
 class WorkerError(RuntimeError):
     """The worker answered with an error, or died; the message is the reason."""
 
+    outcome: Outcome = "failed"
+
 
 class WorkerUnsupportedError(WorkerError):
     """The backend declined: it cannot run here, or cannot run this."""
+
+    outcome = "unsupported"
+
+
+class WorkerWrongError(WorkerError):
+    """The backend gave a wrong result to a timed call."""
+
+    outcome = "wrong"
+
+
+_ERRORS = {
+    error.outcome: error for error in (WorkerError, WorkerUnsupportedError, WorkerWrongError)
+}
+"""By the outcome that a worker answers with."""
 
 
 class Worker:
@@ -157,6 +189,8 @@ class Worker:
         ------
         WorkerUnsupportedError
             If the backend declined.
+        WorkerWrongError
+            If it gave a wrong result to a timed call.
         WorkerError
             If the command raised, the process died, or no answer came in time.
         """
@@ -167,10 +201,8 @@ class Worker:
             raise WorkerError(str(error)) from None
         for text in answer["warnings"]:
             warnings.warn(f"{self.backend}: {text}", plan.PlanWarning, stacklevel=2)
-        if "unsupported" in answer:
-            raise WorkerUnsupportedError(answer["unsupported"])
-        if "error" in answer:
-            raise WorkerError(answer["error"])
+        if "outcome" in answer:
+            raise _ERRORS[answer["outcome"]](answer["reason"])
         return answer["result"]
 
     def close(self) -> None:
@@ -189,6 +221,8 @@ class _Session:
         self._pace: dict[type, float] = {}
         self._call: Call | None = None
         self._cache: Any = None
+        self._spots: dict[str, Spots] = {}
+        self._timed: dict[tuple[Direction, bool], tuple[ChangingCall, int]] = {}
         self._training: Any = None
 
     def load(self, backend: str, threads: int) -> dict[str, Any]:
@@ -242,11 +276,14 @@ class _Session:
             raise Unsupported(reason)
         inputs = filled(problem, "real", Path(folder) if folder else None)
         self._call = Call(self._backend, problem, inputs)
+        self._spots = spots_of(inputs)
+        self._timed.clear()
         _, self._cache = self._call.forward()
 
     def release(self) -> None:
         """Drop the arrays."""
         self._call = self._cache = None
+        self._timed.clear()
         gc.collect()
 
     def probe(self, direction: Direction, nchw: bool) -> dict[str, Any]:
@@ -276,11 +313,35 @@ class _Session:
         return {"seconds": seconds, "extra_bytes": growth}
 
     def side(self, direction: Direction, nchw: bool, calls: int, parts: int, warm: bool) -> float:
-        """Return the seconds of a call: the median over parts, each of `calls` in a row."""
-        run = self._runner(direction, nchw)
-        if warm:
-            run()
-        return statistics.median(_seconds(run, calls) for _ in range(parts))
+        """Return the seconds of a call: the median over parts, each of `calls` in a row.
+
+        Inputs change between calls, and the last result is checked: always of small problems, now
+        and then of large ones.
+
+        Raises
+        ------
+        WrongResult
+            If it is wrong.
+        """
+        assert self._call is not None
+        timed, number = self._timed.get((direction, nchw), (None, 0))
+        if timed is None:
+            timed = ChangingCall(self._call, direction, self._cache, self._spots, nchw)
+        self._timed[direction, nchw] = timed, number + 1
+        small = self._call.problem.bytes_moved(FORWARD) <= LARGE
+        checked = small or number % CHECKED_LARGE == 0
+        with timed.scaled() if checked else contextlib.nullcontext():
+            function = timed.function()
+            if warm:
+                function()
+            seconds = []
+            for _ in range(parts):
+                result = None  # freed first, as between the calls of a part
+                of_part, result = _seconds_of_changing(timed, function, calls)
+                seconds.append(of_part)
+            if checked:
+                timed.require_right(result)
+        return statistics.median(seconds)
 
     def first_call(self, descriptor: str, direction: Direction) -> float:
         """Return the seconds of the first call of a direction, arrays in place."""
@@ -415,13 +476,37 @@ def _words(seconds: float) -> str:
 
 
 def _seconds(function: Callable[[], object], calls: int) -> float:
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with _no_collecting():
         start = time.perf_counter()
         for _ in range(calls):
             function()
         return (time.perf_counter() - start) / calls
+
+
+def _seconds_of_changing(
+    timed: ChangingCall, function: Callable[[], object], calls: int
+) -> tuple[float, object]:
+    """Return the seconds of a call, outside of which inputs change, and the last one's result."""
+    seconds, clock = 0.0, time.perf_counter
+    with _no_collecting():
+        for _ in range(calls - 1):
+            timed.change()
+            start = clock()
+            function()  # its result is freed within the clock, as in any loop
+            seconds += clock() - start
+        timed.restore()
+        start = clock()
+        result = function()
+        seconds += clock() - start
+    return seconds / calls, result
+
+
+@contextlib.contextmanager
+def _no_collecting() -> Iterator[None]:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
@@ -525,8 +610,10 @@ def main(channel: Channel) -> None:
             try:
                 answer = {"result": command(**request)}
             except Unsupported as declined:
-                answer = {"unsupported": str(declined)}
+                answer = {"outcome": "unsupported", "reason": str(declined)}
+            except WrongResult as wrong:
+                answer = {"outcome": "wrong", "reason": str(wrong)}
             except Exception as error:
-                answer = {"error": f"{type(error).__name__}: {error}"}
+                answer = {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
             channel.send(answer | {"warnings": told})
             told.clear()

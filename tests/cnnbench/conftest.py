@@ -28,6 +28,7 @@ STRANGERS = (
     "two-threads",
     "subtly-wrong",
     "killed-in-turn",
+    "replays",
 )
 
 

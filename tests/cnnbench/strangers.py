@@ -207,3 +207,19 @@ def killed_in_turn():
         return im2col.forward(problem, x, w, b)
 
     return _numpy("killed-in-turn", forward=forward)
+
+
+def replays():
+    """Gives its last result once more, from the twentieth call in a row with the same images on."""
+    images, calls, last = None, 0, None
+
+    def forward(problem, x, w, b):
+        nonlocal images, calls, last
+        calls = calls + 1 if x is images else 1
+        images = x
+        if calls < 20:
+            last = im2col.forward(problem, x, w, b)
+        y, cache = last
+        return y.copy(), cache
+
+    return _numpy("replays", forward=forward)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import re
 import tempfile
 from pathlib import Path
 
@@ -280,6 +281,17 @@ def test_a_higher_peak_lowers_the_shares_of_what_was_judged_by_the_lower(monkeyp
 
 
 @pytest.mark.slow
+def test_a_backend_that_gives_its_last_result_once_more_is_wrong_and_has_no_time(fresh_run, steps):
+    rows = measured(["numpy", "replays"], [LONE], steps, fresh_run())
+    caught = [row for row in rows if row.backend == "replays"]
+    assert [row.outcome for row in caught] == ["wrong"] * 4
+    assert all(getattr(row, name) is None for row in caught for name in TIMES)
+    reason = r"a timed call gave .* as an element of y, not .*: its inputs had changed"
+    assert re.match(reason, caught[0].reason)
+    assert caught[1].reason == f"forward: {caught[0].reason}"
+    assert all(row.outcome == "ok" and row.seconds for row in rows if row.backend == "numpy")
+
+
 def test_ceilings_that_cannot_be_measured_leave_times_without_a_fraction(fresh_run, steps):
     rows = measured(["numpy"], [CaseSet("", (A, POOL))], steps, fresh_run(), reason="no compiler")
     assert {row.outcome for row in rows} == {"ok"}

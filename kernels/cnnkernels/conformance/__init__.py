@@ -10,6 +10,7 @@ A stranger's backend is tested in four lines::
 
 from cnnkernels.conformance.broken import BROKEN
 from cnnkernels.conformance.calls import Call
+from cnnkernels.conformance.changing import ChangingCall, Spots, WrongResult, spots_of
 from cnnkernels.conformance.checks import Check, Outcome, check
 from cnnkernels.conformance.corner import CORNER, CORNER_ONNX
 from cnnkernels.conformance.fills import filled
@@ -20,10 +21,14 @@ __all__ = [
     "CORNER",
     "CORNER_ONNX",
     "Call",
+    "ChangingCall",
     "Check",
     "Outcome",
+    "Spots",
+    "WrongResult",
     "adjoint_error",
     "check",
     "filled",
     "finite_difference_error",
+    "spots_of",
 ]

@@ -139,6 +139,20 @@ def _input_overwritten(problem: Conv2D, x: Any, w: Any, b: Any) -> _Forward:
     return result
 
 
+class _Remembered:
+    """Gives a copy of the last result once more where it is called with the same arrays."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, ...] = ()
+        self._result: Any = None
+
+    def __call__(self, problem: Conv2D, x: Any, w: Any, b: Any) -> _Forward:
+        if not (self._last and self._last[0] is x and self._last[1] is w):
+            self._last, self._result = (x, w), im2col.forward(problem, x, w, b)
+        y, cache = self._result
+        return y.copy(), cache
+
+
 class _OneBuffer:
     """Returns the same memory for every problem of a size, call after call."""
 
@@ -333,6 +347,7 @@ def _catalogue() -> dict[str, Backend]:
         c("beyond-the-end", "writes whole vectors beyond the end", forward=_beyond_the_end),
         c("input-overwritten", "applies ReLU to its input", forward=_input_overwritten),
         c("one-buffer", "returns the same memory again", forward=_OneBuffer()),
+        c("remembered", "gives its last result for the same arrays", forward=_Remembered()),
         c("half-precision", "rounds its inputs to 11 bits", forward=_half_precision),
         c("wider", "returns another dtype", forward=_wider),
         c("strided", "returns a strided view", forward=_transposed_view),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,14 +33,17 @@ class Call:
         On what; copied, so that a kernel that writes to its inputs spoils nobody else's.
     """
 
+    NO_FACTORS: ClassVar = {"y": 1.0, "dx": 1.0, "dw": 1.0, "db": 1.0}
+    """Of results of inputs that are not `scaled`."""
+
     def __init__(self, backend: Backend, problem: Problem, inputs: Filled) -> None:
         self.backend, self.problem = backend, problem
-        self._host = {"x": inputs.x, "dy": inputs.dy}
+        self._host: dict[str, np.ndarray] = {"x": inputs.x, "dy": inputs.dy}
         if isinstance(problem, Conv2D):
             self._host["w"] = inputs.w
             if problem.bias:
                 self._host["b"] = inputs.b
-        self._placed = {
+        self._placed: dict[str, Array] = {
             name: backend.arrays.put(_copy(array)) for name, array in self._host.items()
         }
 
@@ -102,6 +106,62 @@ class Call:
 
         return once
 
+    def results(self, direction: Direction, result: Any, from_nchw: bool) -> dict[str, np.ndarray]:
+        """Return by name the arrays that a function of `timed`, or `timed_from_nchw`, has given."""
+        if direction == contract.FORWARD:
+            named = {"y": result if from_nchw else result[0]}
+        elif not isinstance(self.problem, Conv2D):
+            named = {"dx": result}
+        else:
+            wanted = zip(("dx", "dw", "db"), NEEDS.get(direction, contract.ALL), strict=True)
+            names = [name for name, needed in wanted if needed]
+            given = [gradient for gradient in result if gradient is not None]
+            named = dict(zip(names, given, strict=False))  # without a bias there is no db, the last
+        get = self.backend.arrays.get
+        return named if from_nchw else {name: get(array) for name, array in named.items()}
+
+    @contextlib.contextmanager
+    def scaled(
+        self, *, x: float = 1.0, w: float = 1.0, dy: float = 1.0, on_host: bool = False
+    ) -> Iterator[dict[str, float]]:
+        """Multiply inputs in place by powers of two inside the block.
+
+        Parameters
+        ----------
+        x, w, dy : float
+            Powers of two; the bias follows x and w, and max-poolings have no w.
+        on_host : bool
+            Whether the arrays that `timed_from_nchw` converts, or those that `timed` takes.
+
+        Yields
+        ------
+        dict of str to float
+            The factors by which that multiplies results: exactly, as every product and sum.
+        """
+        arrays = self._arrays(on_host)
+        w = w if isinstance(self.problem, Conv2D) else 1.0
+        factors = {"x": x, "w": w, "b": x * w, "dy": dy}
+        _multiply(arrays, factors)
+        try:
+            yield {"y": x * w, "dx": dy * w, "dw": dy * x, "db": dy}
+        finally:
+            _multiply(arrays, {name: 1 / factor for name, factor in factors.items()})
+
+    def first_element(self, name: str) -> float | None:
+        """Return the first element of an input; None if it has none."""
+        array = self._host[name]
+        return float(array.flat[0]) if array.size else None
+
+    def set_first_element(self, name: str, value: float, on_host: bool) -> None:
+        """Set the first element of images or dy, where arrays can be written to and have one."""
+        if self._host[name].size:
+            with contextlib.suppress(TypeError):  # some libraries' arrays never change
+                self._arrays(on_host)[name][0, 0, 0, 0] = value
+            self.backend.arrays.synchronize()
+
+    def _arrays(self, on_host: bool) -> dict[str, Array]:
+        return self._host if on_host else self._placed
+
     def inputs(self) -> dict[str, np.ndarray]:
         """Return what the inputs hold now."""
         return {name: self.backend.arrays.get(array) for name, array in self._placed.items()}
@@ -118,6 +178,13 @@ class Call:
                 self.problem, arrays["dy"], arrays["x"], arrays["w"], cache, needs
             )
         return self.backend.pooling.backward(self.problem, arrays["dy"], cache)
+
+
+def _multiply(arrays: dict[str, Array], factors: dict[str, float]) -> None:
+    for name, array in arrays.items():
+        if factors[name] != 1:
+            array *= factors[name]  # in place, where arrays can be written to
+            arrays[name] = array
 
 
 def _copy(array: np.ndarray) -> np.ndarray:

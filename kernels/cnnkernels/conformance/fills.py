@@ -153,6 +153,14 @@ def rounding(dtype: str, terms: int) -> float:
     return (2 if dtype == "float64" else 1) * terms * unit / (1 - terms * unit)
 
 
+def errors_over_bounds(got: np.ndarray, expected: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Return each element's error in units of its bound; infinity where it is not a number."""
+    error = np.abs(got - expected)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(error == 0, 0.0, error / bounds)
+    return np.where(np.isnan(ratios), np.inf, ratios)
+
+
 def untrusted(problem: Problem, right: Filled) -> str | None:
     """Return why data would let a kernel pass that hardly computes anything, or None."""
     for name, reached in reached_elements(problem).items():

@@ -87,6 +87,7 @@ REASONS = {
     "beyond-the-end": r"^wrote beyond an array of \d+ elements$",
     "input-overwritten": r"^the input x was written to$",
     "one-buffer": r"not freshly allocated$",
+    "remembered": r"^after its inputs were changed in place, y\[.* rounding can make$",
     "half-precision": r"times the error that rounding can make$",
     "wider": r"^y has dtype float64, not float32$",
     "strided": r"^y is not C-contiguous$",

@@ -1,0 +1,115 @@
+"""Timed calls on inputs that change: right results pass, earlier ones do not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cnnkernels import registry
+from cnnkernels.conformance import Call, ChangingCall, WrongResult, filled, spots_of
+from cnnkernels.contract import directions
+from cnnkernels.descriptor import parse
+
+DESCRIPTORS = ("mb2ic3ih7oc4oh7kh3ph1", "mb2ic3ih7oc4kh3bias0f64", "mb2ic3ih7oh4kh3sh2ph1")
+PROBLEMS = pytest.mark.parametrize("descriptor", DESCRIPTORS)
+
+
+def changing(backend, descriptor):
+    """Yield the call, and for each direction the changing call of it, as it is and from NCHW."""
+    problem = parse(descriptor)
+    right = filled(problem, "real")
+    call = Call(backend, problem, right)
+    _, cache = call.forward()
+    for direction in directions(problem):
+        for from_nchw in (False, True):
+            yield call, ChangingCall(call, direction, cache, spots_of(right), from_nchw)
+
+
+def held(call):
+    """Copy what the call's inputs hold, where it computes and on the host."""
+    copies = [*call.inputs().values(), *call._arrays(on_host=True).values()]
+    return [np.array(array) for array in copies]
+
+
+@PROBLEMS
+def test_results_of_inputs_that_change_are_right(backend, descriptor):
+    for call, timed in changing(backend, descriptor):
+        before = held(call)
+        for _ in range(2):
+            with timed.scaled():
+                function = timed.function()
+                timed.change()
+                function()
+                timed.restore()
+                timed.require_right(function())
+        timed.require_right(timed.function()())
+        np.testing.assert_equal(held(call), before)
+
+
+@PROBLEMS
+def test_results_of_earlier_inputs_are_wrong(backend, descriptor):
+    for _, timed in changing(backend, descriptor):
+        earlier = timed.function()()
+        with timed.scaled():
+            with pytest.raises(WrongResult, match=r"^a timed call gave .* as an element of (y|d)"):
+                timed.require_right(earlier)
+            scaled = timed.function()()
+        with pytest.raises(WrongResult):
+            timed.require_right(scaled)
+
+
+@PROBLEMS
+def test_a_change_changes_the_result_and_each_is_another(backend, descriptor):
+    for call, timed in changing(backend, descriptor):
+        function, seen = timed.function(), set()
+        for _ in range(3):
+            timed.change()
+            arrays = call.results(timed._direction, function(), timed._from_nchw)
+            seen.add(b"".join(array.tobytes() for array in arrays.values()))
+        assert len(seen) == 3
+
+
+class Immutable(np.ndarray):
+    """An array that can't be written to, as those of some libraries."""
+
+    def __setitem__(self, *_):
+        raise TypeError("immutable")
+
+    def __imul__(self, factor):
+        return (np.asarray(self) * factor).astype(self.dtype).view(Immutable)
+
+
+class ImmutableArrays:
+    layout, device = "NCHW", "cpu"
+
+    def put(self, array):
+        return np.array(array).view(Immutable)
+
+    def get(self, array):
+        return np.asarray(array)
+
+    def synchronize(self):
+        pass
+
+
+@PROBLEMS
+def test_arrays_that_never_change_are_replaced(descriptor):
+    backend = dataclasses.replace(registry.load("numpy"), arrays=ImmutableArrays())
+    for call, timed in changing(backend, descriptor):
+        before = held(call)
+        earlier = timed.function()()
+        with timed.scaled():
+            timed.change()
+            timed.restore()
+            timed.require_right(timed.function()())
+            with pytest.raises(WrongResult):
+                timed.require_right(earlier)
+        np.testing.assert_equal(held(call), before)
+
+
+def test_no_images_change_nothing():
+    for _, timed in changing(registry.load("numpy"), "mb0ic3ih7oc4oh7kh3ph1"):
+        with timed.scaled():
+            timed.change()
+            timed.restore()
+            timed.require_right(timed.function()())
