@@ -12,7 +12,7 @@ BENCH = ROOT / "bench" / "cnnbench"
 
 FLOORS = (
     ("contract",),
-    ("descriptor", "strided", "jit", "host"),
+    ("descriptor", "strided", "jit", "host", "files"),
     ("simd",),
     ("microkernel",),
     ("vectors", "correlation"),

@@ -56,7 +56,10 @@ Batch = Annotated[
     int | None, typer.Option(help="Batch of cases that have none of their own.", min=0)
 ]
 Dtype = Annotated[str | None, typer.Option(help="float32 or float64, for all cases.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the rows here, too.")]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write the rows here, too; a pipe gets them at the end."),
+]
 Save = Annotated[bool, typer.Option("--save", help="Keep the rows under results/, for good.")]
 Machine = Annotated[
     str | None, typer.Option(help="The machine's name under results/; its processor if not given.")
@@ -112,7 +115,7 @@ def info(json_file: Json = None) -> None:
     )
     run.environment["ceilings"] = {str(count): found for count, found in ceilings.items()}
     run.environment["backends"] = [list(line) for line in backends]
-    run.write()
+    run.write(finished=True)
 
 
 @app.command()
@@ -610,9 +613,9 @@ def history(
 ) -> None:
     """Write the performance history that asv measured as one HTML page, which opens offline."""
     from cnnbench.history import asv, page, series
+    from cnnbench.results import claim
 
-    if output.is_dir():
-        raise typer.BadParameter(f"--output: expected a file, got the folder {output}")
+    claim(output)
     found = series.read(asv.root(), results)
     page.write(found, output)
     regressions = len(found.regressions)
@@ -746,7 +749,7 @@ def _recording(run: Run) -> Iterator[None]:
         now = datetime.datetime.now(datetime.UTC)
         run.environment["finished"] = now.isoformat(timespec="seconds")
         run.environment["load_after"] = machine.load_average()
-        run.write()
+        run.write(finished=True)
 
     try:
         yield
@@ -914,6 +917,7 @@ def main() -> None:
     from cnnbench.models import ModelError
     from cnnbench.report.offline import PageError
     from cnnbench.results import ResultsError
+    from cnnkernels.files import WriteError
     from cnnkernels.plan import PlanError
     from cnnkernels.registry import UnknownBackendError
 
@@ -926,6 +930,7 @@ def main() -> None:
         PlanError,
         ResultsError,
         UnknownBackendError,
+        WriteError,
     )
     try:
         with _stopping():

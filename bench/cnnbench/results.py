@@ -1,7 +1,9 @@
 """Rows, and the file they are kept in: nothing measured is ever lost.
 
 A run is one JSON object: ``schema``, ``environment`` and ``rows``. It is written anew after every
-case, whole or not at all, so that an interrupted run leaves what it had.
+case, whole or not at all, so that an interrupted run leaves what it had. A stream, such as a pipe
+or /dev/stdout, gets it once, when the run is finished or interrupted: written anew after every
+case, it would have one object after another.
 """
 
 from __future__ import annotations
@@ -11,14 +13,13 @@ import datetime
 import itertools
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cnnkernels import files
 from cnnkernels.conformance import Outcome
 
 SCHEMA = "cnnbench/1"
@@ -140,11 +141,25 @@ class Run:
         self.rows.extend(rows)
         self.write()
 
-    def write(self) -> None:
-        """Write every file, whole or not at all."""
+    def write(self, finished: bool = False) -> None:
+        """Write every file, whole or not at all, and then streams, if the run is finished.
+
+        Raises
+        ------
+        ResultsError
+            If one cannot be written; the others are written even so.
+        """
         text = json.dumps(_strict(self.as_json()), indent=1, allow_nan=False) + "\n"
-        for path in self.paths:
-            _write(path, text)
+        streams = [path for path in self.paths if files.is_stream(path)]
+        whole = [path for path in self.paths if path not in streams]
+        failed = []
+        for path in [*whole, *(streams if finished else [])]:
+            try:
+                files.write(path, text)
+            except files.WriteError as error:
+                failed.append(str(error))
+        if failed:
+            raise ResultsError("; ".join(failed))
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that is written."""
@@ -188,12 +203,12 @@ def newest(folder: Path) -> Path:
     ResultsError
         If it has none.
     """
-    files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    if not files:
+    found = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
         raise ResultsError(
             f"no run in {folder}: measure one by cnnbench compare, or name one by --from"
         )
-    return files[-1]
+    return found[-1]
 
 
 def claim(path: Path) -> Path:
@@ -204,13 +219,8 @@ def claim(path: Path) -> Path:
     ResultsError
         If it cannot.
     """
-    if path.is_dir():
-        raise ResultsError(f"{path}: expected a file to write to, and it is a folder")
     with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, probe = tempfile.mkstemp(dir=path.parent, prefix=".cnnbench-")
-        os.close(handle)
-        os.unlink(probe)
+        files.require_writable(path)
     return path
 
 
@@ -236,13 +246,16 @@ def fresh_path(folder: Path, command: str) -> Path:
 def set_aside(path: Path) -> Path | None:
     """Give a file that is in the way another name, and return that; None if there is none.
 
+    A link stays where it is, and what it leads to is renamed. A stream is not in the way.
+
     Raises
     ------
     ResultsError
         If it cannot be renamed.
     """
-    if not path.exists():
+    if files.is_stream(path) or not path.exists():
         return None
+    path = path.resolve() if path.is_symlink() else path
     for number in itertools.count(1):
         older = path.with_name(f"{path.stem}-{number}{path.suffix}")
         if not older.exists():
@@ -255,28 +268,15 @@ def set_aside(path: Path) -> Path | None:
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
-        yield
-    except OSError as error:
-        raise ResultsError(
-            f"{path}: cannot be written: {error.strerror or error}; "
-            "name a folder that can be written, or make this one writable"
-        ) from None
+        with files.writing(path, files.NAME_ANOTHER):
+            yield
+    except files.WriteError as error:
+        raise ResultsError(str(error)) from None
 
 
 def slug(text: str) -> str:
     """Return a text as a folder's name: lower case, words joined by hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "machine"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _strict(value: Any) -> Any:

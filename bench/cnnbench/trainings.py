@@ -27,6 +27,7 @@ from cnnbench.speed import compare, measure_floor, probes
 from cnnbench.team import Team, baseline_for, cache_of, failing, note, note_threading
 from cnnbench.timing import Contestant
 from cnnbench.worker import Worker, WorkerError, rest
+from cnnkernels import files
 from cnnkernels.conformance import Outcome
 
 PROFILE_SECONDS = 0.3
@@ -323,13 +324,20 @@ class _Trainee:
 
 
 def save_weights(folder: Path, rows: Sequence[Row]) -> list[Path]:
-    """Write what each training has learnt to a file of its backend's name; return the files."""
+    """Write what each training has learnt to a file of its backend's name; return the files.
+
+    Raises
+    ------
+    WriteError
+        If one cannot be written.
+    """
     several = len({row.threads for row in rows}) > 1
     paths = []
     for row in rows:
         if row.outcome == "ok" and row.details.get("weights"):
             name = slug(row.backend) + (f"-{row.threads}" if several else "")
             path = folder / f"{name}.npz"
-            path.write_bytes(weights.pack(weights.from_text(row.details["weights"], row.backend)))
+            learnt = weights.from_text(row.details["weights"], row.backend)
+            files.write(path, weights.pack(learnt))
             paths.append(path)
     return paths

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from cnnkernels import descriptor, host, registry
+from cnnkernels import descriptor, files, host, registry
 from cnnkernels.contract import Backend, Problem, Unsupported
 
 SCHEMA = "cnnkernels-plan/1"
@@ -242,7 +242,7 @@ class Plan:
         return dataclasses.replace(self, choices=changed, fallback=fallback)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON, whole or not at all.
+        """Write the plan as JSON, whole or not at all; see `cnnkernels.files`.
 
         Raises
         ------
@@ -261,14 +261,10 @@ class Plan:
                 for problem, choice in self.choices.items()
             ],
         }
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            partial.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-            partial.replace(target)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise PlanError(f"{path}: cannot be written: {error.strerror or error}") from None
+            files.write(path, json.dumps(plain, indent=1) + "\n")
+        except files.WriteError as error:
+            raise PlanError(str(error)) from None
 
 
 def _require_kernels(name: str) -> None:

@@ -256,6 +256,30 @@ def test_check_prints_a_table_and_keeps_the_rows_twice(command, tmp_path):
     assert f"rows: .cnnbench/{own.name}, deep/out.json" in out
 
 
+def test_rows_go_into_a_pipe_when_all_are_measured(command, pipe):
+    path, got = pipe
+    words = ("check", "--backends", "numpy", "--cases", f"{TINY},{TINY}sh2", "--threads", "1")
+    code, out, err = command(*words, "--json", path)
+    assert code == 0, err
+    plain = json.loads(got())
+    assert len(plain["rows"]) == 2 * 4
+    assert plain["environment"]["finished"]
+    assert path.is_fifo()
+    assert re.search(rf"^rows: \.cnnbench/check-.*, {path}$", out, re.MULTILINE)
+
+
+def test_a_reader_that_has_gone_is_one_sentence_and_the_rows_are_kept(command, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ("check", "--backends", "numpy", "--cases", TINY, "--threads", "1")
+    code, _, err = command(*words, "--json", f"/dev/fd/{writer}")
+    os.close(writer)
+    assert code == 2
+    assert err.splitlines()[-1] == f"cnnbench: /dev/fd/{writer}: cannot be written: Broken pipe"
+    (own,) = (tmp_path / ".cnnbench").iterdir()
+    assert len(results.read(own).rows) == 4
+
+
 @pytest.mark.slow
 def test_saved_rows_are_under_the_machines_name(command, tmp_path):
     words = ("check", "--backends", "numpy", "--cases", TINY, "--save", "--machine", "My Box!")
@@ -702,6 +726,15 @@ def test_report_writes_a_saved_run_beside_another_as_a_page(command, tmp_path):
     assert "3.00x" in text
     words = f"report --from {files[0]} --against '{files[1]}' --output deep/page.html"
     assert f"This page is made by: cnnbench {words}" in text
+
+
+def test_a_page_goes_where_a_link_leads(command, tmp_path):
+    pytest.importorskip("plotly")
+    Run({}, [], [tmp_path / "run.json"]).write()
+    (tmp_path / "report.html").symlink_to("deep/page.html")
+    assert command("report", "--from", "run.json")[0] == 0
+    assert (tmp_path / "report.html").is_symlink()
+    assert "0 of 0 checks passed" in (tmp_path / "deep/page.html").read_text("utf-8")
 
 
 def test_report_takes_the_newest_run_and_says_so_where_there_is_none(command, tmp_path):

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import stat
 
 import pytest
 
@@ -128,6 +130,49 @@ def test_a_disk_that_fails_leaves_the_old_file_whole_and_nothing_beside_it(tmp_p
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_stays_and_a_file_keeps_its_permissions(tmp_path):
+    (tmp_path / "link.json").symlink_to("run.json")
+    (tmp_path / "run.json").write_text("old")
+    (tmp_path / "run.json").chmod(0o600)
+    run = Run({}, paths=[results.claim(tmp_path / "link.json")])
+    run.add([row()])
+    assert results.read(tmp_path / "run.json").rows == run.rows
+    assert (tmp_path / "link.json").is_symlink()
+    assert stat.S_IMODE((tmp_path / "run.json").stat().st_mode) == 0o600
+
+
+def test_a_pipe_gets_a_run_once_when_it_is_finished(pipe, tmp_path):
+    path, got = pipe
+    run = Run({}, paths=[results.claim(path), tmp_path / "run.json"])
+    run.add([row()])
+    run.add([row()])
+    assert got() == b""
+    assert len(results.read(tmp_path / "run.json").rows) == 2
+    run.write(finished=True)
+    assert json.loads(got()) == json.loads((tmp_path / "run.json").read_text())
+    assert path.is_fifo()
+
+
+def test_a_file_that_cannot_be_written_keeps_no_other_from_it(tmp_path):
+    (tmp_path / "folder").mkdir()
+    run = Run({}, [row()], [tmp_path / "folder", tmp_path / "none/a.json", tmp_path / "run.json"])
+    with pytest.raises(ResultsError) as error:
+        run.write()
+    assert re.fullmatch(
+        r".*/folder: cannot be written: .*; .*/none/a\.json: cannot be written: .*",
+        str(error.value),
+    )
+    assert results.read(tmp_path / "run.json").rows == run.rows
+
+
+def test_a_command_line_that_is_not_utf_8_is_read_as_it_was(tmp_path):
+    words = ["cnnbench", "report", "--from", os.fsdecode(b"caf\xe9.json")]
+    path = tmp_path / words[-1]
+    Run({"command": words}, paths=[results.claim(path)]).write()
+    assert results.read(path).environment["command"] == words
+    assert path.read_bytes().isascii()
+
+
 # --------------------------------------------------------------------------------------------
 # where
 
@@ -221,3 +266,22 @@ def test_a_file_in_the_way_is_set_aside_and_nothing_is_overwritten(tmp_path):
         assert not path.exists()
         assert older.read_text() == text
     assert sorted(file.name for file in tmp_path.iterdir()) == ["plan-1.json", "plan-2.json"]
+
+
+def test_what_a_link_leads_to_is_set_aside_and_the_link_stays(tmp_path):
+    link, target = tmp_path / "plan.json", tmp_path / "plans/best.json"
+    link.symlink_to(target)
+    assert results.set_aside(link) is None
+    target.parent.mkdir()
+    target.write_text("old")
+    older = results.set_aside(link)
+    assert older == tmp_path / "plans/best-1.json"
+    assert older.read_text() == "old"
+    assert link.is_symlink()
+    assert not link.exists()
+
+
+def test_a_pipe_is_not_in_the_way(pipe):
+    path, _ = pipe
+    assert results.set_aside(path) is None
+    assert path.is_fifo()

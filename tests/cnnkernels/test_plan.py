@@ -204,6 +204,18 @@ def test_files_that_cannot_be_read_or_written(made, tmp_path):
         made.save(tmp_path / "no" / "folder" / "plan.json")
 
 
+def test_a_plan_goes_through_a_link_and_into_a_pipe(made, tmp_path, pipe):
+    (tmp_path / "link.json").symlink_to("plan.json")
+    (tmp_path / "plan.json").write_text("old")
+    made.save(tmp_path / "link.json")
+    assert plan.load(tmp_path / "plan.json") == made
+    assert (tmp_path / "link.json").is_symlink()
+    path, got = pipe
+    made.save(path)
+    assert got() == (tmp_path / "plan.json").read_bytes()
+    assert path.is_fifo()
+
+
 def test_pinning(made):
     pinned = made.pinned("numpy", CONV)
     assert (pinned.choices[CONV].backend, pinned.choices[POOL].backend) == ("numpy", "naive")

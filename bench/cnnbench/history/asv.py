@@ -13,7 +13,7 @@ from typing import Any
 
 from cnnbench import machine
 from cnnbench.worker import KEPT_MEMORY
-from cnnkernels import host
+from cnnkernels import files, host
 
 CONFIGURATION = "asv.conf.json"
 
@@ -82,7 +82,7 @@ def derived(folder: Path, to: Path, **changes: Any) -> Path:
         kept[key] = [line.replace("{conf_dir}", str(folder)) for line in kept[key]]
     to.mkdir(parents=True, exist_ok=True)
     path = to / CONFIGURATION
-    path.write_text(json.dumps({**kept, "version": 1, **changes}, indent=1))
+    files.write(path, json.dumps({**kept, "version": 1, **changes}, indent=1))
     return path
 
 

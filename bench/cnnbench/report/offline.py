@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cnnkernels import files
+
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#B5A800")
 """Okabe and Ito's [1]_, which colour-blind people tell apart; black and yellow, which a dark or a
 light page swallows, are replaced.
@@ -23,7 +25,7 @@ class PageError(RuntimeError):
 
 
 def write(path: Path, template: str, **values: Any) -> None:
-    """Write a page.
+    """Write a page, whole or not at all; make its folder.
 
     Parameters
     ----------
@@ -57,7 +59,7 @@ def write(path: Path, template: str, **values: Any) -> None:
         plotly=get_plotlyjs(), colours=COLOURS, shapes=SHAPES, **values
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise PageError(f"{path}: cannot be written: {error.strerror or error}") from None
+        files.require_writable(path)
+        files.write(path, text)
+    except files.WriteError as error:
+        raise PageError(str(error)) from None

@@ -19,6 +19,7 @@ from cnnbench import recommendation, results
 from cnnbench.report import tables
 from cnnbench.report.answer import answer, evidence
 from cnnbench.report.recommendation import steps_sheet
+from cnnkernels import files
 
 _TABLE = re.compile(
     r"(<!-- table: (?P<path>\S+) (?P<kind>\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL
@@ -80,7 +81,10 @@ def main() -> None:
     for name in sys.argv[1:]:
         path = Path(name)
         text = path.read_text(encoding="utf-8")
-        path.write_text(rendered(text, path.parent), encoding="utf-8")
+        try:
+            files.write(path, rendered(text, path.parent))
+        except files.WriteError as error:
+            sys.exit(f"readme: {error}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cnnbench import trainings
 from cnnbench.digits import weights
 from cnnbench.digits.data import DataError
 from cnnbench.digits.options import Options
 from cnnbench.digits.training import planned, train
+from cnnbench.results import Row
 from cnnkernels import registry
+from cnnkernels.files import WriteError
 
 OPTIONS = Options(most_steps=3, batchnorm=True, learning_rate=0.01)
 
@@ -42,6 +45,24 @@ def test_a_file_holds_all_of_it(trained, file):
 def test_numpy_reads_the_file_without_pickles(trained, file):
     with np.load(file, allow_pickle=False) as stored:
         assert set(stored.files) == {"options", *trained.state}
+
+
+def test_weights_go_where_a_link_leads_whole_or_not_at_all(trained, tmp_path, monkeypatch):
+    row = Row("digits", "", "train", "train", "numpy", 1, "ok")
+    row.details["weights"] = weights.as_text(trained)
+    (tmp_path / "numpy.npz").symlink_to("kept.npz")
+    assert trainings.save_weights(tmp_path, [row]) == [tmp_path / "numpy.npz"]
+    assert (tmp_path / "numpy.npz").is_symlink()
+    same(weights.read(tmp_path / "kept.npz").state, trained.state)
+    before = (tmp_path / "kept.npz").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(WriteError, match=r"numpy\.npz: cannot be written: No space left"):
+        trainings.save_weights(tmp_path, [row])
+    assert (tmp_path / "kept.npz").read_bytes() == before
 
 
 def test_training_goes_on_from_a_file(trained, file):

@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
+import stat
 from html import unescape
 
 import pytest
@@ -413,6 +415,28 @@ def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
     with pytest.raises(PageError, match=r"pip install 'cnnbench\[report\]'"):
         page.write(Run({}, rows=[row_of("mine")]), tmp_path / "page.html")
+
+
+def test_a_page_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    path.chmod(0o600)
+    (tmp_path / "link.html").symlink_to(path)
+    name = os.fsdecode(b"caf\xe9")
+    page.write(Run({"cpu": name, "command": [name]}), tmp_path / "link.html", command=name)
+    before = path.read_text("utf-8")
+    assert before.count("caf\N{REPLACEMENT CHARACTER}") >= 3
+    assert (tmp_path / "link.html").is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(PageError, match=r"page\.html: cannot be written: No space left"):
+        page.write(Run({}, rows=[row_of("mine")]), path)
+    assert path.read_text("utf-8") == before
+    assert sorted(os.listdir(tmp_path)) == ["link.html", "page.html"]
 
 
 def test_a_run_without_rows_is_a_page_that_says_so(tmp_path):

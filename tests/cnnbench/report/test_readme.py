@@ -133,6 +133,20 @@ def test_the_command_writes_documents_in_place(root, monkeypatch):
     assert path.read_text(encoding="utf-8") == readme.rendered(DOCUMENT.format(kind="train"), root)
 
 
+def test_a_document_that_cannot_be_written_stays_whole_and_it_is_said(root, monkeypatch):
+    path = root / "README.md"
+    path.write_text(DOCUMENT.format(kind="train"), encoding="utf-8")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    monkeypatch.setattr(sys, "argv", ["readme", str(path)])
+    with pytest.raises(SystemExit, match=r"README\.md: cannot be written: No space left"):
+        readme.main()
+    assert path.read_text(encoding="utf-8") == DOCUMENT.format(kind="train")
+
+
 @pytest.mark.parametrize("name", ["README.md"])
 def test_the_tables_of_this_repository_are_those_of_its_committed_rows(name):
     path = ROOT / name
