@@ -6,6 +6,7 @@ What a command needs is imported when it runs, so that help and errors come at o
 from __future__ import annotations
 
 import contextlib
+import io
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -932,6 +933,9 @@ def main() -> None:
         UnknownBackendError,
         WriteError,
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name need not be text that the terminal takes. Standard error prints any.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _stopping():
             app()

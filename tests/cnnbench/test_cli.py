@@ -728,6 +728,19 @@ def test_report_writes_a_saved_run_beside_another_as_a_page(command, tmp_path):
     assert f"This page is made by: cnnbench {words}" in text
 
 
+def test_a_run_whose_name_is_not_utf_8_is_reported_and_named(command, tmp_path):
+    pytest.importorskip("plotly")
+    source = os.fsdecode(b"caf\xe9.json")
+    Run({"command": ["cnnbench", source]}, [], [tmp_path / source]).write()
+    code, out, err = command("report", "--from", source)
+    assert (code, err) == (0, "")
+    assert out == "report.html: 0 rows of caf\\udce9.json\n"
+    text = unescape((tmp_path / "report.html").read_text("utf-8"))
+    assert (
+        "This page is made by: cnnbench report --from 'caf\N{REPLACEMENT CHARACTER}.json'" in text
+    )
+
+
 def test_a_page_goes_where_a_link_leads(command, tmp_path):
     pytest.importorskip("plotly")
     Run({}, [], [tmp_path / "run.json"]).write()
