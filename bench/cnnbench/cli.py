@@ -233,6 +233,7 @@ def train(
     from rich.console import Console
 
     from cnnbench import results, trainings
+    from cnnbench.digits import data as images
     from cnnbench.digits.recipes import RECIPES
     from cnnbench.digits.training import start
     from cnnbench.effort import QUICK, Effort
@@ -262,6 +263,9 @@ def train(
     changes["epochs"] = epochs or (10 if fast else 40)
     options = dataclasses.replace(chosen.options, **_training_options(changes))
     start(options)  # complains of images and weights before anything is measured
+    scale = images.remark(options.data)
+    if scale is not None:
+        typer.echo(scale, err=True)
     chosen = dataclasses.replace(chosen, options=options)
     counts = _threads(threads)
     console = Console()

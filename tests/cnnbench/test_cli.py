@@ -10,6 +10,7 @@ import time
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cnnbench import cli, results, speed
@@ -212,6 +213,20 @@ def test_bad_input_of_other_commands_as_well(command, tmp_path, words, message):
     assert (code, out) == (2, "")
     assert message in " ".join(err.split())
     assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("nothing_measured")
+def test_images_of_no_known_scale_are_refused_and_of_an_unusual_one_remarked(command, tmp_path):
+    images = np.arange(12 * 64).reshape(12, 1, 8, 8) % 48
+    for name, dtype in (("integers", np.int64), ("unscaled", np.float32)):
+        np.savez(tmp_path / name, images=images.astype(dtype), labels=np.arange(12) % 3)
+    code, _, err = command("train", "--data", "integers.npz")
+    assert code == 2
+    assert "got int64 from 0 to 47: save images.astype(numpy.uint8), or divide them" in err
+    _, _, err = command("train", "--data", "unscaled.npz", "--plan", "none.json")
+    told, refused = err.splitlines()
+    assert "unscaled.npz: pixels go up to 47 in size" in told
+    assert "none.json: cannot be read" in refused
 
 
 @pytest.mark.usefixtures("nothing_measured")

@@ -14,6 +14,9 @@ CLASSES = 10
 
 _SPLIT_SEED = 42
 _BRIGHTEST = 16
+_WHITE = 255
+_USUAL = 0.1, 10.0
+"""The pixel furthest from 0 lies between these in images from 0 to 1, or of mean 0, deviation 1."""
 _TEST_SHARE = 0.25
 
 
@@ -63,6 +66,25 @@ def load(path: str = "") -> Dataset:
     return Dataset(train_images, train_labels, test_images, test_labels, int(labels.max()) + 1)
 
 
+def remark(path: str) -> str | None:
+    """Return a sentence on the scale of a file's images, if it is unusual; None if it is not.
+
+    Parameters
+    ----------
+    path : str
+        As `load` takes it.
+    """
+    dataset = load(path)
+    parts = (dataset.train_images, dataset.test_images)
+    largest = max(float(np.abs(images).max()) for images in parts)
+    if _USUAL[0] <= largest <= _USUAL[1]:
+        return None
+    return (
+        f"{path}: pixels go up to {largest:.3g} in size; initial weights and learning rates suit "
+        "about 1: scale the images if the training does not go well"
+    )
+
+
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
@@ -74,9 +96,9 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the images (N, C, H, W), float32, and the labels (N,), int64, of an npz file.
 
-    Its array `images` has floating-point numbers, which are taken as they are, or integers, which
-    are divided by the largest of their type: bytes become 0 to 1. Its array `labels` has integers,
-    the classes from 0 on.
+    Its array `images` has bytes (uint8), which are divided by 255; or floating-point numbers or
+    booleans, which are taken as they are. Other integers are refused: a file does not say which of
+    them is white. Its array `labels` has integers, the classes from 0 on.
 
     Raises
     ------
@@ -108,13 +130,34 @@ def _checked_images(path: Path, images: np.ndarray) -> np.ndarray:
         raise DataError(
             f"{path}: expected images of shape (N, C, H, W), none of them zero; got {images.shape}"
         )
-    if images.dtype.kind in "iu":
-        return images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
-    if images.dtype.kind not in "fb":
+    if images.dtype == np.uint8:
+        converted = images.astype(np.float32) / np.float32(_WHITE)
+    elif images.dtype.kind in "fb":
+        converted = _as_float32(path, images)
+    elif images.dtype.kind in "iu":
+        low, high = images.min(), images.max()
+        as_bytes = "save images.astype(numpy.uint8), or " if low >= 0 and high <= _WHITE else ""
+        raise DataError(
+            f"{path}: expected images as bytes (uint8) or floating-point numbers, got "
+            f"{images.dtype} from {low} to {high}: {as_bytes}divide them by what is to become 1"
+        )
+    else:
         raise DataError(f"{path}: expected images of real numbers, got dtype {images.dtype}")
-    converted = images.astype(np.float32)
-    if not np.isfinite(converted).all():
+    if converted.min() == converted.max():
+        raise DataError(f"{path}: expected images that differ; every pixel is {images.flat[0]}")
+    return converted
+
+
+def _as_float32(path: Path, images: np.ndarray) -> np.ndarray:
+    if not np.isfinite(images).all():
         raise DataError(f"{path}: expected finite images; some pixels are NaN or infinite")
+    with np.errstate(over="ignore"):
+        converted = images.astype(np.float32)
+    if not np.isfinite(converted).all():
+        raise DataError(
+            f"{path}: expected images that float32 can hold, up to {np.finfo(np.float32).max:.2g}; "
+            f"some pixels are as large as {np.abs(images).max()}"
+        )
     return converted
 
 
@@ -124,9 +167,14 @@ def _checked_labels(path: Path, labels: np.ndarray, images: int) -> np.ndarray:
             f"{path}: expected labels of shape ({images},), one an image, and an integer dtype; "
             f"got shape {labels.shape} and {labels.dtype}"
         )
-    labels = labels.astype(np.int64)
     if labels.min() < 0:
         raise DataError(f"{path}: expected labels from 0 on, got {labels.min()}")
+    if labels.max() >= images:
+        raise DataError(
+            f"{path}: expected classes numbered from 0 without a gap, each with images of its own; "
+            f"got the label {labels.max()} with {images} images"
+        )
+    labels = labels.astype(np.int64)
     counts = np.bincount(labels)
     if len(counts) < 2 or counts.min() < 2:
         raise DataError(

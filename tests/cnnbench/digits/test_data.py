@@ -94,8 +94,43 @@ def test_floating_point_pixels_are_taken_as_they_are(tmp_path):
     assert images.max() > 200
 
 
-NAN = own(dtype=np.float32)["images"]
-NAN[3, 0, 0, 0] = np.nan
+def test_booleans_are_black_and_white(tmp_path):
+    bright = own()["images"] > 100
+    images, _ = data.read(saved(tmp_path, **own() | {"images": bright}))
+    assert images.dtype == np.float32
+    np.testing.assert_array_equal(images, bright)
+
+
+@pytest.mark.parametrize(
+    ("factor", "dtype", "remarked"),
+    [
+        (1, np.uint8, None),
+        (1 / 255, np.float64, None),
+        (-9 / 255, np.float16, None),
+        (1, np.float32, "255"),
+        (16 / 255, np.float32, "16"),
+        (16 / 255, np.uint8, "0.0627"),
+        (-1, np.float16, "255"),
+        (1e36, np.float64, "2.55e+38"),
+        (1 / 255**2, np.float32, "0.00392"),
+    ],
+)
+def test_pixels_far_from_one_are_trained_on_and_remarked(tmp_path, factor, dtype, remarked):
+    images = (own(dtype=np.float64)["images"] * factor).astype(dtype)
+    images.flat[:2] = 0, 255 * factor
+    path = str(saved(tmp_path, **own() | {"images": images}))
+    told = data.remark(path)
+    if remarked is None:
+        assert told is None
+    else:
+        assert told.startswith(f"{path}: pixels go up to {remarked} in size; ")
+    assert data.remark("") is None
+
+
+def images_with(pixel, dtype):
+    images = own()["images"].astype(dtype)
+    images.flat[:2] = 0, pixel
+    return {"images": images}
 
 
 @pytest.mark.parametrize(
@@ -104,10 +139,31 @@ NAN[3, 0, 0, 0] = np.nan
         ({"images": np.zeros((12, 6, 5))}, r"shape \(N, C, H, W\).* got \(12, 6, 5\)"),
         ({"images": np.zeros((12, 0, 6, 5))}, r"got \(12, 0, 6, 5\)"),
         ({"images": np.zeros((12, 2, 6, 5), complex)}, r"real numbers, got dtype complex128"),
-        ({"images": NAN}, r"NaN or infinite"),
+        (images_with(np.nan, np.float32), r"NaN or infinite"),
+        (images_with(-np.inf, np.float16), r"NaN or infinite"),
+        (
+            images_with(-1e300, np.float64),
+            r"float32 can hold, up to 3\.4e\+38; .* large as 1e\+300",
+        ),
+        (
+            images_with(255, np.int64),
+            r"int64 from 0 to 255: save images\.astype\(numpy\.uint8\), or ",
+        ),
+        (images_with(4095, np.uint16), r"got uint16 from 0 to 4095: divide them by what is to "),
+        (images_with(2**63, np.uint64), r"got uint64 from 0 to 9223372036854775808: divide them"),
+        (
+            images_with(-1, np.int32),
+            r"got int32 from -1 to 255: divide them by what is to become 1",
+        ),
+        ({"images": own()["images"].view(np.int8)}, r"got int8 from -128 to 127: divide them"),
+        ({"images": np.full((12, 2, 6, 5), 7, np.uint8)}, r"images that differ; every pixel is 7"),
+        ({"images": np.full((12, 2, 6, 5), "x")}, r"real numbers, got dtype <U1"),
         ({"labels": np.zeros(11, int)}, r"labels of shape \(12,\).* got shape \(11,\)"),
         ({"labels": np.zeros(12)}, r"integer dtype; got .* float64"),
         ({"labels": np.arange(12) % 3 - 1}, r"labels from 0 on, got -1"),
+        ({"labels": np.arange(12) % 2 == 0}, r"integer dtype; got .* bool"),
+        ({"labels": np.arange(12, dtype=np.uint64) + 2**63}, r"got the label 9223372036854775819 "),
+        ({"labels": np.arange(12) % 3 * 10**15}, r"got the label 2000000000000000 with 12 images"),
         ({"labels": np.arange(12) % 2 * 2}, r"without a gap.* class 1 has 0"),
         ({"labels": np.zeros(12, int)}, r"at least two classes"),
         ({"labels": np.arange(12) % 6}, r"at least 24 images for 6 classes.* got 12"),

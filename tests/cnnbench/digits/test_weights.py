@@ -104,6 +104,7 @@ def test_weights_of_another_network_are_refused_with_the_options_that_made_them(
 def test_weights_for_other_images_are_refused(file, tmp_path):
     mine = tmp_path / "mine.npz"
     images, labels = np.zeros((8, 3, 8, 8), np.float32), np.arange(8) % 2
+    images[labels == 1] = 1
     np.savez(mine, images=images, labels=labels)
     options = dataclasses.replace(OPTIONS, weights=str(file), data=str(mine))
     with pytest.raises(DataError, match=r"expected conv1\.weight of shape \(8, 3, 3, 3\), got"):
