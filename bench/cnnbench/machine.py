@@ -24,6 +24,9 @@ _LIBRARIES = (
     "array-api-compat",
 )
 
+_LONGEST = 100
+"""Letters of a processor's name: some are lists of all that it can do, too long for a folder."""
+
 
 def memory_bytes() -> int | None:
     """Return the installed memory, or None where the system does not say."""
@@ -34,7 +37,8 @@ def memory_bytes() -> int | None:
 
 def name() -> str:
     """Return a name for the results folder: processor and cores, never the host's name."""
-    return slug(f"{host.cpu_model()} {host.cores()} cores")
+    processor = slug(host.cpu_model())[:_LONGEST].rstrip("-")
+    return f"{processor}-{host.cores()}-cores"
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,12 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+ROOT = Path("/")
+"""Below it the system tells of itself, in ``proc`` and ``sys``."""
+
+_NAMES = ("model name", "Processor", "cpu model", "cpu", "uarch", "isa")
+"""What /proc/cpuinfo calls a processor's name: on x86, ARM, MIPS, POWER, and RISC-V twice."""
+
 
 def cores() -> int:
     """Return how many cores this process may use."""
@@ -19,32 +25,55 @@ def cores() -> int:
 
 
 def cpu_model() -> str:
-    """Return the processor's name as the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("model name", "Processor", "cpu model")):
-                return line.split(":", 1)[1].strip()
+    """Return the processor's name as the system tells it, or what else tells it from others."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in _cpu_model())
+
+
+def _cpu_model() -> str:
+    told = _cpuinfo()
+    for key in _NAMES:
+        if key in told:
+            return told[key][0]
+    if "CPU part" in told:  # ARM: the cores of a chip may be of several kinds
+        return " ".join([platform.machine(), *told.get("CPU implementer", []), *told["CPU part"]])
     if sys.platform == "darwin":
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            told = subprocess.run(
+            named = subprocess.run(
                 ["sysctl", "-n", "machdep.cpu.brand_string"],
                 capture_output=True,
                 text=True,
+                errors="replace",
                 check=True,
-            )
-            return told.stdout.strip()
+            ).stdout.strip()
+            if named:
+                return named
     return platform.processor() or platform.machine() or "unknown processor"
 
 
 def features() -> str:
     """Return the widest vectors that the processor has, as the system tells them."""
+    told = _cpuinfo()
+    flags = (told.get("flags") or told.get("Features") or [""])[0].split()
+    known = ("avx512f", "avx2", "avx", "sse2", "sve", "asimd")
+    return next((flag for flag in known if flag in flags), "")
+
+
+def _cpuinfo() -> dict[str, list[str]]:
+    """Return what Linux tells of the processors: of each key its values, every one once."""
+    told: dict[str, dict[str, None]] = {}
+    for line in _lines("proc/cpuinfo"):
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if value:
+            told.setdefault(key, {})[value] = None
+    return {key: list(values) for key, values in told.items()}
+
+
+def _lines(path: str) -> list[str]:
+    """Return the lines of a file of the system; none if there is no such file."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("flags", "Features")):
-                flags = set(line.split(":", 1)[1].split())
-                known = ("avx512f", "avx2", "avx", "sse2", "sve", "asimd")
-                return next((flag for flag in known if flag in flags), "")
-    return ""
+        text = (ROOT / path).read_text(encoding="utf-8", errors="surrogateescape")
+        return [line for line in text.split("\n") if line]
+    return []
 
 
 def fingerprint() -> dict[str, str]:

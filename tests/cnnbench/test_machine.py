@@ -49,6 +49,15 @@ def test_the_machines_name_is_its_processor_and_cores_as_a_folder(environment):
     assert environment["machine"].endswith(f"-{host.cores()}-cores")
 
 
+@pytest.mark.parametrize("name", ["rv64imafdc" + "_zicsr" * 60, "x" * 99 + " " + "y" * 200])
+def test_a_processor_with_a_long_name_is_a_folder_of_its_cores(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(host, "cpu_model", lambda: name)
+    folder = machine.name()
+    assert folder.startswith(results.slug(name)[:99])
+    assert re.search(rf"[a-z0-9]-{host.cores()}-cores$", folder)
+    (tmp_path / folder).mkdir()
+
+
 def test_versions_are_of_what_is_installed_and_matters_to_speed():
     versions = machine.versions()
     assert versions["python"] == platform.python_version()
