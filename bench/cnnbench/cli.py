@@ -97,7 +97,7 @@ def info(json_file: Json = None) -> None:
                 else (name, *team.absent[name])
                 for name in registry.names()
             ]
-    console.print(f"{about['cpu']}, {about['cores']} cores, {about['system']}")
+    console.print(f"{about['cpu']}, {numbers.cores(about)}, {about['system']}")
     console.print(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
     lines = []
     for count, measured in ceilings.items():

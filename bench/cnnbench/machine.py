@@ -88,6 +88,8 @@ def environment(command: list[str]) -> dict[str, Any]:
         "machine": name(),
         "cpu": host.cpu_model(),
         "cores": host.cores(),
+        "visible_cores": host.visible_cores(),
+        "cpu_quota": host.quota(),
         "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from cnnbench.results import Row, Run
 from cnnbench.worker import Worker, WorkerError
+from cnnkernels import host
 from cnnkernels.conformance import Outcome
 
 
@@ -32,7 +32,7 @@ class Team:
         self._about: dict[str, dict[str, Any]] = {}
         self._workers: dict[str, Worker] = {}
         # Most of a worker's start is imports, and nothing is timed yet.
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as executor:
+        with ThreadPoolExecutor(max_workers=host.cores()) as executor:
             try:
                 for backend in self.backends:
                     self._start(backend)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
 """Below it the system tells of itself, in ``proc`` and ``sys``."""
@@ -16,12 +19,83 @@ ROOT = Path("/")
 _NAMES = ("model name", "Processor", "cpu model", "cpu", "uarch", "isa")
 """What /proc/cpuinfo calls a processor's name: on x86, ARM, MIPS, POWER, and RISC-V twice."""
 
+_MEMBERSHIP = re.compile(r"\d+:(?P<controllers>[^:]*):(?P<group>.*)")
+"""A line of /proc/self/cgroup; version 2 has no controllers."""
+
+_MOUNT = re.compile(
+    r"\S+ \S+ \S+ (?P<root>\S+) (?P<mount>\S+) .* - (?P<kind>cgroup2?) \S* (?P<options>\S+)"
+)
+"""A line of /proc/self/mountinfo that mounts control groups."""
+
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may use all the time: how many threads it should have.
+
+    A quota of one and a half counts as one core. Two threads would be stopped for a quarter of the
+    time, and one that is stopped keeps the other waiting at the end of a loop.
+
+    Numba and PyTorch do not ask for this. They start threads for all visible cores, unless
+    NUMBA_NUM_THREADS and OMP_NUM_THREADS say how many.
+    """
+    visible, allowed = visible_cores(), quota()
+    return visible if allowed is None else max(1, min(visible, math.floor(allowed)))
+
+
+def visible_cores() -> int:
+    """Return how many cores this process may run on, whatever time a quota leaves it there."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def quota() -> float | None:
+    """Return how many cores' time this process may use by its control groups; None if all of it.
+
+    Containers are limited in this way. The limit of the process's own group counts, and those of
+    all groups above it that can be seen from here, in both versions of control groups [1]_.
+
+    References
+    ----------
+    .. [1] The Linux kernel, admin-guide/cgroup-v2 (cpu.max) and scheduler/sched-bwc.
+    """
+    least = min(map(_allowance, _control_groups()), default=math.inf)
+    return None if math.isinf(least) else least
+
+
+def _control_groups() -> Iterator[Path]:
+    """Yield the folders of this process's control groups that may limit its time on cores."""
+    own: dict[str, PurePosixPath] = {}
+    for found in filter(None, map(_MEMBERSHIP.fullmatch, _lines("proc/self/cgroup"))):
+        if not found["controllers"]:
+            own["cgroup2"] = PurePosixPath(found["group"])
+        elif "cpu" in found["controllers"].split(","):
+            own["cgroup"] = PurePosixPath(found["group"])
+    for found in filter(None, map(_MOUNT.fullmatch, _lines("proc/self/mountinfo"))):
+        group = own.get(found["kind"])
+        if group is None or ".." in group.parts:  # not there, or outside of what is mounted
+            continue
+        if found["kind"] == "cgroup" and "cpu" not in found["options"].split(","):
+            continue
+        root, mount = _unescaped(found["root"]), _unescaped(found["mount"])
+        # A container may not see its group's name; then what is mounted is the group.
+        below = group.relative_to(root).parts if group.is_relative_to(root) else ()
+        top = ROOT / mount.lstrip("/")
+        yield from (top.joinpath(*below[:depth]) for depth in range(len(below) + 1))
+
+
+def _allowance(group: Path) -> float:
+    """Return how many cores' time a control group may use; infinity where it has no limit."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
+            most, period = map(int, " ".join((group / name).read_text() for name in names).split())
+            if most > 0 and period > 0:
+                return most / period
+    return math.inf
+
+
+def _unescaped(path: str) -> str:
+    """Return a path of mountinfo, which writes spaces and the like as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
 def cpu_model() -> str:

@@ -451,6 +451,22 @@ def test_info_says_what_can_run_here_and_why_the_rest_cannot(command, monkeypatc
     assert plain["rows"] == []
 
 
+def test_info_says_which_cores_a_quota_leaves_and_measures_with_them(command, monkeypatch):
+    from cnnkernels import host, registry
+
+    counts = []
+    monkeypatch.setattr(speed, "measure_ceilings", lambda n: counts.append(n) or {"reason": "-"})
+    monkeypatch.setattr(registry, "names", lambda: ())
+    monkeypatch.setattr(host, "cpu_model", lambda: "Some CPU")
+    monkeypatch.setattr(host, "visible_cores", lambda: 4)
+    monkeypatch.setattr(host, "quota", lambda: 1.5)
+    code, out, _ = command("info")
+    assert code == 0
+    words = "Some CPU, 1 core (4 visible, a quota leaves the time of 1.5), "
+    assert words in " ".join(out.split())
+    assert counts == [1]
+
+
 @pytest.mark.slow
 def test_selftest_catches_every_broken_kernel_and_prints_the_floor(command):
     code, out, _ = command("selftest", "--threads", "1", "--baseline", "numpy")

@@ -10,7 +10,7 @@ import subprocess
 import numpy
 import pytest
 
-from cnnbench import machine, results
+from cnnbench import cli, machine, results
 from cnnkernels import host
 
 HOST = "canary-host-7f3a"
@@ -47,6 +47,17 @@ def test_the_machines_name_is_its_processor_and_cores_as_a_folder(environment):
     assert environment["machine"] == machine.name()
     assert environment["machine"] == results.slug(f"{host.cpu_model()} {host.cores()} cores")
     assert environment["machine"].endswith(f"-{host.cores()}-cores")
+
+
+def test_a_quota_is_recorded_beside_the_cores_that_are_visible(environment, monkeypatch):
+    assert environment["visible_cores"] == host.visible_cores() >= environment["cores"]
+    assert environment["cpu_quota"] == host.quota()
+    monkeypatch.setattr(host, "visible_cores", lambda: 4)
+    monkeypatch.setattr(host, "quota", lambda: 1.5)
+    limited = machine.environment(["cnnbench", "check"])
+    assert [limited[key] for key in ("cores", "visible_cores", "cpu_quota")] == [1, 4, 1.5]
+    assert limited["machine"].endswith("-1-cores")
+    assert cli._threads("") == [1]
 
 
 @pytest.mark.parametrize("name", ["rv64imafdc" + "_zicsr" * 60, "x" * 99 + " " + "y" * 200])

@@ -1,5 +1,6 @@
-"""A processor has a name, whatever the system tells."""
+"""A processor has a name, whatever the system tells; a quota on time leaves fewer cores."""
 
+import os
 import platform
 import sys
 
@@ -124,3 +125,119 @@ def test_vectors_are_those_that_are_told_if_any(system, cpuinfo, vectors):
     if cpuinfo is not None:
         system("/proc/cpuinfo", cpuinfo)
     assert host.features() == vectors
+
+
+# --------------------------------------------------------------------------------------------
+# cores
+
+V2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+V1 = (
+    "32 31 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    "33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+)
+
+
+@pytest.fixture
+def eight_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+
+
+def limit(quota, period=100000, version=2):
+    """Return the files of a control group with a limit, by name."""
+    if version == 2:
+        return {"cpu.max": f"{quota} {period}\n"}
+    return {"cpu.cfs_quota_us": f"{quota}\n", "cpu.cfs_period_us": f"{period}\n"}
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(
+    ("quota", "allowed", "cores"),
+    [
+        ("max", None, 8),
+        (-1, None, 8),
+        (100000, 1.0, 1),
+        (150000, 1.5, 1),
+        (20000, 0.2, 1),
+        (300000, 3.0, 3),
+        (399999, 3.99999, 3),
+        (2000000, 20.0, 8),
+        (0, None, 8),
+        ("", None, 8),
+        ("word", None, 8),
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_quota_leaves_the_whole_cores_of_it_and_one_at_the_least(
+    system, quota, allowed, cores, version
+):
+    mount = "/sys/fs/cgroup" if version == 2 else "/sys/fs/cgroup/cpu,cpuacct"
+    system("/proc/self/mountinfo", V2 if version == 2 else V1)
+    line = "0::/mine\n" if version == 2 else "9:memory:/other\n4:cpu,cpuacct:/mine\n0::/\n"
+    system("/proc/self/cgroup", line)
+    for name, content in limit(quota, version=version).items():
+        system(f"{mount}/mine/{name}", content)
+    system(f"{mount}/other/cpu.max", "100 100000")
+    assert (host.quota(), host.cores(), host.visible_cores()) == (allowed, cores, 8)
+    assert host.fingerprint()["cores"] == str(cores)
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize("where", ["", "/a", "/a/b", "/a/b/c"])
+def test_the_least_of_all_groups_above_counts(system, where):
+    system("/proc/self/mountinfo", V2)
+    system("/proc/self/cgroup", "0::/a/b/c\n")
+    for group in ("", "/a", "/a/b", "/a/b/c"):
+        system(f"/sys/fs/cgroup{group}/cpu.max", f"{2 if group == where else 5}00000 100000")
+    system("/sys/fs/cgroup/a/b/c/d/cpu.max", "100000 100000")
+    system("/sys/fs/cgroup/a/beside/cpu.max", "100000 100000")
+    assert host.cores() == 2
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(
+    ("mount", "group", "cores"),
+    [
+        ("1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "0::/", 3),
+        ("1 0 0:1 /docker/4f /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "0::/docker/4f", 3),
+        ("1 0 0:1 /docker/4f /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "0::/docker/4f/in", 2),
+        ("1 0 0:1 /docker/4f /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "0::/kubepods/x", 3),
+        ("1 0 0:1 /../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "0::/", 3),
+        ("1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "0::/../beside", 8),
+        ("1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "0::/in (deleted)", 3),
+        (r"1 0 0:1 / /sys/fs/c\040group rw - cgroup2 cgroup2 rw", "0::/", 4),
+        ("1 0 0:1 / /sys/fs/cgroup rw - tmpfs cgroup2 rw", "0::/", 8),
+        ("1 0 0:1", "0::/", 8),
+        ("", "0::/", 8),
+        ("nonsense\n - \n\n - cgroup2", "nonsense", 8),
+        (None, None, 8),
+    ],
+)
+def test_groups_are_found_where_they_are_mounted(system, mount, group, cores):
+    system("/sys/fs/cgroup/cpu.max", "300000 100000")
+    system("/sys/fs/cgroup/in/cpu.max", "200000 100000")
+    system("/sys/fs/c group/cpu.max", "400000 100000")
+    if mount is not None:
+        system("/proc/self/mountinfo", mount)
+        system("/proc/self/cgroup", group)
+    assert host.cores() == cores
+
+
+def test_a_quota_does_not_add_cores_and_affinity_counts(system, monkeypatch):
+    system("/proc/self/mountinfo", V2)
+    system("/proc/self/cgroup", "0::/")
+    system("/sys/fs/cgroup/cpu.max", "400000 100000")
+    for visible in ({5}, {1, 2, 3}, set(range(64))):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, v=visible: v, raising=False)
+        assert (host.visible_cores(), host.cores()) == (len(visible), min(len(visible), 4))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert (host.visible_cores(), host.cores()) == (6, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are not chosen here")
+def test_a_process_on_one_core_has_one(python):
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from cnnkernels import host; print(host.visible_cores(), host.cores())"
+    )
+    assert python(code) == "1 1\n"

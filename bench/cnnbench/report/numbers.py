@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 
 def seconds(value: float | None) -> str:
@@ -79,3 +81,13 @@ def bytes_(value: float | None) -> str:
         if value < 1024 * scale or unit == "GiB":
             return f"{significant(value / scale)} {unit}"
     raise AssertionError("the last unit takes all")
+
+
+def cores(environment: Mapping[str, Any]) -> str:
+    """Return a run's cores: '2 cores', or '1 core (2 visible, a quota leaves the time of 1.5)'."""
+    count = environment.get("cores")
+    told = f"{count} core{'' if count == 1 else 's'}"
+    visible, quota = environment.get("visible_cores"), environment.get("cpu_quota")
+    if visible is None or quota is None or quota >= visible:  # older runs have neither
+        return told
+    return f"{told} ({visible} visible, a quota leaves the time of {quota:g})"

@@ -294,7 +294,7 @@ def _circumstances(run: Run, against: Run | None, command: str) -> Section:
 def _facts(run: Run) -> Iterable[tuple[str, str]]:
     about = run.environment
     yield "command", " ".join(about.get("command", []))
-    yield "machine", f"{about.get('cpu')}, {about.get('cores')} cores, {about.get('system')}"
+    yield "machine", f"{about.get('cpu')}, {numbers.cores(about)}, {about.get('system')}"
     yield "memory", numbers.bytes_(about.get("memory_bytes"))
     yield "threads", ", ".join(map(str, dict.fromkeys(row.threads for row in run.rows))) or "-"
     yield "started", str(about.get("started"))

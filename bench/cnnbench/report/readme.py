@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from cnnbench import recommendation, results
-from cnnbench.report import tables
+from cnnbench.report import numbers, tables
 from cnnbench.report.answer import answer, evidence
 from cnnbench.report.recommendation import steps_sheet
 from cnnkernels import files
@@ -46,7 +46,7 @@ def rendered(text: str, root: Path) -> str:
 
 def _table(run: results.Run, kind: str) -> str:
     where = run.environment
-    machine = f"{where['cpu']}, {where['cores']} cores, {where['started'][:10]}"
+    machine = f"{where['cpu']}, {numbers.cores(where)}, {where['started'][:10]}"
     if kind == "train":
         sheet = tables.train_sheet(run.rows)
     elif kind == "check":

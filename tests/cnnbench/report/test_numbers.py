@@ -98,3 +98,28 @@ def test_a_ratio_stands_with_its_interval_or_a_question_mark(ratio, expected):
 )
 def test_a_size_is_in_binary_units(value, expected):
     assert numbers.bytes_(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"cores": 2}, "2 cores"),
+        ({"cores": 2, "visible_cores": 2, "cpu_quota": None}, "2 cores"),
+        ({"cores": 2, "visible_cores": 2, "cpu_quota": 2.5}, "2 cores"),
+        ({"cores": 1, "visible_cores": 1, "cpu_quota": None}, "1 core"),
+        (
+            {"cores": 1, "visible_cores": 1, "cpu_quota": 0.5},
+            "1 core (1 visible, a quota leaves the time of 0.5)",
+        ),
+        (
+            {"cores": 1, "visible_cores": 2, "cpu_quota": 1.5},
+            "1 core (2 visible, a quota leaves the time of 1.5)",
+        ),
+        (
+            {"cores": 7, "visible_cores": 64, "cpu_quota": 7.9999},
+            "7 cores (64 visible, a quota leaves the time of 7.9999)",
+        ),
+    ],
+)
+def test_cores_are_those_that_are_left_and_it_is_said(environment, expected):
+    assert numbers.cores(environment) == expected

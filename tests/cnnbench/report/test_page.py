@@ -417,6 +417,13 @@ def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
         page.write(Run({}, rows=[row_of("mine")]), tmp_path / "page.html")
 
 
+def test_the_circumstances_say_which_cores_a_quota_leaves(tmp_path):
+    about = {"cpu": "Some CPU", "cores": 1, "visible_cores": 2, "cpu_quota": 1.5, "system": "Linux"}
+    page.write(Run(about), tmp_path / "page.html")
+    words = "Some CPU, 1 core (2 visible, a quota leaves the time of 1.5), Linux"
+    assert words in (tmp_path / "page.html").read_text("utf-8")
+
+
 def test_a_page_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("old")
