@@ -71,14 +71,12 @@ Quick = Annotated[bool, typer.Option("--quick", help="A few rounds only: a look,
 @app.command()
 def info(json_file: Json = None) -> None:
     """Show this machine, its measured ceilings, libraries, and which backends can run here."""
-    from rich.console import Console
-
     from cnnbench import speed
     from cnnbench.report import numbers, tables
     from cnnbench.team import Team
     from cnnkernels import host, registry
 
-    console = Console()
+    console = _console()
     run = _run()
     _keep(run, "info", json_file, False, None, own=False)
     about = run.environment
@@ -131,8 +129,6 @@ def check(
     machine: Machine = None,
 ) -> None:
     """Check backends on cases, exactly and in every direction; exit 1 if one is wrong or failed."""
-    from rich.console import Console
-
     from cnnbench import checking
     from cnnbench.report import tables
 
@@ -141,7 +137,7 @@ def check(
     _keep(run, "check", json_file, save, machine)
     with _recording(run), _progress() as progress:
         checking.check(run, sets, names, counts, progress)
-    console = Console()
+    console = _console()
     for sheet in tables.check_sheets(run.rows):
         tables.show(console, sheet)
     _finish(run)
@@ -161,8 +157,6 @@ def time(
     machine: Machine = None,
 ) -> None:
     """Check backends on cases, then time them side by side, in every direction."""
-    from rich.console import Console
-
     from cnnbench import speed
     from cnnbench.effort import QUICK, Effort
 
@@ -173,7 +167,7 @@ def time(
     effort = QUICK if quick else Effort()
     with _recording(run), _progress() as progress, _folder() as caches:
         speed.time(run, sets, names, counts, baseline, effort, progress, caches)
-    _show_times(Console(), run.rows, run.environment)
+    _show_times(_console(), run.rows, run.environment)
     _finish(run)
 
 
@@ -230,8 +224,6 @@ def train(
     """Train a small CNN on backends and by programs, in turns: what it took, what it gave."""
     import dataclasses
 
-    from rich.console import Console
-
     from cnnbench import results, trainings
     from cnnbench.digits import data as images
     from cnnbench.digits.recipes import RECIPES
@@ -268,7 +260,7 @@ def train(
         typer.echo(scale, err=True)
     chosen = dataclasses.replace(chosen, options=options)
     counts = _threads(threads)
-    console = Console()
+    console = _console()
     run = _run()
     if save_weights is not None:
         results.claim(save_weights / "weights.npz")
@@ -345,8 +337,6 @@ def compare(
 
     The layers are timed on one thread, too, in a few rounds: the page shows what more threads gain.
     """
-    from rich.console import Console
-
     from cnnbench import results, speed, trainings
     from cnnbench.digits.recipes import RECIPES
     from cnnbench.digits.trainers import PROGRAMS
@@ -358,7 +348,7 @@ def compare(
     names = _with_baseline(_trainers(backends), baseline)
     kernels = [name for name in names if name not in PROGRAMS]
     (count,) = _threads("" if threads is None else str(threads))
-    console = Console()
+    console = _console()
     run = _run()
     _keep(run, "compare", json_file, save, machine)
     effort = QUICK if quick else SHORT
@@ -432,8 +422,6 @@ def recommend(
     """Choose a backend for each layer of a network to train, and write it down as a plan."""
     import dataclasses
 
-    from rich.console import Console
-
     from cnnbench import models, recommending, results
     from cnnbench.digits import data as digits
     from cnnbench.digits.network import ARCHITECTURES
@@ -470,7 +458,7 @@ def recommend(
     effort = Effort(seconds=2.0, call_seconds=recommending.budget(network))
     if quick:
         effort = dataclasses.replace(effort, rounds=LEAST_ROUNDS, seconds=0.7)
-    console = Console()
+    console = _console()
     with _hearing(run) as heard, _recording(run), _progress() as progress, _folder() as caches:
         found = recommending.recommend(
             run, network, trained, names, count, baseline, wishes, effort, progress, caches
@@ -515,8 +503,6 @@ def selftest(
     """Let the suite judge itself: broken kernels that it must catch, and the A/A floor."""
     import dataclasses
 
-    from rich.console import Console
-
     from cnnbench import checking, speed
     from cnnbench.effort import Effort
     from cnnbench.report import numbers, tables
@@ -524,7 +510,7 @@ def selftest(
     from cnnkernels import conformance
     from cnnkernels.descriptor import Case, parse
 
-    console = Console()
+    console = _console()
     _backends(baseline)
     (count, *_) = _threads(threads)
     problems = [parse(text) for text in conformance.CORNER]
@@ -566,13 +552,11 @@ def selftest(
 @app.command()
 def show(file: Annotated[Path, typer.Argument(help="A file that a command has written.")]) -> None:
     """Show the tables of a saved run."""
-    from rich.console import Console
-
     from cnnbench import recommendation, results
     from cnnbench.report import tables
 
     run = results.read(file)
-    console = Console()
+    console = _console()
     where = run.environment
     console.print(f"{' '.join(where['command'])}: {where['cpu']}, {where['started']}")
     recommended = recommendation.kept(run)
@@ -631,6 +615,13 @@ def history(
 
 
 # --------------------------------------------------------------------------------------------
+
+
+def _console() -> Console:
+    """Return what is printed on: names as they are, with brackets and colons that are no markup."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False)
 
 
 def _layers(rows: list[Row]) -> list[Row]:

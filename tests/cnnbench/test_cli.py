@@ -271,6 +271,17 @@ def test_check_prints_a_table_and_keeps_the_rows_twice(command, tmp_path):
     assert f"rows: .cnnbench/{own.name}, deep/out.json" in out
 
 
+def test_names_are_printed_as_they_are(command):
+    words = ("--backends", "numpy", "--cases", f'{TINY}n"[/x]:fire:"', "--threads", "1")
+    code, out, err = command("check", *words, "--json", "[red]out[/b].json")
+    assert code == 0, err
+    assert "checking numpy on [/x]:fire:" in err
+    assert re.search(r"^ \[/x\]:fire: +ok", out, re.MULTILINE)
+    code, out, err = command("show", "[red]out[/b].json")
+    assert code == 0, err
+    assert " --json [red]out[/b].json: " in " ".join(out.split())
+
+
 def test_rows_go_into_a_pipe_when_all_are_measured(command, pipe):
     path, got = pipe
     words = ("check", "--backends", "numpy", "--cases", f"{TINY},{TINY}sh2", "--threads", "1")
