@@ -29,14 +29,14 @@ FLOORS = (
 OPEN_PLAN = ("conformance", "correlation")
 """Packages whose modules import one another; those of the others are rivals, and do not."""
 
-BENCH_NUMBA = ("cnnbench.ceilings", "cnnbench.digits.*numba*")
+BENCH_NUMBA = ("cnnbench.judging.ceilings", "cnnbench.digits.*numba*")
 """The modules of cnnbench that import Numba."""
 
 HOMES = {
     "torch": (
         "*.torch_aten",
         "cnnkernels.torch",
-        "cnnbench.worker",
+        "cnnbench.workers.session",
         "cnnbench.digits.*torch*",
         "cnnbench.torch_model",
     ),

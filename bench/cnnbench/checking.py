@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cnnbench.budget import CALL_SECONDS, Progress
 from cnnbench.cases import CaseSet
-from cnnbench.effort import Progress
 from cnnbench.results import Row, Run
-from cnnbench.team import Team, note_threading
-from cnnbench.worker import CALL_BUDGET_SECONDS, WorkerError
+from cnnbench.workers.pool import WorkerPool, note_threading
+from cnnbench.workers.worker import WorkerError
 from cnnkernels.contract import Conv2D, Problem, directions
 from cnnkernels.descriptor import Case
 
@@ -23,7 +23,7 @@ def check(
     backends: Sequence[str],
     threads: Sequence[int],
     progress: Progress,
-    call_seconds: float | None = CALL_BUDGET_SECONDS,
+    call_seconds: float | None = CALL_SECONDS,
 ) -> None:
     """Check every case on every backend at every thread count; rows go to the run.
 
@@ -32,11 +32,11 @@ def check(
     progress.begin(len(threads) * sum(len(group.cases) for group in sets) * len(backends))
     digests: dict[tuple[str, str], tuple[int, str]] = {}
     for count in threads:
-        with Team(backends, count) as team, fills_folder() as folder:
+        with WorkerPool(backends, count) as pool, fills_folder() as folder:
             for case in (case for group in sets for case in group.cases):
                 for backend in backends:
                     progress.step(f"checking {backend} on {case.label}")
-                    found = check_case(team, backend, case, folder, call_seconds)
+                    found = check_case(pool, backend, case, folder, call_seconds)
                     if found["deterministic"] and found["outcome"] == "ok":
                         first, digest = digests.setdefault(
                             (str(case), backend), (count, found["digest"])
@@ -47,11 +47,11 @@ def check(
                     run.rows.extend(rows_of(case, backend, count, found))
                 clear(folder)
                 run.write()
-            note_threading(run, team)
+            note_threading(run, pool)
 
 
 def check_case(
-    team: Team, backend: str, case: Case, folder: Path, call_seconds: float | None
+    pool: WorkerPool, backend: str, case: Case, folder: Path, call_seconds: float | None
 ) -> dict[str, Any]:
     """Return a check's findings as the worker tells them, or why there are none."""
     blank: dict[str, Any] = {
@@ -60,11 +60,11 @@ def check_case(
         "digest": "",
         "deterministic": False,
     }
-    if backend in team.absent:
-        outcome, reason = team.absent[backend]
+    if backend in pool.absent:
+        outcome, reason = pool.absent[backend]
         return {**blank, "outcome": outcome, "reason": reason}
     try:
-        found = team.ask(
+        found = pool.ask(
             backend,
             "check",
             descriptor=str(case.problem),
@@ -73,7 +73,7 @@ def check_case(
         )
     except WorkerError as error:
         return {**blank, "outcome": error.outcome, "reason": str(error)}
-    return {**blank, **found, "deterministic": team.about(backend)["deterministic"]}
+    return {**blank, **found, "deterministic": pool.about(backend)["deterministic"]}
 
 
 def rows_of(case: Case, backend: str, threads: int, found: dict[str, Any]) -> list[Row]:

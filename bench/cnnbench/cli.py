@@ -71,9 +71,9 @@ Quick = Annotated[bool, typer.Option("--quick", help="A few rounds only: a look,
 @app.command()
 def info(json_file: Json = None) -> None:
     """Show this machine, its measured ceilings, libraries, and which backends can run here."""
-    from cnnbench import speed
+    from cnnbench.judging import limits
     from cnnbench.report import numbers, tables
-    from cnnbench.team import Team
+    from cnnbench.workers.pool import WorkerPool
     from cnnkernels import host, registry
 
     console = _console()
@@ -86,13 +86,13 @@ def info(json_file: Json = None) -> None:
         ceilings = {}
         for count in counts:
             progress.step(f"measuring ceilings, {count} threads")
-            ceilings[count] = speed.measure_ceilings(count)
+            ceilings[count] = limits.measure_ceilings(count)
         progress.step("loading backends")
-        with Team(registry.names(), host.cores()) as team:
+        with WorkerPool(registry.names(), host.cores()) as pool:
             backends = [
-                (name, "can run here", team.about(name)["description"])
-                if name in team.present
-                else (name, *team.absent[name])
+                (name, "can run here", pool.about(name)["description"])
+                if name in pool.present
+                else (name, *pool.absent[name])
                 for name in registry.names()
             ]
     console.print(f"{about['cpu']}, {numbers.cores(about)}, {about['system']}")
@@ -158,15 +158,15 @@ def time(
 ) -> None:
     """Check backends on cases, then time them side by side, in every direction."""
     from cnnbench import speed
-    from cnnbench.effort import QUICK, Effort
+    from cnnbench.budget import QUICK, Budget
 
     sets, counts = _cases(cases, batch, dtype), _threads(threads)
     names = _with_baseline(_backends(backends), baseline)
     run = _run()
     _keep(run, "time", json_file, save, machine)
-    effort = QUICK if quick else Effort()
+    budget = QUICK if quick else Budget()
     with _recording(run), _progress() as progress, _folder() as caches:
-        speed.time(run, sets, names, counts, baseline, effort, progress, caches)
+        speed.time(run, sets, names, counts, baseline, budget, progress, caches)
     _show_times(_console(), run.rows, run.environment)
     _finish(run)
 
@@ -225,10 +225,10 @@ def train(
     import dataclasses
 
     from cnnbench import results, trainings
+    from cnnbench.budget import QUICK, Budget
     from cnnbench.digits import data as images
     from cnnbench.digits.recipes import RECIPES
     from cnnbench.digits.training import start
-    from cnnbench.effort import QUICK, Effort
     from cnnbench.report import tables
     from cnnkernels.registry import AUTO
 
@@ -278,12 +278,12 @@ def train(
         names = _with_baseline(_trainers(backends), baseline)
         if plan is not None and AUTO not in names:
             names.append(AUTO)
-        effort = QUICK if quick else Effort()
+        budget = QUICK if quick else Budget()
         with _hearing(run) as heard, _following(plan, force, counts):
             _keep(run, "train", json_file, save, machine)
             with _recording(run), _progress() as progress, _folder() as caches:
                 trainings.train(
-                    run, names, counts, baseline, chosen, full, effort, progress, caches
+                    run, names, counts, baseline, chosen, full, budget, progress, caches
                 )
         for count in counts:
             tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
@@ -338,9 +338,9 @@ def compare(
     The layers are timed on one thread, too, in a few rounds: the page shows what more threads gain.
     """
     from cnnbench import results, speed, trainings
+    from cnnbench.budget import QUICK, SHORT
     from cnnbench.digits.recipes import RECIPES
     from cnnbench.digits.trainers import PROGRAMS
-    from cnnbench.effort import QUICK, SHORT
     from cnnbench.report import offline, page, tables
     from cnnbench.report.answer import answer, evidence
 
@@ -351,13 +351,13 @@ def compare(
     console = _console()
     run = _run()
     _keep(run, "compare", json_file, save, machine)
-    effort = QUICK if quick else SHORT
+    budget = QUICK if quick else SHORT
     digits, recipe = _cases("digits", None, None), RECIPES["digits"]
     with _recording(run), _progress() as progress, _folder() as caches:
-        speed.time(run, digits, kernels, [count], baseline, effort, progress, caches)
+        speed.time(run, digits, kernels, [count], baseline, budget, progress, caches)
         if count > 1:
-            speed.time_on_one_thread(run, digits, baseline, effort, progress, caches)
-        trainings.train(run, names, [count], baseline, recipe, False, effort, progress, caches)
+            speed.time_on_one_thread(run, digits, baseline, budget, progress, caches)
+        trainings.train(run, names, [count], baseline, recipe, False, budget, progress, caches)
     rows = [row for row in run.rows if row.threads == count]
     for sheet in tables.check_sheets(_layers(rows)):
         tables.show(console, sheet)
@@ -423,11 +423,11 @@ def recommend(
     import dataclasses
 
     from cnnbench import models, recommending, results
+    from cnnbench.budget import Budget
     from cnnbench.digits import data as digits
     from cnnbench.digits.network import ARCHITECTURES
     from cnnbench.digits.options import Options
     from cnnbench.digits.training import planned
-    from cnnbench.effort import Effort
     from cnnbench.timing import LEAST_ROUNDS
 
     left_out = tuple(_backends(exclude)) if exclude else ()
@@ -455,13 +455,13 @@ def recommend(
     results.claim(output)
     run = _run()
     _keep(run, "recommend", json_file, save, machine)
-    effort = Effort(seconds=2.0, call_seconds=recommending.budget(network))
+    budget = Budget(seconds=2.0, call_seconds=recommending.budget(network))
     if quick:
-        effort = dataclasses.replace(effort, rounds=LEAST_ROUNDS, seconds=0.7)
+        budget = dataclasses.replace(budget, rounds=LEAST_ROUNDS, seconds=0.7)
     console = _console()
     with _hearing(run) as heard, _recording(run), _progress() as progress, _folder() as caches:
         found = recommending.recommend(
-            run, network, trained, names, count, baseline, wishes, effort, progress, caches
+            run, network, trained, names, count, baseline, wishes, budget, progress, caches
         )
         run.environment["plan_file"] = str(output)
         older = results.set_aside(output)
@@ -503,10 +503,11 @@ def selftest(
     """Let the suite judge itself: broken kernels that it must catch, and the A/A floor."""
     import dataclasses
 
-    from cnnbench import checking, speed
-    from cnnbench.effort import Effort
+    from cnnbench import checking
+    from cnnbench.budget import Budget
+    from cnnbench.judging.floor import measure_floor
     from cnnbench.report import numbers, tables
-    from cnnbench.team import Team, baseline_for
+    from cnnbench.workers.pool import WorkerPool, baseline_for
     from cnnkernels import conformance
     from cnnkernels.descriptor import Case, parse
 
@@ -531,10 +532,10 @@ def selftest(
                 missed.append(name)
                 lines.append((broken.description, f"0 of {len(found)}", "MISSED"))
         progress.step("A/A floor")
-        with Team([baseline, "numpy"], count) as team:
-            base = baseline_for(team, baseline)
+        with WorkerPool([baseline, "numpy"], count) as pool:
+            base = baseline_for(pool, baseline)
         probes = _cases("digits", None, None)
-        floor = speed.measure_floor(base, count, probes[0].cases, Effort())
+        floor = measure_floor(base, count, probes[0].cases, Budget())
         run.environment["aa_floor"] = {str(count): floor}
     tables.show(
         console,

@@ -66,7 +66,7 @@ class Decision:
         chosen, base = self.candidates[backend], self.candidates.get(baseline)
         ratio = low = high = None
         if base is not None:
-            ratio, low, high = known(timing.ratio(chosen.samples, base.samples))
+            ratio, low, high = timing.ratio(chosen.samples, base.samples).known()
         return Choice(
             backend,
             why,
@@ -291,11 +291,3 @@ def kept(run: Run) -> Recommendation | None:
         raise ResultsError(
             f"{run.paths[0]}: expected a recommendation that cnnbench recommend has made: {error!r}"
         ) from None
-
-
-def known(found: timing.Ratio) -> tuple[float | None, float | None, float | None]:
-    """Return a ratio and its interval, None for what is not known."""
-    value, low, high = (
-        None if math.isnan(number) else number for number in (found.value, found.low, found.high)
-    )
-    return value, low, high

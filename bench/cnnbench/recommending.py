@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench import speed, timing, whole_steps
+from cnnbench.budget import Budget, Progress
 from cnnbench.digits.options import Options
-from cnnbench.effort import Effort, Progress
 from cnnbench.models import Call, Layer, ModelError, Network, of_calls
 from cnnbench.recommendation import (
     LAYOUTS,
@@ -23,12 +23,11 @@ from cnnbench.recommendation import (
     Candidate,
     Decision,
     Recommendation,
-    known,
 )
 from cnnbench.report import numbers
 from cnnbench.results import Row, Run
-from cnnbench.team import Team
-from cnnbench.worker import Worker, WorkerError
+from cnnbench.workers.pool import WorkerPool
+from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels.contract import FORWARD
 from cnnkernels.plan import Plan
 from cnnkernels.registry import AUTO
@@ -99,7 +98,7 @@ def recommend(
     threads: int,
     baseline: str,
     wishes: Wishes,
-    effort: Effort,
+    budget: Budget,
     progress: Progress,
     caches: Path,
 ) -> Recommendation:
@@ -113,7 +112,7 @@ def recommend(
     trained : Options, sequence of int or None
         How one of the suite's own networks is trained; the shape of a PyTorch model's images; None
         if the network is layers alone, so that no step can be measured.
-    backends, threads, baseline, effort, progress, caches
+    backends, threads, baseline, budget, progress, caches
         As `speed.time` takes them.
     wishes : Wishes
 
@@ -126,7 +125,7 @@ def recommend(
     candidates, barred = _candidates(backends, threads, wishes)
     directions = {layer.problem: layer.directions for layer in network.layers}
     speed.time(
-        run, [network.cases], candidates, [threads], baseline, effort, progress, caches, directions
+        run, [network.cases], candidates, [threads], baseline, budget, progress, caches, directions
     )
     floor = run.environment["aa_floor"][str(threads)]
     base = run.environment["baseline"][str(threads)]
@@ -160,7 +159,7 @@ def recommend(
     found.plan.fallback = _fallback(found, [name for name in candidates if name not in barred])
     if trained is not None:
         try:
-            whole_steps.measure(found, trained, candidates, effort, progress, caches, floor)
+            whole_steps.measure(found, trained, candidates, budget, progress, caches, floor)
         finally:
             # An interrupted run may have left one whose turn had not come.
             run.add(row for row in found.steps if row.outcome != "ok" or row.seconds is not None)
@@ -179,14 +178,14 @@ def _candidates(
 ) -> tuple[list[str], dict[str, str]]:
     """Return the backends that may be chosen or cannot run here, and why the others may not be."""
     barred = {name: "it is excluded" for name in backends if name in wishes.excluded}
-    with Team([name for name in backends if name not in barred], threads) as team:
-        for name in team.present:
-            reason = _unwished(team.about(name), wishes)
+    with WorkerPool([name for name in backends if name not in barred], threads) as pool:
+        for name in pool.present:
+            reason = _unwished(pool.about(name), wishes)
             if reason is not None:
                 barred[name] = reason
-        if all(name in barred for name in team.present):
+        if all(name in barred for name in pool.present):
             why = "; ".join(
-                f"{name}: {barred.get(name) or team.absent[name][1]}" for name in backends
+                f"{name}: {barred.get(name) or pool.absent[name][1]}" for name in backends
             )
             raise ModelError(f"no backend is left to choose from: {why}")
     return [name for name in backends if name not in barred], barred
@@ -419,7 +418,7 @@ def _listed(rows: Sequence[Row]) -> str:
 
 def _apart(one: Row, other: Row) -> str:
     found = timing.ratio(one.samples, other.samples)
-    return numbers.interval(*known(found))
+    return numbers.interval(*found.known())
 
 
 def _way(row: Row) -> str:

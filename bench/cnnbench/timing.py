@@ -18,6 +18,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import sleep
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -32,8 +33,21 @@ LEAST_ROUNDS = 6
 CONFIDENCE = 0.95
 SAME_WITHIN = 0.02
 
+REST_SECONDS = 0.02
+"""Idle time before a side: thread pools of other processes spin for a while, then sleep."""
+
 UNSTEADY = 0.1
 """An A/A floor above this tells of a machine that does other work: too little to call two equal."""
+
+
+def rest() -> None:
+    """Wait until the thread pools of whatever ran before are asleep; outside any clock."""
+    sleep(REST_SECONDS)
+
+
+def finite(value: float) -> float | None:
+    """Return a number as results have it: None in place of nan."""
+    return None if math.isnan(value) else value
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,10 @@ class Ratio:
     low: float
     high: float
     rounds: int
+
+    def known(self) -> tuple[float | None, float | None, float | None]:
+        """Return the ratio and its interval as results have them: None in place of nan."""
+        return finite(self.value), finite(self.low), finite(self.high)
 
 
 @dataclass

@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 
 from cnnbench import timing
+from cnnbench.budget import Budget, Progress
 from cnnbench.cases import CaseSet
 from cnnbench.checking import check_case, fills_folder
 from cnnbench.digits import weights
 from cnnbench.digits.options import Options, describe
 from cnnbench.digits.recipes import Recipe
 from cnnbench.digits.training import planned
-from cnnbench.effort import Effort, Progress
+from cnnbench.judging.comparing import compare
+from cnnbench.judging.floor import measure_floor, probes
 from cnnbench.results import Row, Run, slug
-from cnnbench.speed import compare, measure_floor, probes
-from cnnbench.team import Team, baseline_for, cache_of, failing, note, note_threading
 from cnnbench.timing import Contestant
-from cnnbench.worker import Worker, WorkerError, rest
+from cnnbench.workers.pool import WorkerPool, baseline_for, cache_of, failing, note, note_threading
+from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels import files
 from cnnkernels.conformance import Outcome
 
@@ -57,7 +58,7 @@ def train(
     baseline: str,
     recipe: Recipe,
     full: bool,
-    effort: Effort,
+    budget: Budget,
     progress: Progress,
     caches: Path,
 ) -> None:
@@ -68,15 +69,15 @@ def train(
     there, the first step tells what compiling costs.
     """
     layers = CaseSet(recipe.options.architecture, planned(recipe.options).cases)
-    progress.begin(len(threads) * (4 * len(backends) + effort.rounds + 1))
+    progress.begin(len(threads) * (4 * len(backends) + budget.rounds + 1))
     options = dataclasses.asdict(recipe.options)
     random = np.random.default_rng()
     for count in threads:
-        with Team(backends, count, caches) as team, fills_folder() as folder:
-            base = baseline_for(team, baseline)
+        with WorkerPool(backends, count, caches) as pool, fills_folder() as folder:
+            base = baseline_for(pool, baseline)
             floor = run.environment.get("aa_floor", {}).get(str(count), math.nan)
-            if math.isnan(floor) and team.present:
-                floor = measure_floor(base, count, probes([layers]), effort)
+            if math.isnan(floor) and pool.present:
+                floor = measure_floor(base, count, probes([layers]), budget)
             note(run, "baseline", count, base)
             note(run, "aa_floor", count, floor)
             rows = [
@@ -85,19 +86,19 @@ def train(
             ]
             trainees: list[_Trainee] = []
             try:
-                if effort.first_steps and count == threads[0]:  # the caches keep what is compiled
+                if budget.first_steps and count == threads[0]:  # the caches keep what is compiled
                     for row in rows:
                         progress.step(f"first step of {row.backend}")
-                        if row.backend in team.present:
+                        if row.backend in pool.present:
                             with contextlib.suppress(WorkerError):
                                 first_steps = _first_steps(row.backend, count, options, caches)
                                 row.first_call_seconds, row.cached_first_call_seconds = first_steps
-                with _compiling(team, options):  # nothing of this is timed
+                with _compiling(pool, options):  # nothing of this is timed
                     progress.step("the same training in float64")
                     exact = _exact_losses(recipe.options)
                     for row in rows:
                         progress.step(f"checking the layers on {row.backend}")
-                        outcome, reason = _passed(run, team, row, layers, folder)
+                        outcome, reason = _passed(run, pool, row, layers, folder)
                         if outcome != "ok":
                             row.withdraw(outcome, reason)
                 for row in rows:
@@ -105,28 +106,28 @@ def train(
                         continue
                     with failing([row]):
                         progress.step(f"training on {row.backend}")
-                        budget = None if full else effort.training_seconds / 2
-                        limited = options | {"budget_seconds": budget}
-                        done = team.ask(row.backend, "train", **limited)
+                        most = None if full else budget.training_seconds / 2
+                        limited = options | {"budget_seconds": most}
+                        done = pool.ask(row.backend, "train", **limited)
                         if done["steps"] < done["all_steps"]:  # perhaps because it compiled
-                            done = team.ask(row.backend, "train", **limited)
+                            done = pool.ask(row.backend, "train", **limited)
                         _note_training(row, done, exact)
                         if row.outcome == "ok" and done["steps"] == done["all_steps"]:
-                            rounds = _rounds(done["seconds"], effort)
-                            if rounds < effort.rounds and done["seconds"] < effort.training_seconds:
+                            rounds = _rounds(done["seconds"], budget)
+                            if rounds < budget.rounds and done["seconds"] < budget.training_seconds:
                                 # Perhaps because it compiled.
-                                again = team.ask(row.backend, "train", **options)
-                                rounds = _rounds(again["seconds"], effort)
-                            trainees.append(_Trainee(team, row, options, rounds))
+                                again = pool.ask(row.backend, "train", **options)
+                                rounds = _rounds(again["seconds"], budget)
+                            trainees.append(_Trainee(pool, row, options, rounds))
                 contestants = [trainee.contestant for trainee in trainees]
                 for number in range(max((c.rounds for c in contestants), default=0)):
                     progress.step(f"training in turns, round {number + 1}")
                     timing.run_rounds(contestants, random, number, number + 1)
                 for row in rows:
-                    if row.outcome == "ok" and team.about(row.backend)["kernels"]:
+                    if row.outcome == "ok" and pool.about(row.backend)["kernels"]:
                         progress.step(f"where a step goes on {row.backend}")
                         with contextlib.suppress(WorkerError):
-                            row.details["profile"] = team.ask(
+                            row.details["profile"] = pool.ask(
                                 row.backend, "profile", seconds=PROFILE_SECONDS, **options
                             )
             finally:
@@ -135,7 +136,7 @@ def train(
                 compare(rows, base, floor)
                 # An interrupted run may have left one whose turn was not over.
                 run.add(row for row in rows if row.outcome != "ok" or row.seconds is not None)
-            note_threading(run, team)
+            note_threading(run, pool)
             run.write()
 
 
@@ -167,16 +168,16 @@ def _first_steps(
 
 
 @contextlib.contextmanager
-def _compiling(team: Team, options: dict[str, Any]) -> Iterator[None]:
+def _compiling(pool: WorkerPool, options: dict[str, Any]) -> Iterator[None]:
     """Let programs compile while the block runs; what goes wrong shows when they train."""
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        for name in team.present:
-            if not team.about(name)["kernels"]:
-                pool.submit(team.ask, name, "train", **options | {"most_steps": 1})
+    with concurrent.futures.ThreadPoolExecutor() as executor:
+        for name in pool.present:
+            if not pool.about(name)["kernels"]:
+                executor.submit(pool.ask, name, "train", **options | {"most_steps": 1})
         try:
             yield
         except BaseException:
-            team.close()  # or the pool would wait until all have compiled
+            pool.close()  # or the executor would wait until all have compiled
             raise
 
 
@@ -223,14 +224,16 @@ def _apart(losses: Sequence[float], right: np.ndarray) -> np.ndarray:
     return apart
 
 
-def _passed(run: Run, team: Team, row: Row, layers: CaseSet, folder: Path) -> tuple[Outcome, str]:
+def _passed(
+    run: Run, pool: WorkerPool, row: Row, layers: CaseSet, folder: Path
+) -> tuple[Outcome, str]:
     """Return whether a backend passes the checks of the network's layers, from the run or anew.
 
     A program that is not made of kernels has no checks to pass but that of its losses.
     """
-    if row.backend in team.absent:
-        return team.absent[row.backend]
-    if not team.about(row.backend)["kernels"]:
+    if row.backend in pool.absent:
+        return pool.absent[row.backend]
+    if not pool.about(row.backend)["kernels"]:
         return "ok", ""
     for case in layers.cases:
         known = [
@@ -241,7 +244,7 @@ def _passed(run: Run, team: Team, row: Row, layers: CaseSet, folder: Path) -> tu
         ]
         if known and set(known) == {"ok"}:
             continue
-        found = check_case(team, row.backend, case, folder, None)
+        found = check_case(pool, row.backend, case, folder, None)
         if found["outcome"] != "ok":
             return found["outcome"], f"{case.label}: {found['reason']}"
     return "ok", ""
@@ -292,24 +295,24 @@ def _seconds_per_step(done: dict[str, Any]) -> float | None:
     return None if seconds is None else float(seconds) / max(1, done["steps"])
 
 
-def _rounds(seconds: float, effort: Effort) -> int:
-    return effort.rounds_for(seconds, effort.training_seconds)
+def _rounds(seconds: float, budget: Budget) -> int:
+    return budget.rounds_for(seconds, budget.training_seconds)
 
 
 class _Trainee:
     """A backend or program that trains in turns with the others, and the row that is about it."""
 
-    def __init__(self, team: Team, row: Row, options: dict[str, Any], rounds: int) -> None:
-        self._team, self._row, self._options = team, row, options
+    def __init__(self, pool: WorkerPool, row: Row, options: dict[str, Any], rounds: int) -> None:
+        self._pool, self._row, self._options = pool, row, options
         self._step_seconds: list[float | None] = []
         self.contestant = Contestant(row.backend, self._side, rounds)
 
     def _side(self) -> float:
-        rest()
+        timing.rest()
         seconds = math.nan
         if self._row.outcome == "ok":
             with failing([self._row]):
-                done = self._team.ask(self._row.backend, "train", **self._options)
+                done = self._pool.ask(self._row.backend, "train", **self._options)
                 self._step_seconds.append(_seconds_per_step(done))
                 seconds = float(done["seconds"])
         return seconds

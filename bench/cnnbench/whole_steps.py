@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnbench import speed, timing
+from cnnbench import timing
+from cnnbench.budget import Budget, Progress
 from cnnbench.digits.options import Options
-from cnnbench.effort import Effort, Progress
+from cnnbench.judging.comparing import compare
 from cnnbench.models import ModelError
-from cnnbench.recommendation import CHANNELS_LAST, LAYOUTS, NATIVE, Recommendation, known
+from cnnbench.recommendation import CHANNELS_LAST, LAYOUTS, NATIVE, Recommendation
 from cnnbench.results import Row
-from cnnbench.team import cache_of, failing
 from cnnbench.timing import Contestant
-from cnnbench.worker import Worker, WorkerError, rest
+from cnnbench.workers.pool import cache_of, failing
+from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels import plan as plans
 from cnnkernels.plan import Plan
 from cnnkernels.registry import AUTO
@@ -41,7 +42,7 @@ def measure(
     found: Recommendation,
     trained: Options | Sequence[int],
     candidates: Sequence[str],
-    effort: Effort,
+    budget: Budget,
     progress: Progress,
     caches: Path,
     floor: float,
@@ -54,7 +55,7 @@ def measure(
     ----------
     found : Recommendation
         With its plan; takes the rows.
-    trained, effort, progress, caches
+    trained, budget, progress, caches
         As `recommending.recommend` takes them.
     candidates : sequence of str
         Backends that may compute every layer.
@@ -88,7 +89,7 @@ def measure(
             if found.mixed or not set(ways) & set(able):
                 environment = following(found.plan, AUTO)
                 ways[AUTO] = _converted(stack, environment, found, trained, converted=True)
-        progress.begin(len(ways) + effort.rounds)
+        progress.begin(len(ways) + budget.rounds)
         for name, start in ways.items():
             progress.step(f"a training step by {name}")
             row = Row(found.network.name, "", "step", "step", name, found.plan.threads, "ok")
@@ -96,7 +97,7 @@ def measure(
             with failing([row]):
                 taker = start()
                 row.details = dict(taker.about)
-                contestants.append((row, _step_contestant(row, taker, effort)))
+                contestants.append((row, _step_contestant(row, taker, budget)))
         random, taking_part = np.random.default_rng(), [one for _, one in contestants]
         try:
             for number in range(max((c.rounds for c in taking_part), default=0)):
@@ -106,7 +107,7 @@ def measure(
             for row, contestant in contestants:
                 if row.outcome == "ok" and contestant.samples:
                     row.samples, row.seconds = contestant.samples, contestant.seconds
-            speed.compare(found.steps, found.reference, floor)
+            compare(found.steps, found.reference, floor)
             _compare_with_the_better_layout(found, floor)
             _predict(found)
 
@@ -136,19 +137,19 @@ _Way = Callable[[], _Taker]
 """Starts a worker."""
 
 
-def _step_contestant(row: Row, taker: _Taker, effort: Effort) -> Contestant:
+def _step_contestant(row: Row, taker: _Taker, budget: Budget) -> Contestant:
     steps = max(1, math.ceil(SIDE_SECONDS / taker.seconds))
 
     def side() -> float:
-        rest()
+        timing.rest()
         seconds = math.nan
         if row.outcome == "ok":
             with failing([row]):
                 seconds = taker.take(steps)
         return seconds
 
-    rounds = effort.rounds_for(steps * taker.seconds, MOST_SECONDS)
-    return Contestant(row.backend, side, max(min(effort.rounds, timing.LEAST_ROUNDS), rounds))
+    rounds = budget.rounds_for(steps * taker.seconds, MOST_SECONDS)
+    return Contestant(row.backend, side, max(min(budget.rounds, timing.LEAST_ROUNDS), rounds))
 
 
 def _own(
@@ -210,7 +211,7 @@ def _compare_with_the_better_layout(found: Recommendation, floor: float) -> None
     own = [row for row in found.taken if row.backend in LAYOUTS]
     for row in found.taken if own else []:
         apart = timing.ratio(row.samples, own[0].samples)
-        value, low, high = known(apart)
+        value, low, high = apart.known()
         row.details["better_layout"] = {
             "layout": own[0].backend,
             "ratio": value,

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnbench import cli, results, speed
+from cnnbench import cli, results
 from cnnbench.digits.options import Options
 from cnnbench.digits.training import planned
+from cnnbench.judging import floor, limits
 from cnnbench.results import Row, Run
 from cnnkernels import conformance, plan
 from cnnkernels.descriptor import parse
@@ -60,8 +61,8 @@ def nothing_measured(monkeypatch):
     def measuring(*_, **__):
         raise AssertionError("something is being measured")
 
-    monkeypatch.setattr("cnnbench.worker.Worker.__init__", measuring)
-    monkeypatch.setattr(speed, "measure_ceilings", measuring)
+    monkeypatch.setattr("cnnbench.workers.worker.Worker.__init__", measuring)
+    monkeypatch.setattr(limits, "measure_ceilings", measuring)
 
 
 def process(*words, folder, ignored=()):
@@ -450,7 +451,7 @@ def test_compare_checks_times_trains_and_ends_in_an_answer_with_its_evidence(com
 def test_info_says_what_can_run_here_and_why_the_rest_cannot(command, monkeypatch, tmp_path):
     from cnnkernels import registry
 
-    monkeypatch.setattr(speed, "measure_ceilings", lambda _: {"reason": "not in a test"})
+    monkeypatch.setattr(limits, "measure_ceilings", lambda _: {"reason": "not in a test"})
     monkeypatch.setattr(registry, "names", lambda: ("naive", "numpy", "torch-cuda"))
     code, out, _ = command("info", "--json", "out.json")
     assert code == 0
@@ -466,7 +467,7 @@ def test_info_says_which_cores_a_quota_leaves_and_measures_with_them(command, mo
     from cnnkernels import host, registry
 
     counts = []
-    monkeypatch.setattr(speed, "measure_ceilings", lambda n: counts.append(n) or {"reason": "-"})
+    monkeypatch.setattr(limits, "measure_ceilings", lambda n: counts.append(n) or {"reason": "-"})
     monkeypatch.setattr(registry, "names", lambda: ())
     monkeypatch.setattr(host, "cpu_model", lambda: "Some CPU")
     monkeypatch.setattr(host, "visible_cores", lambda: 4)
@@ -496,7 +497,7 @@ def test_selftest_that_misses_one_says_so_and_exits_1(command, monkeypatch):
     right = {"fine": registry.load("numpy")}
     monkeypatch.setattr(conformance, "BROKEN", right)
     monkeypatch.setattr(conformance, "CORNER", (TINY,))
-    monkeypatch.setattr(speed, "measure_floor", lambda *_: 0.01)
+    monkeypatch.setattr(floor, "measure_floor", lambda *_: 0.01)
     code, out, _ = command("selftest", "--threads", "1", "--baseline", "naive")
     assert code == 1
     assert "MISSED" in out

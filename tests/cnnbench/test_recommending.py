@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cnnbench import models, recommendation, recommending, results, whole_steps
+from cnnbench.budget import Budget
 from cnnbench.digits.options import Options
-from cnnbench.effort import Effort
 from cnnbench.models import Call, ModelError
 from cnnbench.recommendation import CHANNELS_LAST
 from cnnbench.recommending import Wishes
@@ -77,7 +77,7 @@ class World:
             found.steps.append(row)
 
 
-class Team:
+class WorkerPool:
     def __init__(self, backends, world):
         self.present, self.absent, self._world = backends, {}, world
 
@@ -94,7 +94,7 @@ def world(monkeypatch):
     monkeypatch.setattr(recommending.speed, "time", made.time)
     monkeypatch.setattr(whole_steps, "measure", made.measure)
     monkeypatch.setattr(
-        recommending, "Team", lambda names, _: contextlib.nullcontext(Team(names, made))
+        recommending, "WorkerPool", lambda names, _: contextlib.nullcontext(WorkerPool(names, made))
     )
     monkeypatch.setattr(whole_steps, "model_worker", lambda _: contextlib.nullcontext("a worker"))
     monkeypatch.setattr(recommending, "_asked", lambda *_: OVERHEADS)
@@ -109,7 +109,7 @@ def recommended(world):
         run = Run({"command": ["cnnbench", "recommend"], "commit": "abc"})
         found = recommending.recommend(
             run, NETWORK, trained, list(world.layers), 2, "torch-cpu", Wishes(**wishes),
-            Effort(), None, Path(),
+            Budget(), None, Path(),
         )  # fmt: skip
         recommend.run = run
         return found

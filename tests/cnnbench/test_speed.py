@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 import re
 import tempfile
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cnnbench import results, speed
+from cnnbench.budget import Budget
 from cnnbench.cases import CaseSet
-from cnnbench.effort import Effort
-from cnnbench.results import Row
+from cnnbench.judging import limits
 from cnnkernels.contract import directions
 from cnnkernels.descriptor import parse_case
 
@@ -22,7 +21,7 @@ POOL = parse_case('mb2ic3ih6oh3kh2sh2ph0n"tiny.pool*1"')
 TINY = CaseSet("tiny", (A, POOL, B))
 LONE = CaseSet("", (A,))
 
-EFFORT = Effort(rounds=2, seconds=1.0, training_seconds=1.0, call_seconds=5.0)
+EFFORT = Budget(rounds=2, seconds=1.0, training_seconds=1.0, call_seconds=5.0)
 
 TIMES = (
     "seconds",
@@ -61,7 +60,8 @@ def measured(
     """
     asked = (ceilings(**machine) for _ in itertools.count()) if asked is None else asked
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "measure_ceilings", lambda _: next(asked))
+        for module in (speed, limits):
+            patch.setattr(module, "measure_ceilings", lambda _: next(asked))
         if not whole:
             patch.setattr(speed, "measure_floor", lambda *_: 0.01)
             patch.setattr(speed, "_first_calls", lambda *_: {})
@@ -193,17 +193,6 @@ def test_the_baseline_is_as_fast_as_itself(everyone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("found", "floor"), [([0.04], 0.04), ([3.0, 0.03, 0.05], 0.05), ([0.2, 0.3, 0.1], 0.2)]
-)
-def test_a_floor_above_what_is_worth_comparing_is_the_middle_of_three(found, floor, monkeypatch):
-    left = iter(found)
-    monkeypatch.setattr(speed, "_floor", lambda *_: next(left))
-    assert speed.measure_floor("numpy", 1, [], EFFORT) == floor
-    assert list(left) == []
-
-
-@pytest.mark.slow
 def test_floor_ceilings_and_baseline_are_noted_with_the_run(everyone):
     where = everyone.environment
     assert where["baseline"] == {"1": "numpy"}
@@ -265,21 +254,6 @@ def test_a_peak_that_is_beaten_is_measured_again_before_it_is_believed(fresh_run
     assert run.environment["ceilings"]["1"]["flops"] == ceilings(flops=1e15)["flops"]
 
 
-def test_a_higher_peak_lowers_the_shares_of_what_was_judged_by_the_lower(monkeypatch):
-    def row(**told):
-        return Row("a", "a", "conv2d", "forward", "numpy", 2, "ok", **told)
-
-    convolution = row(gflops=50.0, ceiling_fraction=0.5)
-    pooling = row(ceiling_fraction=0.5)
-    alone = row(gflops=50.0, ceiling_fraction=0.5)
-    alone.threads = 1
-    monkeypatch.setattr(speed, "measure_ceilings", lambda _: ceilings(flops=2e11))
-    found = ceilings(flops=1e11)
-    speed._measure_peak_again(found, 2, "float32", [convolution, pooling, alone])
-    assert found["flops"]["float32"] == 2e11
-    assert [r.ceiling_fraction for r in (convolution, pooling, alone)] == [0.25, 0.5, 0.5]
-
-
 @pytest.mark.slow
 def test_a_backend_that_gives_its_last_result_once_more_is_wrong_and_has_no_time(fresh_run, steps):
     rows = measured(["numpy", "replays"], [LONE], steps, fresh_run())
@@ -335,8 +309,8 @@ def test_on_one_thread_who_was_quick_is_timed_again_forward_and_backward(fresh_r
         patch.setattr(speed, "measure_ceilings", lambda _: ceilings())
         patch.setattr(speed, "measure_floor", lambda *_: 0.01)
         with tempfile.TemporaryDirectory() as caches:
-            effort = dataclasses.replace(EFFORT, rounds=7, seconds=99.0)
-            speed.time_on_one_thread(run, [LONE], "numpy", effort, steps(), Path(caches))
+            budget = dataclasses.replace(EFFORT, rounds=7, seconds=99.0)
+            speed.time_on_one_thread(run, [LONE], "numpy", budget, steps(), Path(caches))
     alone = run.rows[len(before) :]
     told = [(row.backend, row.threads, row.direction, row.outcome) for row in alone]
     assert told == [("numpy", 1, way, "ok") for way in ("forward", "backward")]
@@ -370,77 +344,3 @@ def test_an_interrupted_case_leaves_the_rows_it_has_come_to(fresh_run, steps, tm
     kept = results.read(tmp_path / "run.json").rows
     assert [row.case for row in kept[:4]] == [A.label] * 4
     assert all(row.seconds for row in kept[:4])
-
-
-# --------------------------------------------------------------------------------------------
-# without workers
-
-
-def timed(backend, seconds, rounds=12, outcome="ok"):
-    samples = [seconds] * (2 * rounds)
-    return Row("a", "a", "conv2d", "forward", backend, 1, outcome, "", None, seconds, samples)
-
-
-def test_ratios_are_against_the_baseline_and_above_one_is_faster():
-    rows = [timed("base", 2.0), timed("twice", 1.0), timed("half", 4.0), timed("few", 1.0, 3)]
-    speed.compare(rows, "base", 0.05)
-    assert [row.baseline for row in rows] == ["base"] * 4
-    assert [row.ratio for row in rows] == pytest.approx([1.0, 2.0, 0.5, 2.0])
-    assert [row.verdict for row in rows] == ["SAME", "FASTER", "SLOWER", "UNCLEAR"]
-    assert (rows[3].ratio_low, rows[3].ratio_high) == (None, None)
-
-
-def test_without_the_baselines_time_nobody_has_a_ratio():
-    lost = timed("base", 2.0, outcome="failed")
-    lost.seconds, lost.samples = None, []
-    rows = [lost, timed("other", 1.0)]
-    speed.compare(rows, "base", 0.05)
-    assert [(row.ratio, row.verdict) for row in rows] == [(None, None), (None, "UNCLEAR")]
-    assert rows[1].baseline == "base"
-
-
-def test_the_probes_are_the_smallest_case_and_the_median_of_those_with_images():
-    sizes = [parse_case(f"mb{batch}ic3ih8oc4kh3") for batch in (9, 0, 5, 1, 7, 3)]
-    found = speed.probes([CaseSet("", tuple(sizes[:3])), CaseSet("", tuple(sizes[3:]))])
-    assert [case.problem.batch for case in found] == [1, 5]
-    assert speed.probes([CaseSet("", (sizes[1],))]) == []
-    assert speed.probes([CaseSet("", (sizes[0],))]) == [sizes[0]]
-
-
-def test_slow_sides_get_fewer_rounds_but_one_at_least():
-    effort = Effort(rounds=12)
-    assert [effort.rounds_for(side, 6.0) for side in (0.01, 0.25, 0.5, 1.0, 100.0)] == [
-        12,
-        12,
-        6,
-        3,
-        1,
-    ]
-
-
-def test_ceilings_that_fail_are_a_reason(monkeypatch):
-    monkeypatch.setenv("NUMBA_THREADING_LAYER", "nonsense")
-    found = speed.measure_ceilings(1)
-    assert list(found) == ["reason"]
-    assert "nonsense" in found["reason"]
-
-
-@pytest.mark.slow
-def test_the_peak_is_the_machines_whatever_numba_is_told_to_compile_for(monkeypatch):
-    own = speed.measure_ceilings(1)["flops"]["float32"]
-    for name, value in (("CPU_NAME", "generic"), ("ENABLE_AVX", "0"), ("DISABLE_JIT", "1")):
-        monkeypatch.setenv(f"NUMBA_{name}", value)
-    crippled = speed.measure_ceilings(1)["flops"]["float32"]
-    assert crippled > 0.7 * own
-
-
-@pytest.mark.slow
-def test_ceilings_are_measured_for_a_number_of_threads():
-    found = speed.measure_ceilings(1)
-    assert found["threads"] == 1
-    assert set(found["flops"]) == {"float32", "float64"}
-    assert all(math.isfinite(rate) and rate > 0 for rate in found["flops"].values())
-    sizes = [int(size) for size in found["bandwidth"]]
-    assert sizes == sorted(sizes)
-    assert sizes[0] <= 2**15 < 2**28 <= sizes[-1]
-    assert min(found["bandwidth"].values()) > 0

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from cnnbench import cases, checking, results, trainings
+from cnnbench.budget import Budget
 from cnnbench.digits.recipes import Recipe
 from cnnbench.digits.training import Options
-from cnnbench.effort import Effort
 
 RECIPE = Recipe("one epoch", Options(epochs=1))
 STEPS = 22  # 1347 images, 64 at once
-EFFORT = Effort(rounds=1, seconds=0.2, training_seconds=60.0)
+EFFORT = Budget(rounds=1, seconds=0.2, training_seconds=60.0)
 
 BAD = {
     "raises": ("failed", "digits.conv1: MemoryError: no room for the columns"),
@@ -27,10 +27,10 @@ BAD = {
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strangers")]
 
 
-def trained(run, backends, steps, recipe=RECIPE, effort=EFFORT, full=False, baseline="numpy"):
+def trained(run, backends, steps, recipe=RECIPE, budget=EFFORT, full=False, baseline="numpy"):
     progress = steps()
     with tempfile.TemporaryDirectory() as caches:
-        trainings.train(run, backends, [1], baseline, recipe, full, effort, progress, Path(caches))
+        trainings.train(run, backends, [1], baseline, recipe, full, budget, progress, Path(caches))
     return {row.backend: row for row in run.rows if row.op == "train"}
 
 
@@ -149,7 +149,7 @@ def stopped(fresh_run, steps):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainings, "check_case", again)
-        return trained(run, ["numpy"], steps, effort=NO_TIME)["numpy"]
+        return trained(run, ["numpy"], steps, budget=NO_TIME)["numpy"]
 
 
 def test_what_is_beyond_the_budget_is_stopped_and_says_exactly_what_was_run(stopped):
@@ -166,31 +166,31 @@ def test_what_is_beyond_the_budget_is_stopped_and_says_exactly_what_was_run(stop
 def test_what_compiling_takes_leaves_nobody_fewer_rounds(
     first, rounds, fresh_run, steps, monkeypatch
 ):
-    effort = Effort(rounds=3, seconds=0.2, training_seconds=10.0, first_steps=False)
-    asked = trainings.Team.ask
+    budget = Budget(rounds=3, seconds=0.2, training_seconds=10.0, first_steps=False)
+    asked = trainings.WorkerPool.ask
     pace = iter([first])
 
-    def ask(team, name, command, **parameters):
-        done = asked(team, name, command, **parameters)
+    def ask(pool, name, command, **parameters):
+        done = asked(pool, name, command, **parameters)
         if command == "train" and name == "numpy":
             done["seconds"] = next(pace, 0.01)
         return done
 
-    monkeypatch.setattr(trainings.Team, "ask", ask)
-    row = trained(fresh_run(), ["numpy"], steps, effort=effort)["numpy"]
+    monkeypatch.setattr(trainings.WorkerPool, "ask", ask)
+    row = trained(fresh_run(), ["numpy"], steps, budget=budget)["numpy"]
     assert len(row.samples) == 2 * rounds
 
 
 def test_who_is_stopped_while_it_compiles_trains_once_more(fresh_run, steps, monkeypatch):
-    asked = trainings.Team.ask
+    asked = trainings.WorkerPool.ask
     budgets = iter([0.0])
 
-    def ask(team, name, command, **parameters):
+    def ask(pool, name, command, **parameters):
         if "budget_seconds" in parameters and name == "numpy":
             parameters["budget_seconds"] = next(budgets, parameters["budget_seconds"])
-        return asked(team, name, command, **parameters)
+        return asked(pool, name, command, **parameters)
 
-    monkeypatch.setattr(trainings.Team, "ask", ask)
+    monkeypatch.setattr(trainings.WorkerPool, "ask", ask)
     row = trained(fresh_run(), ["numpy"], steps)["numpy"]
     assert next(budgets, None) is None
     assert (row.outcome, row.reason, row.details["steps"]) == ("ok", "", STEPS)
@@ -213,7 +213,7 @@ def interrupted(fresh_run, steps, tmp_path_factory):
 
     run = fresh_run(tmp_path_factory.mktemp("run") / "run.json")
     with pytest.raises(KeyboardInterrupt):
-        trained(run, ["numpy", "declines"], Interrupting, effort=NO_TIME, full=True)
+        trained(run, ["numpy", "declines"], Interrupting, budget=NO_TIME, full=True)
     return results.read(run.paths[0]).rows
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from cnnbench import models, whole_steps
+from cnnbench.budget import Budget
 from cnnbench.digits.options import Options
-from cnnbench.effort import Effort
 from cnnbench.models import Call
 from cnnbench.recommendation import CHANNELS_LAST, Candidate, Decision, Recommendation
-from cnnbench.worker import WorkerError, WorkerUnsupportedError
+from cnnbench.workers.worker import WorkerError, WorkerUnsupportedError
 from cnnkernels import plan as plans
 from cnnkernels.plan import Plan
 from cnnkernels.registry import AUTO
@@ -89,7 +89,7 @@ class Worker:
 @pytest.fixture(autouse=True)
 def workers(monkeypatch):
     monkeypatch.setattr(whole_steps, "Worker", Worker)
-    monkeypatch.setattr(whole_steps, "rest", lambda: None)
+    monkeypatch.setattr(whole_steps.timing, "rest", lambda: None)
     monkeypatch.setattr(Worker, "started", ())
     monkeypatch.setattr(Worker, "broken", ())
     return Worker
@@ -123,8 +123,8 @@ def measured(kind, seconds, choose):
         OVERHEADS if kind == "model" else {},
     )
     trained = [2, 3, 6, 6] if kind == "model" else Options(batch_size=2)
-    effort = Effort(rounds=6)
-    whole_steps.measure(found, trained, list(seconds), effort, Silent(), Path("caches"), 0.02)
+    budget = Budget(rounds=6)
+    whole_steps.measure(found, trained, list(seconds), budget, Silent(), Path("caches"), 0.02)
     return found
 
 
@@ -215,9 +215,9 @@ def test_what_was_measured_before_an_interruption_is_kept(workers, monkeypatch):
 
     monkeypatch.setattr(whole_steps.timing, "run_rounds", interrupting)
     told = []
-    compare = whole_steps.speed.compare
+    compare = whole_steps.compare
     monkeypatch.setattr(
-        whole_steps.speed, "compare", lambda rows, *more: (told.append(rows), compare(rows, *more))
+        whole_steps, "compare", lambda rows, *more: (told.append(rows), compare(rows, *more))
     )
     with pytest.raises(KeyboardInterrupt):
         measured("model", MODEL, ("numpy", "numpy"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench import machine
-from cnnbench.worker import KEPT_MEMORY
+from cnnbench.workers.worker import KEPT_MEMORY
 from cnnkernels import files, host
 
 CONFIGURATION = "asv.conf.json"

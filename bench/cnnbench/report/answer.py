@@ -53,7 +53,7 @@ def _recommendation(trained: Sequence[Row], floor: float) -> str:
     found = timing.ratio(best.samples, following.samples)
     if found.value < 1.0:  # in the rounds of both, it was the other way round
         return _recommendation([following, best], floor)
-    apart = numbers.interval(found.value, _number(found.low), _number(found.high))
+    apart = numbers.interval(*found.known())
     if timing.verdict(found, floor) == "FASTER":
         return (
             f"Train with {best.backend} here: {run}, {apart} as fast as {following.backend}, "
@@ -92,7 +92,3 @@ def evidence(rows: Sequence[Row], floor: float) -> list[str]:
         f"the largest error is {numbers.of_bound(worst)} of what rounding can make",
         f"two identical sides differ by up to {numbers.floor(floor)} on this machine (A/A floor)",
     ]
-
-
-def _number(value: float) -> float | None:
-    return None if value != value else value

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 
 
 class ProgressBar:
-    """Implements `cnnbench.effort.Progress`."""
+    """Implements `cnnbench.budget.Progress`."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, markup=False, emoji=False)

@@ -1,7 +1,7 @@
 """A module in a Python process of its own, and the channel to it; no child outlives its parent.
 
-The parent holds a `Child`. It starts ``python -m cnnbench.child``, which imports the module and
-calls its ``main`` with a `Channel`. Messages are lines of JSON over a socket that nothing else
+The parent holds a `Child`. It starts ``python -m cnnbench.workers.child``, which imports the module
+and calls its ``main`` with a `Channel`. Messages are lines of JSON over a socket that nothing else
 uses: what libraries print can't be taken for an answer. Standard input is empty, both standard
 outputs go to a file, and nothing is imported from the current folder: a person's ``statistics.py``
 in it stays unread.

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.results import Row, Run
-from cnnbench.worker import Worker, WorkerError
+from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels import host
 from cnnkernels.conformance import Outcome
 
 
-class Team:
+class WorkerPool:
     """The workers of some backends at one thread count, and why the others have none.
 
     Parameters
@@ -41,7 +41,7 @@ class Team:
                 self.close()
                 raise
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,12 +98,12 @@ def cache_of(backend: str, caches: Path | None) -> dict[str, str]:
     return dict.fromkeys(("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"), str(caches / backend))
 
 
-def baseline_for(team: Team, wanted: str) -> str:
+def baseline_for(pool: WorkerPool, wanted: str) -> str:
     """Return the baseline: the one wanted, or the first that can run where it cannot."""
-    if wanted in team.present or not team.present:
+    if wanted in pool.present or not pool.present:
         return wanted
-    faster = [name for name in team.present if name != "naive"]
-    return (faster or team.present)[0]
+    faster = [name for name in pool.present if name != "naive"]
+    return (faster or pool.present)[0]
 
 
 @contextlib.contextmanager
@@ -121,11 +121,11 @@ def note(run: Run, what: str, threads: int, value: Any) -> None:
     run.environment.setdefault(what, {})[str(threads)] = value
 
 
-def note_threading(run: Run, team: Team) -> None:
+def note_threading(run: Run, pool: WorkerPool) -> None:
     """Keep in the run's environment which thread pools the workers used."""
-    for backend in team.present:
+    for backend in pool.present:
         with contextlib.suppress(WorkerError):
-            pools = team.ask(backend, "threading")
-            run.environment.setdefault("threading", {}).setdefault(str(team.threads), {})[
+            pools = pool.ask(backend, "threading")
+            run.environment.setdefault("threading", {}).setdefault(str(pool.threads), {})[
                 backend
             ] = pools

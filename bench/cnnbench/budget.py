@@ -6,7 +6,9 @@ import dataclasses
 from typing import Protocol
 
 from cnnbench import timing
-from cnnbench.worker import CALL_BUDGET_SECONDS
+
+CALL_SECONDS = 20.0
+"""A problem of which one call would take longer is not run."""
 
 
 class Progress(Protocol):
@@ -22,7 +24,7 @@ class Progress(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Effort:
+class Budget:
     """How long to measure.
 
     Attributes
@@ -43,7 +45,7 @@ class Effort:
     rounds: int = timing.ROUNDS
     seconds: float = 6.0
     training_seconds: float = 20.0
-    call_seconds: float | None = CALL_BUDGET_SECONDS
+    call_seconds: float | None = CALL_SECONDS
     first_steps: bool = True
 
     def rounds_for(self, side_seconds: float, budget_seconds: float) -> int:
@@ -51,7 +53,7 @@ class Effort:
         return max(1, min(self.rounds, int(budget_seconds / (2 * side_seconds))))
 
 
-SHORT = Effort(rounds=6, seconds=1.0, training_seconds=9.0, first_steps=False)
+SHORT = Budget(rounds=6, seconds=1.0, training_seconds=9.0, first_steps=False)
 """For a comparison of everything in minutes: intervals, and no more rounds for the unclear."""
 
-QUICK = Effort(rounds=3, seconds=1.0, training_seconds=8.0, call_seconds=2.0)
+QUICK = Budget(rounds=3, seconds=1.0, training_seconds=8.0, call_seconds=2.0)

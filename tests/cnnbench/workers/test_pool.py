@@ -8,16 +8,16 @@ from types import SimpleNamespace
 import pytest
 
 from cnnbench.results import Row, Run
-from cnnbench.team import Team, baseline_for, failing, note, note_threading
-from cnnbench.worker import Worker, WorkerError, WorkerUnsupportedError
+from cnnbench.workers.pool import WorkerPool, baseline_for, failing, note, note_threading
+from cnnbench.workers.worker import Worker, WorkerError, WorkerUnsupportedError
 
 CONV = "mb2ic3ih6oc4oh6kh3ph1"
 
 pytestmark = pytest.mark.usefixtures("strangers")
 
 
-def finds(team, backend):
-    return team.ask(backend, "check", descriptor=CONV, folder=None, budget=None)["outcome"]
+def finds(pool, backend):
+    return pool.ask(backend, "check", descriptor=CONV, folder=None, budget=None)["outcome"]
 
 
 def timed_row():
@@ -25,38 +25,38 @@ def timed_row():
 
 
 def test_everyone_is_present_or_absent_with_the_reason():
-    with Team(["numpy", "declines", "unloadable"], 1) as team:
-        assert team.present == ["numpy"]
-        assert team.absent["declines"] == ("unsupported", "no such chip here")
-        outcome, reason = team.absent["unloadable"]
+    with WorkerPool(["numpy", "declines", "unloadable"], 1) as pool:
+        assert pool.present == ["numpy"]
+        assert pool.absent["declines"] == ("unsupported", "no such chip here")
+        outcome, reason = pool.absent["unloadable"]
         assert outcome == "failed"
         assert "failed to load: KeyError: 'secret'" in reason
-        assert team.about("numpy")["backend"] == "numpy"
+        assert pool.about("numpy")["backend"] == "numpy"
         for absent in ("declines", "unloadable"):
             with pytest.raises(WorkerError, match=r"no such chip here|KeyError: 'secret'"):
-                team.ask(absent, "threading")
+                pool.ask(absent, "threading")
 
 
 def test_a_worker_that_dies_is_replaced_and_the_others_stay():
-    with Team(["killed", "numpy"], 1) as team:
+    with WorkerPool(["killed", "numpy"], 1) as pool:
         for _ in range(2):
             with pytest.raises(WorkerError, match="SIGKILL"):
-                finds(team, "killed")
-            assert team.present == ["killed", "numpy"]
-            assert finds(team, "numpy") == "ok"
+                finds(pool, "killed")
+            assert pool.present == ["killed", "numpy"]
+            assert finds(pool, "numpy") == "ok"
 
 
 def test_a_worker_that_dies_and_cannot_be_replaced_is_absent_with_the_reason():
-    with Team(["killed-once", "numpy"], 1) as team:
+    with WorkerPool(["killed-once", "numpy"], 1) as pool:
         with pytest.raises(WorkerError, match="SIGKILL"):
-            finds(team, "killed-once")
-        assert team.present == ["numpy"]
+            finds(pool, "killed-once")
+        assert pool.present == ["numpy"]
         for _ in range(2):
             with pytest.raises(WorkerError, match="the device is lost"):
-                finds(team, "killed-once")
-        assert team.absent["killed-once"][0] == "failed"
-        assert team.about("killed-once")["layout"] == "NCHW"
-        assert finds(team, "numpy") == "ok"
+                finds(pool, "killed-once")
+        assert pool.absent["killed-once"][0] == "failed"
+        assert pool.about("killed-once")["layout"] == "NCHW"
+        assert finds(pool, "numpy") == "ok"
 
 
 def test_a_backend_that_is_named_twice_has_one_worker(monkeypatch):
@@ -67,16 +67,16 @@ def test_a_backend_that_is_named_twice_has_one_worker(monkeypatch):
             opened.append(self)
             super().__init__(*arguments, **options)
 
-    monkeypatch.setattr("cnnbench.team.Worker", Counted)
-    with Team(["numpy", "numpy"], 1) as team:
-        assert team.present == ["numpy"]
+    monkeypatch.setattr("cnnbench.workers.pool.Worker", Counted)
+    with WorkerPool(["numpy", "numpy"], 1) as pool:
+        assert pool.present == ["numpy"]
     assert [worker.alive for worker in opened] == [False]
 
 
 def test_a_closed_team_has_no_workers():
-    team = Team(["numpy"], 1)
-    team.close()
-    assert team.present == []
+    pool = WorkerPool(["numpy"], 1)
+    pool.close()
+    assert pool.present == []
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_what_was_measured_and_how_is_noted_by_thread_count():
     note(run, "aa_floor", 1, 0.01)
     note(run, "aa_floor", 2, 0.02)
     assert run.environment == {"aa_floor": {"1": 0.01, "2": 0.02}}
-    with Team(["numpy", "declines"], 1) as team:
-        note_threading(run, team)
+    with WorkerPool(["numpy", "declines"], 1) as pool:
+        note_threading(run, pool)
     assert list(run.environment["threading"]["1"]) == ["numpy"]
     assert "pools" in run.environment["threading"]["1"]["numpy"]
 
@@ -149,16 +149,16 @@ def test_an_interrupt_stops_workers_that_load(monkeypatch):
 
     monkeypatch.setattr(Worker, "load", load)
     with pytest.raises(KeyboardInterrupt):
-        Team(["numpy", "naive"], 1)
+        WorkerPool(["numpy", "naive"], 1)
     assert stopped == [True]
 
 
-def test_a_team_that_is_closed_while_a_worker_is_asked_starts_none_anew():
-    team = Team(["numpy"], 1)
-    with ThreadPoolExecutor() as pool:
-        asked = pool.submit(team.ask, "numpy", "train", epochs=100_000)
+def test_a_pool_that_is_closed_while_a_worker_is_asked_starts_none_anew():
+    pool = WorkerPool(["numpy"], 1)
+    with ThreadPoolExecutor() as executor:
+        asked = executor.submit(pool.ask, "numpy", "train", epochs=100_000)
         time.sleep(0.2)  # until it trains
-        team.close()
+        pool.close()
         with pytest.raises(WorkerError):
             asked.result(20)
-    assert team.present == []
+    assert pool.present == []

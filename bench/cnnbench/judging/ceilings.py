@@ -1,8 +1,8 @@
 """The machine's measured ceilings: how fast it multiplies and adds, and how fast it moves memory.
 
-Measured by a process of its own (`cnnbench.child`), because Numba's threads come with it, and for
-this machine as it is: variables and files that tell Numba to compile for a lesser processor, or not
-at all, lower the speed of Numba's kernels, not what other libraries can reach.
+Measured by a process of its own (`cnnbench.workers.child`), because Numba's threads come with it,
+and for this machine as it is: variables and files that tell Numba to compile for a lesser
+processor, or not at all, lower the speed of Numba's kernels, not what other libraries can reach.
 
 The peak is that of vector FMAs on registers, with enough independent sums to hide their latency;
 the vector code is emitted as LLVM IR, so that no optimiser decides what it becomes. Bandwidth is
@@ -29,7 +29,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from cnnbench.child import Channel
+from cnnbench.workers.child import Channel
 from cnnkernels.simd import vector_bytes
 
 _SUMS = 24

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench import speed
-from cnnbench.child import Child, ChildError
-from cnnbench.worker import Worker, WorkerError
+from cnnbench.judging.limits import measure_ceilings
+from cnnbench.workers.child import Child, ChildError
+from cnnbench.workers.worker import Worker, WorkerError
 
 MODULE = """
 import ctypes, os, subprocess, sys, time
@@ -155,7 +155,7 @@ def test_a_model_in_the_folder_is_found_and_gets_no_input():
 @pytest.mark.slow
 @pytest.mark.usefixtures("littered")
 def test_ceilings_are_measured_whatever_lies_in_the_folder():
-    assert speed.measure_ceilings(1)["flops"]["float32"] > 0
+    assert measure_ceilings(1)["flops"]["float32"] > 0
 
 
 # --------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_ceilings_are_measured_whatever_lies_in_the_folder():
 
 PARENT = """
 import os, time
-from cnnbench.child import Child
+from cnnbench.workers.child import Child
 child = Child("answering", os.environ)
 print(child.ask("ok")[1], child.ask("start")[0], flush=True)
 {then}

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from cnnbench.worker import Worker, WorkerError, WorkerUnsupportedError
+from cnnbench.workers.worker import Worker, WorkerError, WorkerUnsupportedError
 from cnnkernels import conformance, plan, registry
 from cnnkernels.contract import directions
 from cnnkernels.descriptor import parse

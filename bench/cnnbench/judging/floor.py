@@ -1,0 +1,93 @@
+"""The A/A floor: by how much two processes of one backend differ on this machine."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cnnbench import timing
+from cnnbench.budget import Budget
+from cnnbench.cases import CaseSet
+from cnnbench.checking import clear, fills_folder
+from cnnbench.sides import contestant
+from cnnbench.timing import Ratio
+from cnnbench.workers.pool import cache_of
+from cnnbench.workers.worker import Worker, WorkerError
+from cnnkernels.contract import FORWARD, directions
+from cnnkernels.descriptor import Case
+
+
+def measure_floor(
+    backend: str,
+    threads: int,
+    probes: Sequence[Case],
+    budget: Budget,
+    caches: Path | None = None,
+) -> float:
+    """Return the A/A floor: by which fraction two processes of one backend differ.
+
+    Where that is more than programs worth comparing do, it is the middle of three: once in a while
+    the threads of one process get in each other's way for as long as it lives.
+
+    Parameters
+    ----------
+    backend : str
+        The baseline, as a rule.
+    threads : int
+    probes : sequence of Case
+        On which it is measured, forward and backward.
+    budget : Budget
+    caches : path, optional
+        As `WorkerPool` takes it.
+
+    Returns
+    -------
+    float
+        nan if the backend could do none of the probes.
+    """
+    found = [_floor(backend, threads, probes, budget, caches)]
+    if found[0] > timing.UNSTEADY:
+        found += [_floor(backend, threads, probes, budget, caches) for _ in range(2)]
+    return statistics.median(found)
+
+
+def _floor(
+    backend: str, threads: int, probes: Sequence[Case], budget: Budget, caches: Path | None
+) -> float:
+    """Measure the A/A floor once, in two new processes."""
+    random = np.random.default_rng()
+    ratios: list[Ratio] = []
+    with (
+        Worker(backend, threads, cache_of(backend, caches)) as one,
+        Worker(backend, threads, cache_of(backend, caches)) as other,
+        fills_folder() as folder,
+    ):
+        for case in probes:
+            try:
+                for worker in (one, other):
+                    worker.ask("prepare", descriptor=str(case.problem), folder=str(folder))
+                for direction in directions(case.problem)[:: len(directions(case.problem)) - 1]:
+                    pair = [
+                        contestant(name, worker, direction, False, budget)[0]
+                        for name, worker in (("one", one), ("other", other))
+                    ]
+                    timing.run_rounds(pair, random, 0, max(c.rounds for c in pair))
+                    ratios.append(timing.ratio(pair[0].samples, pair[1].samples))
+                for worker in (one, other):
+                    worker.ask("release")
+            except WorkerError:
+                continue
+            clear(folder)
+    return timing.floor_of(ratios)
+
+
+def probes(sets: Sequence[CaseSet]) -> list[Case]:
+    """Return the smallest and the median case: what the floor is measured on."""
+    cases = sorted(
+        (case for group in sets for case in group.cases if case.problem.batch),
+        key=lambda case: case.problem.bytes_moved(FORWARD),
+    )
+    return list(dict.fromkeys([cases[0], cases[len(cases) // 2]])) if cases else []

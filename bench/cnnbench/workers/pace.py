@@ -1,0 +1,69 @@
+"""How fast a backend is, roughly, so that what takes too long is not begun."""
+
+from __future__ import annotations
+
+import math
+
+from cnnbench.workers.clock import seconds_of
+from cnnkernels.conformance import Call, filled
+from cnnkernels.contract import Backend, Conv2D, MaxPool2D, Problem
+
+_GROWING = ((4, 4), (4, 8), (4, 16), (4, 32), (8, 32), (16, 32), (32, 32), (64, 32), (64, 64))
+"""Channels and size of problems that tell a backend's pace: each has some four times more work.
+
+The last have as many channels as layers of networks; with few of them fast backends are slow.
+"""
+
+
+class Pace:
+    """The pace of a backend, measured when it is asked for, once for each operation."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._seconds: dict[type, float] = {}
+
+    def too_slow(self, problem: Problem, budget: float) -> str | None:
+        """Return why a call would take longer than a budget in seconds; None if it would not."""
+        work, unit = _work(problem)
+        seconds = work * self._seconds_a_tap(type(problem))
+        if seconds <= budget:
+            return None
+        return (
+            f"one call would take about {_words(seconds)} "
+            f"({work:.2g} {unit}), above the budget of {_words(budget)}"
+        )
+
+    def _seconds_a_tap(self, kind: type[Problem]) -> float:
+        """Return the time of one multiply-add or comparison, measured on growing problems.
+
+        The best of several: a backend must not be refused for a hiccup, nor for its compiling.
+        """
+        if kind not in self._seconds:
+            best = math.inf
+            for channels, size in _GROWING:
+                problem: Problem
+                if kind is Conv2D:
+                    problem = Conv2D(1, channels, size, size, channels, 3, padding=1)
+                else:
+                    problem = MaxPool2D(1, 4 * channels, size, size, 3, stride=1, padding=1)
+                call = Call(self._backend, problem, filled(problem, "real"))
+                seconds = seconds_of(call.forward, 1)
+                if seconds > 0.02:
+                    seconds = min(seconds, *(seconds_of(call.forward, 1) for _ in range(3)))
+                best = min(best, seconds / _work(problem)[0])
+                if seconds > 0.02:
+                    break
+            self._seconds[kind] = best
+        return self._seconds[kind]
+
+
+def _work(problem: Problem) -> tuple[int, str]:
+    if isinstance(problem, Conv2D):
+        return problem.multiply_adds, "multiply-adds"
+    return problem.comparisons, "comparisons"
+
+
+def _words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,52 @@
+"""The machine's ceilings are measured, or it is said why not."""
+
+import math
+
+import pytest
+
+from cnnbench.judging import limits
+from cnnbench.judging.limits import measure_ceilings
+from cnnbench.results import Row
+
+
+def test_ceilings_that_fail_are_a_reason(monkeypatch):
+    monkeypatch.setenv("NUMBA_THREADING_LAYER", "nonsense")
+    found = measure_ceilings(1)
+    assert list(found) == ["reason"]
+    assert "nonsense" in found["reason"]
+
+
+@pytest.mark.slow
+def test_the_peak_is_the_machines_whatever_numba_is_told_to_compile_for(monkeypatch):
+    own = measure_ceilings(1)["flops"]["float32"]
+    for name, value in (("CPU_NAME", "generic"), ("ENABLE_AVX", "0"), ("DISABLE_JIT", "1")):
+        monkeypatch.setenv(f"NUMBA_{name}", value)
+    crippled = measure_ceilings(1)["flops"]["float32"]
+    assert crippled > 0.7 * own
+
+
+@pytest.mark.slow
+def test_ceilings_are_measured_for_a_number_of_threads():
+    found = measure_ceilings(1)
+    assert found["threads"] == 1
+    assert set(found["flops"]) == {"float32", "float64"}
+    assert all(math.isfinite(rate) and rate > 0 for rate in found["flops"].values())
+    sizes = [int(size) for size in found["bandwidth"]]
+    assert sizes == sorted(sizes)
+    assert sizes[0] <= 2**15 < 2**28 <= sizes[-1]
+    assert min(found["bandwidth"].values()) > 0
+
+
+def test_a_higher_peak_lowers_the_shares_of_what_was_judged_by_the_lower(monkeypatch):
+    def row(**told):
+        return Row("a", "a", "conv2d", "forward", "numpy", 2, "ok", **told)
+
+    convolution = row(gflops=50.0, ceiling_fraction=0.5)
+    pooling = row(ceiling_fraction=0.5)
+    alone = row(gflops=50.0, ceiling_fraction=0.5)
+    alone.threads = 1
+    monkeypatch.setattr(limits, "measure_ceilings", lambda _: {"flops": {"float32": 2e11}})
+    found = {"flops": {"float32": 1e11}}
+    limits._measure_peak_again(found, 2, "float32", [convolution, pooling, alone])
+    assert found["flops"]["float32"] == 2e11
+    assert [r.ceiling_fraction for r in (convolution, pooling, alone)] == [0.25, 0.5, 0.5]
