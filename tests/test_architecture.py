@@ -38,7 +38,7 @@ HOMES = {
         "cnnkernels.torch",
         "cnnbench.workers.session",
         "cnnbench.digits.*torch*",
-        "cnnbench.torch_model",
+        "cnnbench.recommend.torch_model",
     ),
     "numba": (
         "cnnkernels.*numba*",

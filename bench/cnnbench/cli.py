@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cnnbench.cases import CaseSet
-    from cnnbench.recommendation import Recommendation
+    from cnnbench.recommend.recommendation import Recommendation
     from cnnbench.report.progress import ProgressBar
     from cnnbench.results import Row, Run
 
@@ -422,26 +422,27 @@ def recommend(
     """Choose a backend for each layer of a network to train, and write it down as a plan."""
     import dataclasses
 
-    from cnnbench import models, recommending, results
+    from cnnbench import results
     from cnnbench.budget import Budget
     from cnnbench.digits import data as digits
     from cnnbench.digits.network import ARCHITECTURES
     from cnnbench.digits.options import Options
     from cnnbench.digits.training import planned
+    from cnnbench.recommend import choose, networks
     from cnnbench.timing import LEAST_ROUNDS
 
     left_out = tuple(_backends(exclude)) if exclude else ()
     names = _with_baseline(_backends(backends), baseline)
     if set(names) <= set(left_out):
         raise typer.BadParameter("--exclude leaves no backend to choose from")
-    wishes = recommending.Wishes(max_error, deterministic, _pins(pin or []), left_out)
+    wishes = choose.Wishes(max_error, deterministic, _pins(pin or []), left_out)
     (count,) = _threads("" if threads is None else str(threads))
     trained: Options | list[int] | None = None
     if ":" in model:
         if input_shape is None:
             raise typer.BadParameter("a PyTorch model needs --input, such as --input 8,3,224,224")
-        trained = models.shape_of(input_shape, batch)
-        network = recommending.capture(model, trained, count)
+        trained = networks.shape_of(input_shape, batch)
+        network = choose.capture(model, trained, count)
     elif input_shape is not None:
         raise typer.BadParameter(f"--input is for PyTorch models, package.module:function; {model}")
     elif model in ARCHITECTURES:
@@ -449,18 +450,18 @@ def recommend(
         if batch is not None and batch > images:
             raise typer.BadParameter(f"--batch: the digits have {images} images to train with")
         trained = Options(architecture=model, batch_size=batch or Options().batch_size)
-        network = models.of_architecture(planned(trained))
+        network = networks.of_architecture(planned(trained))
     else:
-        network = models.of_cases(_cases(model, batch, None))
+        network = networks.of_cases(_cases(model, batch, None))
     results.claim(output)
     run = _run()
     _keep(run, "recommend", json_file, save, machine)
-    budget = Budget(seconds=2.0, call_seconds=recommending.budget(network))
+    budget = Budget(seconds=2.0, call_seconds=choose.budget(network))
     if quick:
         budget = dataclasses.replace(budget, rounds=LEAST_ROUNDS, seconds=0.7)
     console = _console()
     with _hearing(run) as heard, _recording(run), _progress() as progress, _folder() as caches:
-        found = recommending.recommend(
+        found = choose.recommend(
             run, network, trained, names, count, baseline, wishes, budget, progress, caches
         )
         run.environment["plan_file"] = str(output)
@@ -553,7 +554,8 @@ def selftest(
 @app.command()
 def show(file: Annotated[Path, typer.Argument(help="A file that a command has written.")]) -> None:
     """Show the tables of a saved run."""
-    from cnnbench import recommendation, results
+    from cnnbench import results
+    from cnnbench.recommend import recommendation
     from cnnbench.report import tables
 
     run = results.read(file)
@@ -911,7 +913,7 @@ def main() -> None:
     from cnnbench.cases import CaseError
     from cnnbench.digits.data import DataError
     from cnnbench.history.asv import HistoryError
-    from cnnbench.models import ModelError
+    from cnnbench.recommend.networks import ModelError
     from cnnbench.report.offline import PageError
     from cnnbench.results import ResultsError
     from cnnkernels.files import WriteError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-torch_model = pytest.importorskip("cnnbench.torch_model")
+torch_model = pytest.importorskip("cnnbench.recommend.torch_model")
 
 ROOT = Path(__file__).parents[2]
 

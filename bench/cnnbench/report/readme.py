@@ -15,7 +15,8 @@ import re
 import sys
 from pathlib import Path
 
-from cnnbench import recommendation, results
+from cnnbench import results
+from cnnbench.recommend import recommendation
 from cnnbench.report import numbers, tables
 from cnnbench.report.answer import answer, evidence
 from cnnbench.report.recommendation import steps_sheet

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cnnbench.digits.options import Options
-from cnnbench.recommendation import CHANNELS_LAST, NATIVE, Decision, Recommendation
+from cnnbench.recommend.recommendation import CHANNELS_LAST, NATIVE, Decision, Recommendation
 from cnnbench.report import numbers
 from cnnbench.report.tables import Sheet, threads_in_words
 from cnnbench.results import Row

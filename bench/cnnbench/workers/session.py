@@ -196,14 +196,14 @@ class _Session:
 
     def capture(self, model: str, shape: list[int]) -> dict[str, Any]:
         """Return which problems a PyTorch model's layers are, and those that are none."""
-        from cnnbench.torch_model import Training as ModelTraining
+        from cnnbench.recommend.torch_model import Training as ModelTraining
 
         calls, left = ModelTraining(model, shape).capture()
         return {"calls": [asdict(call) for call in calls], "left": left}
 
     def start_model(self, model: str, shape: list[int], **how: bool) -> float:
         """Make a PyTorch model, take two steps of its training, and return the second's seconds."""
-        from cnnbench.torch_model import Training as ModelTraining
+        from cnnbench.recommend.torch_model import Training as ModelTraining
 
         self._training = ModelTraining(model, shape, **how)
         self.steps(1)
@@ -227,7 +227,7 @@ class _Session:
 
     def overheads(self) -> dict[str, float]:
         """Return what a call of a PyTorch layer takes beside its kernels, converted and not."""
-        from cnnbench.torch_model import overheads
+        from cnnbench.recommend.torch_model import overheads
 
         return overheads()
 

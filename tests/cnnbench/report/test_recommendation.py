@@ -2,10 +2,10 @@
 
 import pytest
 
-from cnnbench import models
 from cnnbench.digits.options import Options
-from cnnbench.models import Call
-from cnnbench.recommendation import CHANNELS_LAST, Candidate, Decision, Recommendation
+from cnnbench.recommend import networks
+from cnnbench.recommend.networks import Call
+from cnnbench.recommend.recommendation import CHANNELS_LAST, Candidate, Decision, Recommendation
 from cnnbench.report.recommendation import how_to_follow, sheets, steps_sheet
 from cnnbench.results import Row
 from cnnkernels.plan import Plan
@@ -18,7 +18,7 @@ CONV, POOL = "mb2ic3ih6oc4oh6kh3ph1", "mb2ic4ih6oh3kh2sh2ph0"
 def found():
     """What was found of a PyTorch model of two layers."""
     calls = [Call("conv", CONV, False, True), Call("pool", POOL, True, False)]
-    network = models.of_calls("my:net", calls, [("head", "called as a function")])
+    network = networks.of_calls("my:net", calls, [("head", "called as a function")])
     decisions = []
     for layer, backend in zip(network.layers, ("numpy", "torch-cpu"), strict=True):
         candidates = {

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnbench import models, recommendation, recommending, results, whole_steps
+from cnnbench import results
 from cnnbench.budget import Budget
 from cnnbench.digits.options import Options
-from cnnbench.models import Call, ModelError
-from cnnbench.recommendation import CHANNELS_LAST
-from cnnbench.recommending import Wishes
+from cnnbench.recommend import choose, networks, recommendation, whole_steps
+from cnnbench.recommend.choose import Wishes
+from cnnbench.recommend.networks import Call, ModelError
+from cnnbench.recommend.recommendation import CHANNELS_LAST
 from cnnbench.results import Row, Run
 from cnnkernels.descriptor import parse
 from cnnkernels.registry import AUTO
 
 CONV, POOL = "mb2ic3ih6oc4oh6kh3ph1", "mb2ic4ih6oh3kh2sh2ph0"
-NETWORK = models.of_calls(
+NETWORK = networks.of_calls(
     "net", [Call("conv", CONV, dx=False, dw=True), Call("pool", POOL, dx=True, dw=False)]
 )
 FLOOR = 0.02
@@ -91,13 +92,13 @@ class WorkerPool:
 @pytest.fixture
 def world(monkeypatch):
     made = World()
-    monkeypatch.setattr(recommending.speed, "time", made.time)
+    monkeypatch.setattr(choose.speed, "time", made.time)
     monkeypatch.setattr(whole_steps, "measure", made.measure)
     monkeypatch.setattr(
-        recommending, "WorkerPool", lambda names, _: contextlib.nullcontext(WorkerPool(names, made))
+        choose, "WorkerPool", lambda names, _: contextlib.nullcontext(WorkerPool(names, made))
     )
     monkeypatch.setattr(whole_steps, "model_worker", lambda _: contextlib.nullcontext("a worker"))
-    monkeypatch.setattr(recommending, "_asked", lambda *_: OVERHEADS)
+    monkeypatch.setattr(choose, "_asked", lambda *_: OVERHEADS)
     return made
 
 
@@ -107,7 +108,7 @@ def recommended(world):
 
     def recommend(trained=(2, 3, 6, 6), **wishes):
         run = Run({"command": ["cnnbench", "recommend"], "commit": "abc"})
-        found = recommending.recommend(
+        found = choose.recommend(
             run, NETWORK, trained, list(world.layers), 2, "torch-cpu", Wishes(**wishes),
             Budget(), None, Path(),
         )  # fmt: skip
@@ -152,7 +153,7 @@ def test_faster_by_less_than_the_floor_is_likely_alone(world, recommended):
 
 def test_a_plans_lookup_is_counted_where_a_mix_leaves_a_layer_to_pytorch(recommended, monkeypatch):
     told = {"native": 0.1, "kept": 0.3, "converted": 1.0}
-    monkeypatch.setattr(recommending, "_asked", lambda *_: told)
+    monkeypatch.setattr(choose, "_asked", lambda *_: told)
     found = recommended()
     assert found.total("torch-cpu") == pytest.approx(8 + 2 * 0.1)
     assert found.total("numba-simd") == pytest.approx(10 + 2 * 1.0)
@@ -167,7 +168,7 @@ def test_channels_last_is_expected_without_conversion(world, recommended):
         for row in run.rows:
             row.nchw_seconds = 50.0 if row.backend == "torch-cpu-nhwc" else None
 
-    recommending.speed.time = with_conversion
+    choose.speed.time = with_conversion
     found = recommended()
     assert (found.total("torch-cpu-nhwc"), found.total(CHANNELS_LAST)) == (200, 18)
 

@@ -16,8 +16,8 @@ from cnnbench import timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.digits.options import Options
 from cnnbench.judging.comparing import compare
-from cnnbench.models import ModelError
-from cnnbench.recommendation import CHANNELS_LAST, LAYOUTS, NATIVE, Recommendation
+from cnnbench.recommend.networks import ModelError
+from cnnbench.recommend.recommendation import CHANNELS_LAST, LAYOUTS, NATIVE, Recommendation
 from cnnbench.results import Row
 from cnnbench.timing import Contestant
 from cnnbench.workers.pool import cache_of, failing
@@ -56,7 +56,7 @@ def measure(
     found : Recommendation
         With its plan; takes the rows.
     trained, budget, progress, caches
-        As `recommending.recommend` takes them.
+        As `choose.recommend` takes them.
     candidates : sequence of str
         Backends that may compute every layer.
     floor : float

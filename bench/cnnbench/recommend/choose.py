@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnbench import speed, timing, whole_steps
+from cnnbench import speed, timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.digits.options import Options
-from cnnbench.models import Call, Layer, ModelError, Network, of_calls
-from cnnbench.recommendation import (
+from cnnbench.recommend import whole_steps
+from cnnbench.recommend.networks import Call, Layer, ModelError, Network, of_calls
+from cnnbench.recommend.recommendation import (
     LAYOUTS,
     NATIVE,
     NATIVE_NHWC,

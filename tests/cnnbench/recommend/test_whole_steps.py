@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench import models, whole_steps
 from cnnbench.budget import Budget
 from cnnbench.digits.options import Options
-from cnnbench.models import Call
-from cnnbench.recommendation import CHANNELS_LAST, Candidate, Decision, Recommendation
+from cnnbench.recommend import networks, whole_steps
+from cnnbench.recommend.networks import Call
+from cnnbench.recommend.recommendation import CHANNELS_LAST, Candidate, Decision, Recommendation
 from cnnbench.workers.worker import WorkerError, WorkerUnsupportedError
 from cnnkernels import plan as plans
 from cnnkernels.plan import Plan
 from cnnkernels.registry import AUTO
 
 CONV, POOL = "mb2ic3ih6oc4oh6kh3ph1", "mb2ic4ih6oh3kh2sh2ph0"
-NETWORK = models.of_calls(
+NETWORK = networks.of_calls(
     "net:work",
     [
         Call("conv1", CONV, dx=False, dw=True),
@@ -230,7 +230,7 @@ def test_without_pytorch_a_model_cannot_be_asked_about(monkeypatch):
 
     monkeypatch.setattr(whole_steps, "Worker", declining)
     with (
-        pytest.raises(models.ModelError, match="needs PyTorch: torch is not installed here"),
+        pytest.raises(networks.ModelError, match="needs PyTorch: torch is not installed here"),
         whole_steps.model_worker(1),
     ):
         pass

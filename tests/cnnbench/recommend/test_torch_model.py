@@ -5,13 +5,13 @@ import types
 
 import pytest
 
-from cnnbench.models import ModelError
+from cnnbench.recommend.networks import ModelError
 from cnnkernels import plan
 from cnnkernels.contract import Conv2D
 from cnnkernels.plan import Choice, Plan
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-torch_model = pytest.importorskip("cnnbench.torch_model")
+torch_model = pytest.importorskip("cnnbench.recommend.torch_model")
 TorchDispatchMode = torch.utils._python_dispatch.TorchDispatchMode
 nn, functional = torch.nn, torch.nn.functional
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cnnbench import timing
-from cnnbench.models import Layer, Network
+from cnnbench.recommend.networks import Layer, Network
 from cnnbench.results import ResultsError, Row, Run
 from cnnkernels.contract import Problem
 from cnnkernels.descriptor import parse

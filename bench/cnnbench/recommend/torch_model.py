@@ -20,7 +20,7 @@ from torch.nn.modules.pooling import _AdaptiveMaxPoolNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cnnkernels.torch as layers
-from cnnbench.models import Call, ModelError
+from cnnbench.recommend.networks import Call, ModelError
 from cnnkernels import plan, registry
 from cnnkernels.contract import Conv2D, Needs, Unsupported
 from cnnkernels.plan import Choice, Plan

@@ -2,10 +2,11 @@
 
 import pytest
 
-from cnnbench import cases, models
+from cnnbench import cases
 from cnnbench.digits.options import Options
 from cnnbench.digits.training import planned
-from cnnbench.models import Call, ModelError
+from cnnbench.recommend import networks
+from cnnbench.recommend.networks import Call, ModelError
 from cnnkernels.contract import BACKWARD, BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD
 
 CONV = "mb2ic3ih6oc4oh6kh3ph1"
@@ -18,7 +19,7 @@ def test_calls_of_one_problem_are_one_layer_with_all_gradients_that_any_needs():
         Call("pool", POOL, dx=True, dw=False),
         Call("second", CONV, dx=True, dw=False),
     ]
-    conv, pool = models.of_calls("net", calls).layers
+    conv, pool = networks.of_calls("net", calls).layers
     assert (conv.names, conv.backward) == (("first", "second"), BACKWARD)
     assert (pool.names, pool.directions) == (("pool",), (FORWARD, BACKWARD))
     assert (conv.case.name, conv.case.layers) == ("first", 2)
@@ -34,13 +35,13 @@ def test_calls_of_one_problem_are_one_layer_with_all_gradients_that_any_needs():
     ],
 )
 def test_only_the_backward_that_training_needs_is_timed(descriptor, dx, dw, backward):
-    (layer,) = models.of_calls("net", [Call("it", descriptor, dx, dw)]).layers
+    (layer,) = networks.of_calls("net", [Call("it", descriptor, dx, dw)]).layers
     assert layer.backward == backward
     assert layer.directions == ((FORWARD,) if backward is None else (FORWARD, backward))
 
 
 def test_an_architecture_needs_no_gradient_of_its_images():
-    network = models.of_architecture(planned(Options(batch_size=4)))
+    network = networks.of_architecture(planned(Options(batch_size=4)))
     assert [layer.names for layer in network.layers] == [
         ("conv1",), ("pool1",), ("conv2",), ("pool2",)
     ]  # fmt: skip
@@ -51,14 +52,14 @@ def test_an_architecture_needs_no_gradient_of_its_images():
 
 
 def test_case_sets_keep_their_multiplicities_and_need_every_gradient():
-    network = models.of_cases(cases.load(f'{CONV}n"one*3",{POOL}n"two"', None))
+    network = networks.of_cases(cases.load(f'{CONV}n"one*3",{POOL}n"two"', None))
     assert [len(layer.names) for layer in network.layers] == [3, 1]
     assert {layer.backward for layer in network.layers} == {BACKWARD}
 
 
 def test_a_shape_is_read_and_its_batch_replaced():
-    assert models.shape_of("8,3,32,32", None) == [8, 3, 32, 32]
-    assert models.shape_of("8, 3, 32, 32", 4) == [4, 3, 32, 32]
+    assert networks.shape_of("8,3,32,32", None) == [8, 3, 32, 32]
+    assert networks.shape_of("8, 3, 32, 32", 4) == [4, 3, 32, 32]
     for text in ("8", "8,x", "", "8,0,3"):
         with pytest.raises(ModelError, match=r"shape such as 8,3,224,224, got"):
-            models.shape_of(text, None)
+            networks.shape_of(text, None)
