@@ -1,0 +1,82 @@
+"""The command line: `cnnbench info | check | time | train | compare | recommend | ...`.
+
+Each command has a file. What a command needs is imported when it runs, so that help and errors come
+at once.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import typer
+
+from cnnbench.cli import (
+    check,
+    compare,
+    history,
+    info,
+    recommend,
+    report,
+    selftest,
+    show,
+    signals,
+    time,
+    train,
+)
+
+app = typer.Typer(
+    help="Conv2D and MaxPool kernels: checked exactly, timed side by side, used in training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+for command in (
+    info.info,
+    check.check,
+    time.time,
+    train.train,
+    compare.compare,
+    recommend.recommend,
+    selftest.selftest,
+    show.show,
+    report.report,
+    history.history,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; an error that a person can mend is one sentence, and exit 2."""
+    from cnnbench.cases import CaseError
+    from cnnbench.digits.data import DataError
+    from cnnbench.history.asv import HistoryError
+    from cnnbench.recommend.networks import ModelError
+    from cnnbench.report.offline import PageError
+    from cnnbench.results import ResultsError
+    from cnnkernels.files import WriteError
+    from cnnkernels.plan import PlanError
+    from cnnkernels.registry import UnknownBackendError
+
+    expected: tuple[type[BaseException], ...] = (
+        CaseError,
+        DataError,
+        HistoryError,
+        ModelError,
+        PageError,
+        PlanError,
+        ResultsError,
+        UnknownBackendError,
+        WriteError,
+    )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name need not be text that the terminal takes. Standard error prints any.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with signals.stopping():
+            app()
+    except expected as error:
+        typer.echo(f"cnnbench: {error}", err=True)
+        sys.exit(2)

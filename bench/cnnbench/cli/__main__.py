@@ -1,0 +1,5 @@
+"""``python -m cnnbench.cli``."""
+
+from cnnbench.cli import main
+
+main()

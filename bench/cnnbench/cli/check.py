@@ -1,0 +1,48 @@
+"""Check backends on cases."""
+
+from __future__ import annotations
+
+from cnnbench.cli.options import (
+    Backends,
+    Batch,
+    Cases,
+    Dtype,
+    Json,
+    Machine,
+    Save,
+    Threads,
+    backend_names,
+    case_sets,
+    thread_counts,
+)
+from cnnbench.cli.runs import finish, keep, new_run, progress_bar, recording
+from cnnbench.cli.tables import console_of_text
+
+
+def check(
+    backends: Backends = "",
+    cases: Cases = "digits",
+    threads: Threads = "",
+    batch: Batch = None,
+    dtype: Dtype = None,
+    json_file: Json = None,
+    save: Save = False,
+    machine: Machine = None,
+) -> None:
+    """Check backends on cases, exactly and in every direction; exit 1 if one is wrong or failed."""
+    from cnnbench import checking
+    from cnnbench.report import tables
+
+    sets, names, counts = (
+        case_sets(cases, batch, dtype),
+        backend_names(backends),
+        thread_counts(threads),
+    )
+    run = new_run()
+    keep(run, "check", json_file, save, machine)
+    with recording(run), progress_bar() as progress:
+        checking.check(run, sets, names, counts, progress)
+    console = console_of_text()
+    for sheet in tables.check_sheets(run.rows):
+        tables.show(console, sheet)
+    finish(run)

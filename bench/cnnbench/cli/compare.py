@@ -1,0 +1,85 @@
+"""Everything for the digits, an answer, and a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnbench.cli.options import (
+    Baseline,
+    Json,
+    Machine,
+    Quick,
+    Save,
+    Trainers,
+    case_sets,
+    thread_counts,
+    trainer_names,
+    with_baseline,
+)
+from cnnbench.cli.runs import (
+    command_line,
+    finish,
+    keep,
+    new_run,
+    progress_bar,
+    recording,
+    temporary_folder,
+)
+from cnnbench.cli.tables import console_of_text, rows_of_layers, show_times
+
+
+def compare(
+    backends: Trainers = "",
+    baseline: Baseline = "torch-cpu",
+    threads: Annotated[
+        int | None, typer.Option(help="Thread count; all cores if not given.", min=1)
+    ] = None,
+    quick: Quick = False,
+    output: Annotated[Path, typer.Option(help="The page of all figures.")] = Path("report.html"),
+    json_file: Json = None,
+    save: Save = False,
+    machine: Machine = None,
+) -> None:
+    """Check, time the digits layers, train on every backend, and say which to train with here.
+
+    The layers are timed on one thread, too, in a few rounds: the page shows what more threads gain.
+    """
+    from cnnbench import results, speed, trainings
+    from cnnbench.budget import QUICK, SHORT
+    from cnnbench.digits.recipes import RECIPES
+    from cnnbench.digits.trainers import PROGRAMS
+    from cnnbench.report import offline, page, tables
+    from cnnbench.report.answer import answer, evidence
+
+    results.claim(output)
+    names = with_baseline(trainer_names(backends), baseline)
+    kernels = [name for name in names if name not in PROGRAMS]
+    (count,) = thread_counts("" if threads is None else str(threads))
+    console = console_of_text()
+    run = new_run()
+    keep(run, "compare", json_file, save, machine)
+    budget = QUICK if quick else SHORT
+    digits, recipe = case_sets("digits", None, None), RECIPES["digits"]
+    with recording(run), progress_bar() as progress, temporary_folder() as caches:
+        speed.time(run, digits, kernels, [count], baseline, budget, progress, caches)
+        if count > 1:
+            speed.time_on_one_thread(run, digits, baseline, budget, progress, caches)
+        trainings.train(run, names, [count], baseline, recipe, False, budget, progress, caches)
+    rows = [row for row in run.rows if row.threads == count]
+    for sheet in tables.check_sheets(rows_of_layers(rows)):
+        tables.show(console, sheet)
+    show_times(console, rows, run.environment)
+    tables.show(console, tables.train_sheet(rows))
+    floor = run.environment["aa_floor"][str(count)]
+    console.print(answer(rows, floor), style="bold", highlight=False)
+    for line in evidence(rows, floor):
+        console.print(f"  {line}", highlight=False)
+    try:
+        page.write(run, output, command=command_line())
+        console.print(f"every figure: {output}", highlight=False, soft_wrap=True)
+    except offline.PageError as error:
+        typer.echo(f"no page of figures: {error}", err=True)
+    finish(run)

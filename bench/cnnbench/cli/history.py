@@ -1,0 +1,28 @@
+"""Write the performance history as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def history(
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("history.html"),
+    results: Annotated[
+        Path | None, typer.Option(help="asv's results, if not this checkout's.")
+    ] = None,
+) -> None:
+    """Write the performance history that asv measured as one HTML page, which opens offline."""
+    from cnnbench.history import asv, page, series
+    from cnnbench.results import claim
+
+    claim(output)
+    found = series.read(asv.root(), results)
+    page.write(found, output)
+    regressions = len(found.regressions)
+    typer.echo(
+        f"{output}: {len(found.series)} curves over {len(found.commits)} commits, "
+        f"{sum(len(one.steps) for one in found.series)} steps, {regressions} of them regressions"
+    )

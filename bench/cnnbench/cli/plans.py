@@ -1,0 +1,91 @@
+"""Plans that a command follows, and what they warn of."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnnbench.cli.runs import temporary_folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnnbench.results import Run
+
+
+@contextlib.contextmanager
+def following(file: Path | None, force: bool, threads: Sequence[int]) -> Iterator[None]:
+    """Let workers that start meanwhile follow a plan; what it was not made for is said here once.
+
+    Raises
+    ------
+    PlanError
+        If it cannot be followed here.
+    """
+    import dataclasses
+    import os
+    import warnings
+
+    from cnnkernels import host
+    from cnnkernels import plan as plans
+
+    if file is None:
+        yield
+        return
+    followed = plans.load(file, force=force)
+    here = dataclasses.replace(
+        followed, machine=host.fingerprint(), versions=host.versions(*plans.LIBRARIES)
+    )
+    if followed.machine != here.machine:
+        warnings.warn(f"{file}: made on another machine", plans.PlanWarning, stacklevel=2)
+    if list(threads) != [followed.threads]:
+        counts = ", ".join(map(str, threads))
+        warnings.warn(
+            f"{file}: measured with {followed.threads} threads, here {counts}",
+            plans.PlanWarning,
+            stacklevel=2,
+        )
+    before = os.environ.get(plans.VARIABLE)
+    with temporary_folder() as folder:
+        here.save(folder / file.name)
+        os.environ[plans.VARIABLE] = str(folder / file.name)
+        try:
+            yield
+        finally:
+            del os.environ[plans.VARIABLE]
+            if before is not None:
+                os.environ[plans.VARIABLE] = before
+
+
+@contextlib.contextmanager
+def hearing(run: Run) -> Iterator[list[str]]:
+    """Yield a list that takes what plans warn of, here and in workers; the run keeps it."""
+    import warnings
+
+    from cnnkernels.plan import PlanWarning
+
+    heard: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def showwarning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, PlanWarning):
+                show(message, category, *where, **more)
+            elif str(message) not in heard:
+                heard.append(str(message))
+                run.environment["warnings"] = heard
+
+        warnings.showwarning = showwarning
+        warnings.simplefilter("always", PlanWarning)
+        yield heard
+
+
+def show_warnings(console: Console, heard: Sequence[str]) -> None:
+    """Print what plans have warned of, the first of many alone."""
+    most = 3
+    for text in heard[:most]:
+        console.print(f"- {text}", style="dim", highlight=False)
+    if len(heard) > most:
+        console.print(f"- and {len(heard) - most} more of the kind", style="dim", highlight=False)

@@ -1,0 +1,30 @@
+"""Write a saved run as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnbench.cli.runs import OWN_FOLDER, command_line
+
+
+def report(
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="A saved run; the newest of .cnnbench/ if not given."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    against: Annotated[
+        Path | None, typer.Option(help="Another saved run, to be shown beside it.")
+    ] = None,
+) -> None:
+    """Write a run as one HTML page with every figure, which opens offline."""
+    from cnnbench import results
+    from cnnbench.report import page
+
+    results.claim(output)
+    run = results.read(source or results.newest(OWN_FOLDER))
+    page.write(run, output, None if against is None else results.read(against), command_line())
+    typer.echo(f"{output}: {len(run.rows)} rows of {run.paths[0]}")

@@ -1,0 +1,34 @@
+"""Show a saved run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnbench.cli.plans import show_warnings
+from cnnbench.cli.tables import console_of_text, rows_of_layers, show_recommendation, show_times
+
+
+def show(file: Annotated[Path, typer.Argument(help="A file that a command has written.")]) -> None:
+    """Show the tables of a saved run."""
+    from cnnbench import results
+    from cnnbench.recommend import recommendation
+    from cnnbench.report import tables
+
+    run = results.read(file)
+    console = console_of_text()
+    where = run.environment
+    console.print(f"{' '.join(where['command'])}: {where['cpu']}, {where['started']}")
+    recommended = recommendation.kept(run)
+    if recommended is not None:
+        show_recommendation(console, recommended, Path(where.get("plan_file", "plan.json")))
+        show_warnings(console, where.get("warnings", []))
+        return
+    if any(row.seconds is None or row.op != "train" for row in run.rows):
+        for sheet in tables.check_sheets(rows_of_layers(run.rows)):
+            tables.show(console, sheet)
+    show_times(console, run.rows, run.environment)
+    for count in dict.fromkeys(row.threads for row in run.rows if row.op == "train"):
+        tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))

@@ -1,0 +1,53 @@
+"""Tables of a run on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnnbench.recommend.recommendation import Recommendation
+    from cnnbench.results import Row
+
+
+def console_of_text() -> Console:
+    """Return what is printed on: names as they are, with brackets and colons that are no markup."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False)
+
+
+def rows_of_layers(rows: list[Row]) -> list[Row]:
+    """Return the rows that are of layers, not of trainings or sums."""
+    return [row for row in rows if row.op != "train" and row.problem]
+
+
+def show_times(console: Console, rows: list[Row], environment: dict[str, Any]) -> None:
+    """Print times, first calls, and what they were measured beside."""
+    from cnnbench.report import numbers, tables
+
+    timed = [row for row in rows if row.op != "train"]
+    if not any(row.seconds is not None for row in timed):
+        return
+    for sheet in tables.time_sheets(timed):
+        tables.show(console, sheet)
+    tables.show(console, tables.first_call_sheet(timed))
+    for count, floor in environment.get("aa_floor", {}).items():
+        ceilings = environment.get("ceilings", {}).get(count, {})
+        peak = ceilings.get("flops", {}).get("float32")
+        fma = f"FMA peak {numbers.significant(peak / 1e9)} GFLOP/s, " if peak else ""
+        console.print(f"{count} threads: {fma}A/A floor {numbers.floor(floor)}", highlight=False)
+    console.print()
+
+
+def show_recommendation(console: Console, found: Recommendation, plan: Path) -> None:
+    """Print what is recommended, and how to follow it."""
+    from cnnbench.report import recommendation, tables
+
+    for sheet in recommendation.sheets(found):
+        tables.show(console, sheet)
+    console.print(found.answer, style="bold", highlight=False)
+    for line in recommendation.how_to_follow(found, plan):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -1,0 +1,49 @@
+"""Time backends side by side."""
+
+from __future__ import annotations
+
+from cnnbench.cli.options import (
+    Backends,
+    Baseline,
+    Batch,
+    Cases,
+    Dtype,
+    Json,
+    Machine,
+    Quick,
+    Save,
+    Threads,
+    backend_names,
+    case_sets,
+    thread_counts,
+    with_baseline,
+)
+from cnnbench.cli.runs import finish, keep, new_run, progress_bar, recording, temporary_folder
+from cnnbench.cli.tables import console_of_text, show_times
+
+
+def time(
+    backends: Backends = "",
+    cases: Cases = "digits",
+    baseline: Baseline = "torch-cpu",
+    threads: Threads = "",
+    batch: Batch = None,
+    dtype: Dtype = None,
+    quick: Quick = False,
+    json_file: Json = None,
+    save: Save = False,
+    machine: Machine = None,
+) -> None:
+    """Check backends on cases, then time them side by side, in every direction."""
+    from cnnbench import speed
+    from cnnbench.budget import QUICK, Budget
+
+    sets, counts = case_sets(cases, batch, dtype), thread_counts(threads)
+    names = with_baseline(backend_names(backends), baseline)
+    run = new_run()
+    keep(run, "time", json_file, save, machine)
+    budget = QUICK if quick else Budget()
+    with recording(run), progress_bar() as progress, temporary_folder() as caches:
+        speed.time(run, sets, names, counts, baseline, budget, progress, caches)
+    show_times(console_of_text(), run.rows, run.environment)
+    finish(run)
