@@ -13,6 +13,9 @@ for forward and backward: an operator is told a backend by its name, and knows n
 On a GPU there is one backend, torch-cuda, whose kernels are PyTorch's own: a layer that is given
 CUDA tensors takes no other, and calls them without an operator between. As everywhere, that backend
 turns TF32 off in the whole process.
+
+Kernels compute gradients, not tangents. Where forward mode is on, PyTorch's own functions compute;
+an operator that is called there by itself, by a graph compiled or exported before, refuses.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from cnnkernels import host, registry
@@ -102,7 +106,17 @@ def _stays_native(backend: str | Plan, chosen: str, x: Tensor) -> bool:
             "cnnkernels.torch.revert(model)"
         )
     follows = isinstance(backend, Plan) or backend == registry.AUTO
-    return chosen == _CUDA or (chosen == _NATIVE and follows)
+    return chosen == _CUDA or (chosen == _NATIVE and follows) or _forward_mode()
+
+
+@torch.compiler.assume_constant_result
+def _forward_mode() -> bool:
+    """Whether tensors may carry tangents, inside `torch.func.jvp` or a dual level.
+
+    That a certain one carries none cannot be seen from here, where transforms are nested.
+    """
+    on: bool = forward_ad._current_level >= 0
+    return on
 
 
 def _usable(backend: Backend) -> Backend:
@@ -120,9 +134,17 @@ def _backend(name: str, problem: Problem) -> Backend:
 
     Raises
     ------
+    NotImplementedError
+        If forward mode is on, since operators would drop tangents without a word.
     Unsupported
         With the backend's reason, if it cannot.
     """
+    if _forward_mode():
+        raise NotImplementedError(
+            "operators of converted layers have no forward-mode derivative: inside torch.func.jvp "
+            "or dual_level call the model itself, not what was compiled, exported or computed of "
+            "it before, or give it PyTorch's own layers back: cnnkernels.torch.revert(model)"
+        )
     with _threads_kept():
         backend = registry.load(name)
     reason = backend.unsupported(problem)
@@ -438,8 +460,8 @@ def conv2d(
     Returns
     -------
     Tensor, (N, K, P, Q) or (K, P, Q)
-        Contiguous, but where PyTorch's own function computes: for torch-cuda, and where a plan has
-        chosen torch-cpu.
+        Contiguous, but where PyTorch's own function computes: for torch-cuda, where a plan has
+        chosen torch-cpu, and in forward mode.
 
     Raises
     ------
@@ -447,6 +469,12 @@ def conv2d(
         If the tensors do not fit, are of another dtype, or not where the backend computes.
     Unsupported
         If the backend cannot do it.
+
+    Notes
+    -----
+    Kernels compute gradients, not tangents: inside `torch.func.jvp`, `torch.func.jacfwd` and
+    `torch.autograd.forward_ad.dual_level` PyTorch's own function computes, with and without
+    `torch.compile`. What was compiled or exported outside of them is refused inside.
     """
     for name, tensor in (("x", x), ("w", w), ("b", b)):
         _require(name, tensor, x)
@@ -798,6 +826,11 @@ def convert(
         If there is no such backend.
     Unsupported
         If the backend, or one that the plan has chosen, cannot run here, or layers cannot call it.
+
+    Notes
+    -----
+    Forward mode (`torch.func.jvp`, dual numbers) is computed by PyTorch's own functions: see
+    `conv2d`.
     """
     if _checked(backend) == registry.AUTO:
         plan: Plan | None = plans.current()
