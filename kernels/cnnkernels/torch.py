@@ -21,6 +21,7 @@ an operator that is called there by itself, by a graph compiled or exported befo
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
 import sys
@@ -34,6 +35,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn import functional
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
 
 from cnnkernels import host, registry
 from cnnkernels import plan as plans
@@ -54,7 +57,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class ConversionWarning(UserWarning):
-    """A layer that cannot be converted stays PyTorch's; the message says which, and why."""
+    """A layer that cannot be converted, or converted back, stays as it is; the message says why."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -781,7 +784,7 @@ _PROBLEMS: dict[type[Problem], Callable[..., Problem]] = {
     MaxPool2D: _max_pool2d_of,
 }
 
-_INDICES = "MaxPool2d: return_indices is PyTorch's alone; leave this layer as it is"
+_INDICES = "return_indices is for PyTorch's own MaxPool2d alone"
 
 
 # --------------------------------------------------------------------------------------------
@@ -802,8 +805,10 @@ def convert(
     """Let a backend or a plan compute a model's convolutions and max-poolings, in place.
 
     Every layer stays the object that it was, with its parameters, hooks and name; a `state_dict`
-    saved before fits after, and the other way round. A layer that cannot be converted, one that
-    returns indices or a class derived from PyTorch's, is left as it is, with a warning.
+    saved before fits after, and the other way round. A layer that cannot be converted stays
+    PyTorch's, with a warning: one that returns indices, has no weights yet (`torch.nn.LazyConv2d`),
+    or is of a class derived from PyTorch's. One of a class derived from `Conv2d` or `MaxPool2d` of
+    this module keeps its class, and takes the backend.
 
     Parameters
     ----------
@@ -831,6 +836,10 @@ def convert(
     -----
     Forward mode (`torch.func.jvp`, dual numbers) is computed by PyTorch's own functions: see
     `conv2d`.
+
+    Parametrizations (`torch.nn.utils.parametrizations.weight_norm` and the like) stay, and can be
+    registered and removed before and after; so do the hooks of `torch.nn.utils.weight_norm` and
+    `torch.nn.utils.prune`.
     """
     if _checked(backend) == registry.AUTO:
         plan: Plan | None = plans.current()
@@ -847,32 +856,73 @@ def convert(
             stacklevel=2,
         )
     for where, layer in model.named_modules():
-        theirs = next((kind for kind in _CONVERTED if isinstance(layer, kind)), None)
+        theirs = _theirs(layer)
         if theirs is None or (keep is not None and keep(where, layer)):
             continue
-        ours = _CONVERTED[theirs]
-        if type(layer) not in (theirs, ours):
-            _left(where, f"{type(layer).__name__}, derived from {theirs.__name__}")
-        elif getattr(layer, "return_indices", False):
-            _left(where, "it returns indices")
-        else:
-            layer.__class__ = ours
-            layer.backend = backend
+        reason = _why_not(layer, theirs)
+        if reason is not None:
+            _left(where, f"PyTorch's: {reason}")
+            continue
+        if parametrize.type_before_parametrizations(layer) is theirs:
+            _become(layer, _CONVERTED[theirs])
+        layer.backend = backend
     return model
-
-
-def _left(where: str, why: str) -> None:
-    warnings.warn(f"{where or 'the model'} stays PyTorch's: {why}", ConversionWarning, stacklevel=3)
 
 
 def revert(model: Module) -> Module:
-    """Give a converted model PyTorch's own layers back, in place; return it."""
-    for layer in model.modules():
-        for theirs, ours in _CONVERTED.items():
-            if type(layer) is ours:
-                layer.__class__ = theirs
-                del layer.backend
+    """Give a converted model PyTorch's own layers back, in place; return it.
+
+    A layer of a class derived from `Conv2d` or `MaxPool2d` of this module stays what it is, with a
+    warning.
+    """
+    for where, layer in model.named_modules():
+        theirs = _theirs(layer)
+        if theirs is None or not isinstance(layer, _CONVERTED[theirs]):
+            continue
+        kind = parametrize.type_before_parametrizations(layer)
+        if kind is _CONVERTED[theirs]:
+            _become(layer, theirs)
+            del layer.backend
+        else:
+            _left(where, f"{_OURS}': {_named(kind)} is derived from {_named(_CONVERTED[theirs])}")
     return model
+
+
+def _theirs(layer: nn.Module) -> type[nn.Module] | None:
+    """Return the class of PyTorch's that a layer is of, or is derived from."""
+    return next((kind for kind in _CONVERTED if isinstance(layer, kind)), None)
+
+
+def _why_not(layer: nn.Module, theirs: type[nn.Module]) -> str | None:
+    """Return the reason why a layer cannot be converted, or None."""
+    kind = parametrize.type_before_parametrizations(layer)
+    if isinstance(layer, LazyModuleMixin):
+        return f"{kind.__name__} has no weights yet; convert the model after its first images"
+    if kind is not theirs and not isinstance(layer, _CONVERTED[theirs]):
+        return f"{_named(kind)} is derived from torch.nn.{theirs.__name__}"
+    if getattr(layer, "return_indices", False):
+        return _INDICES
+    return None
+
+
+def _named(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _become(layer: nn.Module, kind: type[nn.Module]) -> None:
+    """Change a layer's class, and nothing else.
+
+    A layer with parametrizations is of a class of PyTorch's making, derived from that of the layer.
+    It may be that of the layer's copies, too; so it is made anew.
+    """
+    if parametrize.is_parametrized(layer):
+        made = type(layer)
+        kind = type(made.__name__, (kind,), dict(vars(made)))
+    layer.__class__ = kind
+
+
+def _left(where: str, why: str) -> None:
+    warnings.warn(f"{where or 'the model'} stays {why}", ConversionWarning, stacklevel=3)
 
 
 def problem_of(layer: nn.Module, x: Tensor) -> Problem:
@@ -883,15 +933,17 @@ def problem_of(layer: nn.Module, x: Tensor) -> Problem:
     Unsupported
         If it is none that backends compute, with the reason.
     """
-    if type(layer) not in (*_CONVERTED, *_CONVERTED.values()):
+    theirs = _theirs(layer)
+    if theirs is None:
         raise Unsupported(f"{type(layer).__name__} is neither Conv2d nor MaxPool2d")
-    if getattr(layer, "return_indices", False):
-        raise Unsupported(_INDICES)
+    reason = _why_not(layer, theirs)
+    if reason is not None:
+        raise Unsupported(reason)
     try:
         _require("x", x, x)
         if isinstance(layer, nn.Conv2d):
             x, padding = _padded(layer, x.detach())
-            w = layer.weight
+            w = _weight(layer)
             geometry = _geometry(w, layer.stride, padding, layer.dilation, layer.groups)
             images = x[None] if x.ndim == 3 else x
             return _conv2d_problem(images, w, layer.bias is not None, geometry)
@@ -900,6 +952,16 @@ def problem_of(layer: nn.Module, x: Tensor) -> Problem:
         return _max_pool2d_problem(shape, _dtype(x), window, layer.ceil_mode)
     except (TypeError, ValueError) as error:
         raise Unsupported(str(error)) from None
+
+
+def _weight(layer: nn.Conv2d) -> Tensor:
+    """Return a layer's weight without changing the layer: reading it advances spectral_norm."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        weight: Tensor = layer.weight
+    else:
+        with torch.no_grad():
+            weight = copy.deepcopy(layer.parametrizations.weight)()
+    return weight
 
 
 # --------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from cnnkernels.plan import Choice, Plan
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 layers = pytest.importorskip("cnnkernels.torch")
 nn = torch.nn
+parametrizations, parametrize = nn.utils.parametrizations, nn.utils.parametrize
+prune = pytest.importorskip("torch.nn.utils.prune")
 
 BACKENDS = ("naive", "numpy", "numba", "numba-simd", "torch-cpu", "torch-cpu-nhwc")
 
@@ -393,7 +395,10 @@ def test_what_cannot_be_converted_is_left_and_said():
     )
     with pytest.warns(layers.ConversionWarning) as said:
         layers.convert(network, "numpy", keep=lambda name, _: name == "kept")
-    assert [str(one.message).split()[0] for one in said] == ["special", "indices"]
+    reasons = {str(one.message).split()[0]: str(one.message) for one in said}
+    assert list(reasons) == ["special", "indices"]
+    assert reasons["special"].endswith("<locals>.Special is derived from torch.nn.Conv2d")
+    assert "stays PyTorch's: return_indices" in reasons["indices"]
     kinds = {name: type(layer) for name, layer in network.items()}
     assert kinds["plain"] is layers.Conv2d
     assert kinds["kept"] is nn.Conv2d
@@ -411,6 +416,33 @@ def test_layers_to_keep_stay_as_they_are():
     layers.convert(network, "naive", keep=lambda name, _: name != "b")
     assert [network[name].backend for name in "ab"] == ["numpy", "naive"]
     assert type(network["special"]) is Special
+
+
+def test_a_class_derived_from_ours_takes_the_backend_and_stays():
+    class Ours(layers.Conv2d):
+        pass
+
+    network = nn.ModuleList([Ours(2, 3, 3, backend="numpy"), Ours(2, 3, 3, backend="numpy")])
+    parametrizations.weight_norm(network[1])
+    kinds = [type(layer) for layer in network]
+    layers.convert(network, "naive")
+    assert [layer.backend for layer in network] == ["naive"] * 2
+    x = torch.zeros(1, 2, 6, 6)
+    assert layers.problem_of(network[0], x) == layers.problem_of(nn.Conv2d(2, 3, 3), x)
+    with pytest.warns(layers.ConversionWarning, match="stays cnnkernels'.*Ours is derived") as said:
+        layers.revert(network)
+    assert len(said) == 2
+    assert [type(layer) for layer in network] == kinds
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_a_lazy_layer_is_converted_once_it_has_weights():
+    network = nn.Sequential(nn.LazyConv2d(3, 3))
+    with pytest.warns(layers.ConversionWarning, match="0 stays PyTorch's: LazyConv2d has no weig"):
+        layers.convert(network, "numpy")
+    right = network(x := torch.ones(1, 2, 5, 5))
+    close(layers.convert(network, "numpy")(x), right)
+    assert type(network[0]) is layers.Conv2d
 
 
 def test_a_converted_model_may_become_float64():
@@ -452,6 +484,102 @@ def test_torch_compile():
     close(loss, right)
     for mine, theirs in zip(gradients, right_gradients, strict=True):
         close(mine, theirs)
+
+
+# --------------------------------------------------------------------------------------------
+# layers that PyTorch has changed
+
+
+REPARAMETRIZATIONS = {
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "a bias": lambda layer: parametrize.register_parametrization(layer, "bias", nn.Tanh()),
+    "hooks of weight_norm": nn.utils.weight_norm,
+    "hooks of prune": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+}
+
+
+def reparametrized(network, how):
+    torch.manual_seed(4)
+    for layer in network[0], network[4]:
+        REPARAMETRIZATIONS[how](layer)
+    return network
+
+
+def train(network, x):
+    """Return the losses of three steps, and the last gradients."""
+    optimizer = torch.optim.SGD(network.parameters(), 0.01)
+    losses = []
+    for _ in range(3):
+        loss, gradients = step(network, x)
+        optimizer.step()
+        losses.append(loss)
+    return torch.stack(losses), gradients
+
+
+def trains_as(ours, theirs, x):
+    (losses, gradients), (right, right_gradients) = train(ours, x), train(theirs, x)
+    close(losses, right)
+    for mine, gradient in zip(gradients, right_gradients, strict=True):
+        close(mine, gradient)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm:FutureWarning")
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("how", REPARAMETRIZATIONS)
+def test_reparametrized_layers_convert_and_revert(how, order):
+    theirs = reparametrized(model(), how)
+    if order == "before":
+        ours = layers.convert(reparametrized(model(), how), "numpy")
+    else:
+        ours = reparametrized(layers.convert(model(), "numpy"), how)
+    x = draw(3, 2, 6, 6, grad=False)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    for backend in ("numpy", "naive"):
+        layers.convert(ours, backend)
+        assert isinstance(ours[0], layers.Conv2d)
+        assert ours[0].backend == backend
+        trains_as(ours, theirs, x)
+    layers.revert(ours)
+    assert not isinstance(ours[0], layers.Conv2d)
+    assert repr(ours) == repr(theirs)
+    trains_as(ours, theirs, x)
+
+
+@pytest.mark.parametrize(("convert_last", "kind"), [(True, layers.Conv2d), (False, nn.Conv2d)])
+def test_removing_parametrizations_restores_the_class_that_computes(convert_last, kind):
+    layer = layers.convert(nn.Conv2d(2, 3, 3), "numpy")
+    parametrizations.weight_norm(layer)
+    parametrizations.spectral_norm(layer)
+    layers.revert(layer)
+    if convert_last:
+        layers.convert(layer, "numpy")
+    right = layer.eval()(x := torch.ones(1, 2, 4, 4))
+    parametrize.remove_parametrizations(layer, "weight")
+    assert type(layer) is kind
+    close(layer(x), right)
+
+
+def test_copies_of_parametrized_layers_are_converted_each_alone():
+    theirs = parametrizations.weight_norm(nn.Conv2d(2, 3, 3))
+    ours = layers.convert(copy.deepcopy(theirs), "numpy")
+    other = layers.revert(copy.deepcopy(ours))
+    assert [isinstance(one, layers.Conv2d) for one in (theirs, ours, other)] == [False, True, False]
+    assert copy.deepcopy(ours).backend == "numpy"
+    parametrize.remove_parametrizations(ours, "weight")
+    x = torch.ones(1, 2, 4, 4)
+    for one in (ours, other):
+        close(one(x), theirs(x))
+
+
+def test_problems_of_parametrized_layers_are_found_without_changing_them():
+    layer = parametrizations.spectral_norm(nn.Conv2d(2, 4, 3, padding=1).double())
+    before = copy.deepcopy(layer.state_dict())
+    for one in (layer, layers.convert(layer, "numpy")):
+        assert layers.problem_of(one, torch.zeros(3, 2, 6, 6, dtype=torch.float64)) == FIRST
+    for name, tensor in layer.state_dict().items():
+        assert torch.equal(tensor, before[name])
 
 
 # --------------------------------------------------------------------------------------------
