@@ -31,7 +31,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn import functional
@@ -299,6 +299,40 @@ def _again(operator: Any, function: Callable[..., Any]) -> Any:
 
 
 # --------------------------------------------------------------------------------------------
+# layers
+
+
+class _Layer(nn.Module):
+    """Base of `Conv2d` and `MaxPool2d` here; each names it before PyTorch's class."""
+
+    backend: str | Plan
+
+    def __init__(self, *args: Any, backend: str | Plan = registry.AUTO, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.backend = _checked(backend)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # torch.ao.quantization sets it everywhere, and then replaces PyTorch's exact classes only.
+        if name == "qconfig" and value is not None:
+            raise Unsupported(
+                f"qconfig: quantization knows PyTorch's own layers only, not {_OURS}' "
+                f"{type(self).__name__}; give the model those back before it is prepared: "
+                "cnnkernels.torch.revert(model)"
+            )
+        super().__setattr__(name, value)
+
+    def extra_repr(self) -> str:
+        """Return PyTorch's words and the backend."""
+        return f"{super().extra_repr()}, backend={_shown(self.backend)}"
+
+
+def _shown(backend: str | Plan) -> str:
+    if isinstance(backend, Plan):
+        return f"a plan of {len(backend.choices)} problems"
+    return repr(backend)
+
+
+# --------------------------------------------------------------------------------------------
 # convolution
 
 
@@ -517,7 +551,7 @@ def _geometry(
     return [*strides, *pads, *dilations, groups]
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(_Layer, nn.Conv2d):
     """A `torch.nn.Conv2d` that a backend or a plan computes.
 
     Parameters
@@ -536,12 +570,6 @@ class Conv2d(nn.Conv2d):
     The layer holds its plan, so that the plan is pickled and copied with it.
     """
 
-    backend: str | Plan
-
-    def __init__(self, *args: Any, backend: str | Plan = registry.AUTO, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.backend = _checked(backend)
-
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x, padding = _padded(self, x)
         return conv2d(
@@ -554,16 +582,6 @@ class Conv2d(nn.Conv2d):
             groups=self.groups,
             backend=self.backend,
         )
-
-    def extra_repr(self) -> str:
-        """Return PyTorch's words and the backend."""
-        return f"{super().extra_repr()}, backend={_shown(self.backend)}"
-
-
-def _shown(backend: str | Plan) -> str:
-    if isinstance(backend, Plan):
-        return f"a plan of {len(backend.choices)} problems"
-    return repr(backend)
 
 
 def _padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Any]:
@@ -739,7 +757,7 @@ def _window(
     return [*_pair(kernel_size), *_pair(stride), *_pair(padding), *_pair(dilation)]
 
 
-class MaxPool2d(nn.MaxPool2d):
+class MaxPool2d(_Layer, nn.MaxPool2d):
     """A `torch.nn.MaxPool2d` that a backend or a plan computes.
 
     Parameters
@@ -754,13 +772,10 @@ class MaxPool2d(nn.MaxPool2d):
     Which tensors it takes, and what becomes of a plan, is as for `Conv2d`.
     """
 
-    backend: str | Plan
-
-    def __init__(self, *args: Any, backend: str | Plan = registry.AUTO, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.return_indices:
             raise Unsupported(_INDICES)
-        self.backend = _checked(backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the maxima."""
@@ -773,10 +788,6 @@ class MaxPool2d(nn.MaxPool2d):
             ceil_mode=self.ceil_mode,
             backend=self.backend,
         )
-
-    def extra_repr(self) -> str:
-        """Return PyTorch's words and the backend."""
-        return f"{super().extra_repr()}, backend={_shown(self.backend)}"
 
 
 _PROBLEMS: dict[type[Problem], Callable[..., Problem]] = {
@@ -807,8 +818,8 @@ def convert(
     Every layer stays the object that it was, with its parameters, hooks and name; a `state_dict`
     saved before fits after, and the other way round. A layer that cannot be converted stays
     PyTorch's, with a warning: one that returns indices, has no weights yet (`torch.nn.LazyConv2d`),
-    or is of a class derived from PyTorch's. One of a class derived from `Conv2d` or `MaxPool2d` of
-    this module keeps its class, and takes the backend.
+    is marked for quantization, or is of a class derived from PyTorch's. One of a class derived from
+    `Conv2d` or `MaxPool2d` of this module keeps its class, and takes the backend.
 
     Parameters
     ----------
@@ -840,6 +851,12 @@ def convert(
     Parametrizations (`torch.nn.utils.parametrizations.weight_norm` and the like) stay, and can be
     registered and removed before and after; so do the hooks of `torch.nn.utils.weight_norm` and
     `torch.nn.utils.prune`.
+
+    Quantization replaces PyTorch's own layers, and would leave converted ones in floating point. So
+    a converted layer raises `Unsupported` when `torch.ao.quantization` (`prepare`, `prepare_qat`)
+    gives it a ``qconfig``: call `revert` before. `quantize_dynamic`, which leaves convolutions
+    alone, works on converted models. Other quantizers work on exported graphs, where they do not
+    know our operators, and say nothing of them: call `revert` before `torch.export.export`.
     """
     if _checked(backend) == registry.AUTO:
         plan: Plan | None = plans.current()
@@ -902,6 +919,8 @@ def _why_not(layer: nn.Module, theirs: type[nn.Module]) -> str | None:
         return f"{_named(kind)} is derived from torch.nn.{theirs.__name__}"
     if getattr(layer, "return_indices", False):
         return _INDICES
+    if getattr(layer, "qconfig", None) is not None:
+        return "its qconfig marks it for quantization, which knows PyTorch's own layers only"
     return None
 
 
@@ -972,7 +991,10 @@ def _require(name: str, tensor: object, x: Tensor) -> None:
     if tensor is None:
         return
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a Tensor, got {type(tensor).__name__}")
+        told = f"{name}: expected a Tensor, got {type(tensor).__name__}"
+        if isinstance(tensor, fx.Proxy):
+            told += "; to trace a model by torch.fx, use cnnkernels.torch.revert(model) before"
+        raise TypeError(told)
     if tensor.device != x.device:
         raise ValueError(
             f"{name}: expected a tensor on {x.device}, where x is, got one on {tensor.device}: "

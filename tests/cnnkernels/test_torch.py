@@ -582,6 +582,72 @@ def test_problems_of_parametrized_layers_are_found_without_changing_them():
         assert torch.equal(tensor, before[name])
 
 
+@pytest.fixture
+def quantization():
+    return pytest.importorskip("torch.ao.quantization")
+
+
+of_torch_ao = pytest.mark.filterwarnings(
+    "ignore:torch.ao.quantization is deprecated:DeprecationWarning",
+    "ignore:Please use quant_min and quant_max:UserWarning",
+    "ignore:torch.quantize_per_tensor:UserWarning",
+)
+
+
+def to_quantize(quantization):
+    network = model(torch.float32).train()
+    network.qconfig = quantization.get_default_qat_qconfig("x86")
+    return network
+
+
+@of_torch_ao
+@pytest.mark.parametrize("prepare", ["prepare_qat", "prepare"])
+@pytest.mark.parametrize("kept", ["Conv2d", "MaxPool2d", "nothing"])
+def test_converted_layers_refuse_to_be_quantized(quantization, prepare, kept):
+    prepare = getattr(quantization, prepare)
+    network = to_quantize(quantization)
+    layers.convert(network, "numpy", keep=lambda _, layer: type(layer).__name__ == kept)
+    with pytest.raises(Unsupported, match=r"qconfig: .*cnnkernels\.torch\.revert\(model\)"):
+        prepare(network)
+    right = repr(prepare(to_quantize(quantization)))
+    assert repr(prepare(layers.revert(network))) == right != repr(network)
+
+
+@of_torch_ao
+def test_layers_that_are_kept_from_quantization_stay_converted(quantization):
+    network = layers.convert(to_quantize(quantization), "numpy")
+    for layer in network:
+        layer.qconfig = None
+    network[-1].qconfig = network.qconfig
+    prepared = quantization.prepare_qat(network)
+    assert type(prepared[-1]) is torch.ao.nn.qat.Linear
+    assert type(prepared[0]) is layers.Conv2d
+    plain = layers.convert(model(torch.float32), "numpy")
+    dynamic = quantization.quantize_dynamic(plain)
+    assert type(dynamic[-1]) is torch.ao.nn.quantized.dynamic.Linear
+    assert type(dynamic[0]) is layers.Conv2d
+
+
+@of_torch_ao
+def test_layers_marked_for_quantization_stay_pytorchs(quantization):
+    observed = quantization.prepare(to_quantize(quantization))
+    before = [type(layer) for layer in observed]
+    with pytest.warns(layers.ConversionWarning, match="stays PyTorch's: its qconfig marks") as said:
+        layers.convert(observed, "numpy")
+    assert len(said) == 4
+    assert [type(layer) for layer in observed] == before
+    trained = quantization.prepare_qat(to_quantize(quantization))
+    with pytest.warns(layers.ConversionWarning, match=r"0 stays.*torch\.ao\..* is derived from"):
+        layers.convert(trained, "numpy", keep=lambda name, _: name != "0")
+    with pytest.raises(Unsupported, match="qconfig"):
+        layers.problem_of(observed[0], torch.zeros(3, 2, 6, 6))
+
+
+def test_symbolic_tracing_is_told_to_revert():
+    with pytest.raises(TypeError, match=r"got Proxy; .*cnnkernels\.torch\.revert\(model\)"):
+        torch.fx.symbolic_trace(layers.convert(model(), "numpy"))
+
+
 # --------------------------------------------------------------------------------------------
 # a GPU
 
