@@ -18,13 +18,14 @@ A plan is a JSON object, written by `cnnbench recommend` and read by `load`:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -53,6 +54,26 @@ class PlanError(ValueError):
 
 class PlanWarning(UserWarning):
     """A plan is followed, but something differs from what was measured; the message says what."""
+
+
+@contextlib.contextmanager
+def hearing(hear: Callable[[str], None]) -> Iterator[None]:
+    """Call a function with each `PlanWarning` of the block, instead of showing it.
+
+    Every one is heard, also where the same was warned of before.
+    """
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def showwarning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, PlanWarning):
+                hear(str(message))
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = showwarning
+        warnings.simplefilter("always", PlanWarning)
+        yield
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -318,3 +319,13 @@ def test_this_machine_has_a_fingerprint():
         "python": host.versions()["python"],
         "numpy": np.__version__,
     }
+
+
+def test_every_warning_of_plans_is_heard_and_others_are_shown(recwarn):
+    heard = []
+    with plan.hearing(heard.append):
+        for _ in range(2):
+            warnings.warn("a plan's", PlanWarning, stacklevel=1)
+        warnings.warn("another", UserWarning, stacklevel=1)
+    assert heard == ["a plan's"] * 2
+    assert [str(shown.message) for shown in recwarn] == ["another"]

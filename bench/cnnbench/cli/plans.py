@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cnnbench.cli.runs import temporary_folder
 
@@ -62,23 +62,16 @@ def following(file: Path | None, force: bool, threads: Sequence[int]) -> Iterato
 @contextlib.contextmanager
 def hearing(run: Run) -> Iterator[list[str]]:
     """Yield a list that takes what plans warn of, here and in workers; the run keeps it."""
-    import warnings
-
-    from cnnkernels.plan import PlanWarning
+    from cnnkernels import plan
 
     heard: list[str] = []
-    with warnings.catch_warnings():
-        show = warnings.showwarning
 
-        def showwarning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
-            if not issubclass(category, PlanWarning):
-                show(message, category, *where, **more)
-            elif str(message) not in heard:
-                heard.append(str(message))
-                run.environment["warnings"] = heard
+    def hear(text: str) -> None:
+        if text not in heard:
+            heard.append(text)
+            run.environment["warnings"] = heard
 
-        warnings.showwarning = showwarning
-        warnings.simplefilter("always", PlanWarning)
+    with plan.hearing(hear):
         yield heard
 
 

@@ -190,7 +190,7 @@ def _state(layers: tuple[_Layer, _Layer, _Layer], classes: int) -> State:
 
 def _layer(weights: np.ndarray, bias: np.ndarray) -> _Layer:
     rows, columns, channels, filters = weights.shape
-    w = _aligned(weights.shape, weights.dtype)
+    w = contract.empty(weights.shape, weights.dtype.name)
     w[...] = weights
     return _Layer(
         w=w,
@@ -208,7 +208,9 @@ def _group(dtype: np.dtype) -> _Group:
     count = lanes(dtype.itemsize)
 
     def images(*shape: int, dtype: np.dtype = dtype) -> np.ndarray:
-        return _aligned((*shape, count), dtype)
+        array = contract.empty((*shape, count), dtype.name)
+        array[...] = 0
+        return array
 
     pooled2, dpooled2 = images(2, 2, 16), images(2, 2, 16)
     return _Group(
@@ -225,14 +227,6 @@ def _group(dtype: np.dtype) -> _Group:
         dpooled2=dpooled2,
         dfeatures=dpooled2.reshape(1, 1, 64, count),
     )
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return zeros of which no vector lies across two lines of the cache."""
-    line = 64
-    memory = np.zeros(math.prod(shape) * dtype.itemsize + line, np.uint8)
-    first = -memory.ctypes.data % line
-    return memory[first : first + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 # --------------------------------------------------------------------------------------------

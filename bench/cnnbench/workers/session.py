@@ -7,7 +7,6 @@ import gc
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -278,25 +277,11 @@ def _set_threads(threads: int) -> dict[str, int]:
     return said
 
 
-def _plan_warnings() -> list[str]:
-    """Return a list that takes what plans warn of from now on: nobody reads standard error."""
-    told: list[str] = []
-    show = warnings.showwarning
-
-    def showwarning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, plan.PlanWarning):
-            told.append(str(message))
-        else:
-            show(message, category, *where, **more)
-
-    warnings.showwarning = showwarning
-    return told
-
-
 def main(channel: Channel) -> None:
     """Answer commands until the other end of the channel is closed."""
-    session, told = _Session(), _plan_warnings()
-    with contextlib.suppress(EOFError):
+    session = _Session()
+    heard: list[str] = []
+    with contextlib.suppress(EOFError), plan.hearing(heard.append):
         while True:
             request = channel.receive()
             command = getattr(session, request.pop("command"))
@@ -309,5 +294,5 @@ def main(channel: Channel) -> None:
                 answer = {"outcome": "wrong", "reason": str(wrong)}
             except Exception as error:
                 answer = {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
-            channel.send(answer | {"warnings": told})
-            told.clear()
+            channel.send(answer | {"warnings": heard})
+            heard.clear()

@@ -9,13 +9,13 @@ _FENCE = 64
 
 
 class Fences:
-    """Allocates for `contract.allocating`, and says afterwards who trod over a fence."""
+    """Allocates for `contract.allocating`, and finds writes to fences afterwards."""
 
     def __init__(self) -> None:
         self._fenced: list[np.ndarray] = []
 
     def __call__(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """Return a new array full of poison: NaN, or the least integer of the dtype."""
+        """Return a new array full of poison: NaN, or the greatest integer of the dtype."""
         elements = int(np.prod(shape, dtype=np.int64))
         memory = np.full(elements + 2 * _FENCE, _poison(dtype), dtype)
         self._fenced.append(memory)
