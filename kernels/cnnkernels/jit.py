@@ -7,14 +7,17 @@ that there are no NaNs or infinities: a network that diverges has to show it.
 Compiled code is cached on disk, and forgotten when the file that a function stands in changes, or
 any source file of this package: Numba itself looks at the one file alone, and would go on running
 an old callee.
+
+Loops run in Numba's pool of threads. Some pools take one caller at a time: a loop that cannot have
+the pool runs in the calling thread, with the same result to the bit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import caching, cgutils
 from numba.core.ccallback import CFunc
+from numba.core.registry import CPUDispatcher
 from numba.extending import intrinsic
 
 from cnnkernels.contract import HEADER, POINTER_AT
@@ -80,7 +84,16 @@ class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class _Cache(caching.FunctionCache):  # type: ignore[misc]
+    """Keeps apart what was compiled with threads and without; Numba itself does not."""
+
     _impl_class = _CacheImpl
+
+    def __init__(self, function: Callable[..., Any], *, parallel: bool = False) -> None:
+        super().__init__(function)
+        self._parallel = parallel
+
+    def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
+        return (*super()._index_key(signature, codegen), self._parallel)
 
 
 def kernel(*, parallel: bool = False) -> Callable[[Callable[..., Any]], Any]:
@@ -89,18 +102,84 @@ def kernel(*, parallel: bool = False) -> Callable[[Callable[..., Any]], Any]:
     Parameters
     ----------
     parallel : bool
-        Whether its ``prange`` loops run in threads.
+        Whether its ``prange`` loops run in threads, where the pool can be had. The kernel can then
+        be called from Python alone.
     """
 
     def compiled(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(
-            parallel=parallel, fastmath=_FASTMATH, error_model="numpy", nogil=True
-        )(function)
-        with contextlib.suppress(RuntimeError):  # raised where no cache folder can be written
-            dispatcher._cache = _Cache(function)
+        dispatcher = _dispatcher(function, parallel=parallel)
+        if parallel and not numba.config.DISABLE_JIT:  # else it is the function itself
+            dispatcher.in_turn = _dispatcher(function, parallel=False)
+            _LOOPS.append(dispatcher)
+            _use_pool(_pool)
         return dispatcher
 
     return compiled
+
+
+def _dispatcher(function: Callable[..., Any], *, parallel: bool) -> Any:
+    dispatcher = numba.njit(
+        function, parallel=parallel, fastmath=_FASTMATH, error_model="numpy", nogil=True
+    )
+    with contextlib.suppress(RuntimeError):  # raised where no cache folder can be written
+        dispatcher._cache = _Cache(function, parallel=parallel)
+    return dispatcher
+
+
+class _Loop(CPUDispatcher):  # type: ignore[misc]
+    """A kernel with a loop in threads, which looks at each call whether it may have the pool.
+
+    Where the pool is shared it need not look, and is given Numba's own class: looking, in Python,
+    takes longer than some loops.
+    """
+
+    in_turn: Any
+    """The same function, compiled without threads."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run in threads if the pool can be had now, in the calling thread if not.
+
+        Waiting for the pool would be slower than doing without, and could wait forever.
+        """
+        pool, lock = _pool or _launch(), _single
+        in_threads = CPUDispatcher.__call__  # `super` fails where launching has changed the class
+        if pool == "shared":
+            return in_threads(self, *arguments)
+        if pool == "single" and lock.acquire(blocking=False):
+            try:
+                return in_threads(self, *arguments)
+            finally:
+                lock.release()
+        return self.in_turn(*arguments)
+
+
+_LOOPS: list[Any] = []
+
+_pool = ""
+"""How this process may use Numba's pool of threads.
+
+''        not known before the pool is launched
+'shared'  by any number of callers at a time
+'single'  by one caller at a time
+"""
+
+_single = threading.Lock()
+"""Held by the caller that has a pool of the kind 'single'."""
+
+
+def _use_pool(how: str) -> None:
+    """Let loops use the pool in one of these ways from now on."""
+    global _pool
+    _pool = how
+    for loop in _LOOPS:
+        loop.__class__ = CPUDispatcher if how == "shared" else _Loop
+
+
+def _launch() -> str:
+    """Launch Numba's pool, find out how it may be used, and return that."""
+    numba.get_num_threads()  # launches it: before, compiled code does not find its functions
+    _use_pool("single" if numba.threading_layer() == "workqueue" else "shared")
+    return _pool
 
 
 def address(signature: Any, function: Callable[..., Any]) -> int:
@@ -191,16 +270,11 @@ def _count_threads():  # type: ignore[no-untyped-def]
     return _threads()
 
 
-@functools.cache
-def _counter() -> Callable[[], int]:
-    numba.get_num_threads()  # launches them: before, the symbol is not there
-    counter: Callable[[], int] = _count_threads
-    return counter
-
-
 def threads() -> int:
     """Return how many threads a loop would get: `numba.get_num_threads`, and ten times as fast."""
-    return _counter()()
+    if not _pool:
+        _launch()
+    return _count_threads()  # type: ignore[no-any-return]
 
 
 @kernel(parallel=True)
