@@ -8,8 +8,9 @@ Compiled code is cached on disk, and forgotten when the file that a function sta
 any source file of this package: Numba itself looks at the one file alone, and would go on running
 an old callee.
 
-Loops run in Numba's pool of threads. Some pools take one caller at a time: a loop that cannot have
-the pool runs in the calling thread, with the same result to the bit.
+Loops run in Numba's pool of threads, where this process has one that it may use. Some pools take
+one caller at a time, and GNU OpenMP's is dead in a forked process. Loops that cannot have the pool
+run in the calling thread, with the same result to the bit.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +163,7 @@ _pool = ""
 ''        not known before the pool is launched
 'shared'  by any number of callers at a time
 'single'  by one caller at a time
+'dead'    not at all: this process is forked, and the threads are not in it
 """
 
 _single = threading.Lock()
@@ -178,8 +181,49 @@ def _use_pool(how: str) -> None:
 def _launch() -> str:
     """Launch Numba's pool, find out how it may be used, and return that."""
     numba.get_num_threads()  # launches it: before, compiled code does not find its functions
-    _use_pool("single" if numba.threading_layer() == "workqueue" else "shared")
+    layer = numba.threading_layer()
+    if layer == "omp" and _forked_from_openmp:
+        _use_pool("dead")
+    else:
+        _use_pool("single" if layer == "workqueue" else "shared")
     return _pool
+
+
+def _has_openmp(process: int | str) -> bool:
+    """Return whether a process has GNU OpenMP loaded; only Linux tells."""
+    with contextlib.suppress(OSError):
+        return b"/libgomp" in Path(f"/proc/{process}/maps").read_bytes()
+    return False
+
+
+def _is_fork() -> bool:
+    """Return whether this process began as a copy of another and still runs the same program."""
+    with contextlib.suppress(OSError):
+        flags = int(Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[6])
+        return bool(flags & 0x40)  # PF_FORKNOEXEC
+    return False
+
+
+_forked_from_openmp = _is_fork() and _has_openmp(os.getppid())
+"""Whether the process that this one was forked from had GNU OpenMP, and perhaps its threads.
+
+They do not outlive a fork. OpenMP does not notice, and waits for them forever; Numba, where it
+notices, ends the forked process. PyTorch uses the same threads, so that Numba need not have
+launched them.
+"""
+
+
+def _after_fork() -> None:
+    """Forget the pool in a forked process: the threading layer decides whether it has another."""
+    global _single, _forked_from_openmp
+    omppool = sys.modules.get("numba.np.ufunc.omppool")  # is there if Numba has launched it
+    launched = getattr(omppool, "openmp_vendor", None) == "GNU"
+    _single, _forked_from_openmp = threading.Lock(), launched or _has_openmp("self")
+    _use_pool("")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def address(signature: Any, function: Callable[..., Any]) -> int:
@@ -272,9 +316,12 @@ def _count_threads():  # type: ignore[no-untyped-def]
 
 def threads() -> int:
     """Return how many threads a loop would get: `numba.get_num_threads`, and ten times as fast."""
-    if not _pool:
-        _launch()
-    return _count_threads()  # type: ignore[no-any-return]
+    return 1 if (_pool or _launch()) == "dead" else _count_threads()
+
+
+def most_threads() -> int:
+    """Return how many threads a loop can get at the most."""
+    return 1 if (_pool or _launch()) == "dead" else int(numba.config.NUMBA_NUM_THREADS)
 
 
 @kernel(parallel=True)

@@ -1,12 +1,16 @@
 """Fixtures of this room: each backend that can run here, and a Python process of one's own."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from cnnkernels import Unsupported, registry
+
+MOST_SECONDS = 240
+"""A process that takes longer hangs; less than the time that pytest gives a test."""
 
 
 def _marked(name):
@@ -29,30 +33,44 @@ def python(tmp_path):
     def run(code, *, path=None, **environment):
         if path is not None:
             environment["PYTHONPATH"] = str(path)
-        done = subprocess.run(
+        with subprocess.Popen(
             [sys.executable, "-W", "error", "-c", code],
             env=os.environ | environment,
             cwd=tmp_path,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+            start_new_session=True,
+        ) as process:
+            try:
+                printed, errors = process.communicate(timeout=MOST_SECONDS)
+            except BaseException:  # processes that it has forked would hold the pipes open
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        assert process.returncode == 0, errors
+        return printed
 
     return run
 
 
 @pytest.fixture
 def thread_counts():
-    """Return a generator that sets Numba to one thread, to two and to as many as there are."""
+    """Return a generator that sets Numba to one thread, to two, to all there are, and to none.
+
+    Without threads, as in a forked process, loops are compiled once more.
+    """
     numba = pytest.importorskip("numba")
+    from cnnkernels import jit
+
     most = numba.get_num_threads()
 
     def counts():
         for threads in (1, min(2, most), most):
             numba.set_num_threads(threads)
             yield threads
+        jit._use_pool("dead")
+        yield 0
 
     yield counts
+    jit._use_pool("")  # as before it was launched: the next loop finds out
     numba.set_num_threads(most)
