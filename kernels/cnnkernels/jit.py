@@ -51,6 +51,20 @@ def _source_stamp() -> str:
 
 _STAMP = _source_stamp()
 
+_NOT_IN_CODE = {
+    "NUMBA_CACHE_DIR",
+    "NUMBA_NUM_THREADS",
+    "NUMBA_THREADING_LAYER",
+    "NUMBA_THREADING_LAYER_PRIORITY",
+}
+
+_SETTINGS = sorted(
+    (name, value)
+    for name, value in os.environ.items()
+    if name.startswith("NUMBA_") and name not in _NOT_IN_CODE
+)
+"""Numba's settings that may be in compiled code: NUMBA_OPT, NUMBA_BOUNDSCHECK and the like."""
+
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]
     """Puts compiled code into NUMBA_CACHE_DIR or the user's cache folder, stamped as above."""
@@ -86,16 +100,16 @@ class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class _Cache(caching.FunctionCache):  # type: ignore[misc]
-    """Keeps apart what was compiled with threads and without; Numba itself does not."""
+    """Keeps apart what was compiled in different ways; Numba itself keeps only processors apart."""
 
     _impl_class = _CacheImpl
 
     def __init__(self, function: Callable[..., Any], *, parallel: bool = False) -> None:
         super().__init__(function)
-        self._parallel = parallel
+        self._options = (parallel, *_SETTINGS)
 
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(signature, codegen), self._parallel)
+        return (*super()._index_key(signature, codegen), self._options)
 
 
 def kernel(*, parallel: bool = False) -> Callable[[Callable[..., Any]], Any]:

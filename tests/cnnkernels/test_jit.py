@@ -50,13 +50,13 @@ def package(tmp_path):
 def work(python, package):
     """Return a function that calls a kernel in a new process: its result, cache hits, misses."""
 
-    def work(module="small", added=1, cache=package.parent / "cache"):
+    def work(module="small", added=1, cache=package.parent / "cache", **environment):
         path = package.parent / Path(*module.split(".")).with_suffix(".py")
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             path.write_text(KERNEL.format(added=added))
         code = RUN.format(module=module)
-        printed = python(code, path=package.parent, NUMBA_CACHE_DIR=str(cache))
+        printed = python(code, path=package.parent, NUMBA_CACHE_DIR=str(cache), **environment)
         return tuple(map(int, printed.split()))
 
     return work
@@ -86,6 +86,14 @@ def test_compiled_code_is_forgotten_when_any_source_changes(work, package, chang
     change(package)
     assert work() == COMPILED
     assert work() == REUSED
+
+
+def test_compiled_code_is_used_by_processes_of_the_same_settings_alone(work):
+    checked = {"NUMBA_BOUNDSCHECK": "1"}
+    assert work(**checked) == COMPILED
+    assert work() == COMPILED
+    assert work(**checked) == REUSED
+    assert work(NUMBA_NUM_THREADS="1") == REUSED
 
 
 def test_compiled_code_of_another_package_is_forgotten_when_its_file_changes(work, package):
