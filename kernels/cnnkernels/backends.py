@@ -104,7 +104,7 @@ def numpy() -> Backend:
 
 def numba() -> Backend:
     """Compiled loops of the definition, in threads."""
-    _import_numba()
+    require_numba()
     from cnnkernels.convolution import numba_direct as convolution
     from cnnkernels.pooling import numba_direct as pooling
 
@@ -120,7 +120,7 @@ def numba() -> Backend:
 
 def numba_simd() -> Backend:
     """Explicit vectors, register tiles and panels, in threads."""
-    _import_numba()
+    require_numba()
     from cnnkernels.convolution import numba_simd as convolution
     from cnnkernels.pooling import numba_simd as pooling
 
@@ -170,11 +170,36 @@ def _torch(name: str, description: str, device: str, layout: str) -> Backend:
     )
 
 
-def _import_numba() -> None:
+_LAYERS = ("default", "safe", "threadsafe", "forksafe", "tbb", "omp", "workqueue")
+
+
+def require_numba() -> None:
+    """Refuse to go on where Numba cannot compile, or cannot run loops in threads.
+
+    Raises
+    ------
+    Unsupported
+        If it is not installed, or one of its settings is in the way; the reason names the setting.
+    """
     try:
-        import numba  # noqa: F401  # its absence has to be told apart from a fault of ours
+        import numba
     except ImportError as error:
         raise Unsupported(f"Numba is not installed here ({error})") from None
+    if numba.config.DISABLE_JIT:
+        raise Unsupported("NUMBA_DISABLE_JIT is set, so that nothing is compiled: unset it")
+    layer = str(numba.config.THREADING_LAYER).lower()
+    if layer not in _LAYERS:
+        raise Unsupported(
+            f"NUMBA_THREADING_LAYER: expected one of {', '.join(_LAYERS)}, got {layer!r}"
+        )
+    if layer in ("tbb", "safe"):
+        try:
+            import numba.np.ufunc.tbbpool
+        except ImportError as error:
+            raise Unsupported(
+                f"NUMBA_THREADING_LAYER is {layer!r}, and TBB cannot be loaded ({error}): "
+                "install tbb, or unset it"
+            ) from None
 
 
 def _import_torch() -> Any:

@@ -54,6 +54,41 @@ def test_without_numba_its_backends_are_unsupported(recipe, monkeypatch):
         recipe()
 
 
+@pytest.mark.parametrize("recipe", [backends.numba, backends.numba_simd])
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("DISABLE_JIT", 1, "NUMBA_DISABLE_JIT is set, so that nothing is compiled: unset it"),
+        ("THREADING_LAYER", "opm", "NUMBA_THREADING_LAYER: expected one of .*, got 'opm'"),
+        ("THREADING_LAYER", "TBB", r"NUMBA_THREADING_LAYER is 'tbb', and .*: install tbb, .*"),
+        ("THREADING_LAYER", "safe", r"NUMBA_THREADING_LAYER is 'safe', and .*: install tbb, .*"),
+    ],
+)
+def test_a_setting_of_numbas_that_is_in_the_way_is_named(
+    recipe, setting, value, reason, monkeypatch
+):
+    numba = pytest.importorskip("numba")
+    monkeypatch.setattr(numba.config, setting, value)
+    monkeypatch.setitem(sys.modules, "numba.np.ufunc.tbbpool", None)
+    with pytest.raises(Unsupported, match=f"^{reason}$"):
+        recipe()
+
+
+def test_where_numba_compiles_nothing_its_backends_are_unsupported(python):
+    pytest.importorskip("numba")
+    printed = python(
+        "import cnnkernels, numpy\n"
+        "for name in ('numba', 'numba-simd'):\n"
+        "    try:\n"
+        "        cnnkernels.max_pool2d(numpy.ones((1, 1, 4, 4)), 2, backend=name)\n"
+        "    except cnnkernels.Unsupported as reason:\n"
+        "        print(reason)\n",
+        NUMBA_DISABLE_JIT="1",
+    )
+    reason = "NUMBA_DISABLE_JIT is set, so that nothing is compiled: unset it"
+    assert printed.splitlines() == [reason] * 2
+
+
 def test_without_torch_and_numba_the_others_work(python):
     printed = python(
         "import sys\n"

@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint
 
 from cnnbench.digits.options import Options
 from cnnbench.digits.training import Training, train
-from cnnkernels import registry
+from cnnkernels import backends, registry
 from cnnkernels.contract import Backend, Unsupported
 
 
@@ -104,4 +104,6 @@ def load(name: str) -> Trainer:
         importlib.import_module(program.library)
     except ImportError as error:
         raise Unsupported(f"{program.library} is not installed here ({error})") from None
+    if program.library == "numba":
+        backends.require_numba()
     return Trainer(name, program.description, EntryPoint(name, program.place, "").load())

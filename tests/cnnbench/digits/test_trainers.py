@@ -64,6 +64,13 @@ def test_a_program_whose_library_is_missing_says_so(name, monkeypatch):
         trainers.load(name)
 
 
+def test_a_program_that_numba_cannot_compile_says_so(monkeypatch):
+    numba = pytest.importorskip("numba")
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    with pytest.raises(Unsupported, match="NUMBA_DISABLE_JIT is set, so that nothing is compiled"):
+        trainers.load("numba (compiled run)")
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of PyTorch's own code
 @pytest.mark.parametrize("name", trainers.PROGRAMS)
