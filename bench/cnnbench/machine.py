@@ -46,6 +46,18 @@ def versions() -> dict[str, str]:
     return host.versions(*_LIBRARIES)
 
 
+def numba_settings() -> dict[str, str]:
+    """Return Numba's settings in the environment: some of them make compiled code slower.
+
+    Paths are left out. They change no time, and may hold a person's name.
+    """
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith("NUMBA_") and os.sep not in value
+    }
+
+
 def commit() -> str | None:
     """Return the commit of the checkout this package is run from, '+' if it was changed since."""
     folder = Path(__file__).resolve().parent
@@ -93,6 +105,7 @@ def environment(command: list[str]) -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions(),
+        "numba_settings": numba_settings(),
         "commit": commit(),
         "command": command,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -453,8 +453,10 @@ def test_info_says_what_can_run_here_and_why_the_rest_cannot(command, monkeypatc
 
     monkeypatch.setattr(limits, "measure_ceilings", lambda _: {"reason": "not in a test"})
     monkeypatch.setattr(registry, "names", lambda: ("naive", "numpy", "torch-cuda"))
+    monkeypatch.setenv("NUMBA_OPT", "2")
     code, out, _ = command("info", "--json", "out.json")
     assert code == 0
+    assert "NUMBA_OPT=2" in out
     assert "not measured: not in a test" in out
     assert re.search(r"numpy +can run here", out)
     assert re.search(r"torch-cuda +(unsupported|can run here)", out)

@@ -76,6 +76,17 @@ def test_versions_are_of_what_is_installed_and_matters_to_speed():
     assert {"cnnbench", "numba", "llvmlite", "scikit-learn"} <= set(versions)
 
 
+def test_numbas_settings_are_of_the_environment_and_hold_no_paths(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("NUMBA_")]:
+        monkeypatch.delenv(name)
+    assert machine.environment([])["numba_settings"] == {}
+    monkeypatch.setenv("NUMBA_OPT", "0")
+    monkeypatch.setenv("NUMBA_BOUNDSCHECK", "1")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", os.path.join("home", "somebody"))
+    told = machine.environment([])["numba_settings"]
+    assert told == {"NUMBA_BOUNDSCHECK": "1", "NUMBA_OPT": "0"}
+
+
 def test_a_library_that_is_not_installed_has_no_version(monkeypatch):
     monkeypatch.setattr(machine, "_LIBRARIES", ("numpy", "no-such-library"))
     assert set(machine.versions()) == {"python", "numpy"}

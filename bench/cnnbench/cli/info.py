@@ -35,6 +35,8 @@ def info(json_file: Json = None) -> None:
             ]
     console.print(f"{about['cpu']}, {numbers.cores(about)}, {about['system']}")
     console.print(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
+    for name, value in about["numba_settings"].items():
+        console.print(f"{name}={value}", markup=False)
     lines = []
     for count, measured in ceilings.items():
         if "reason" in measured:

@@ -301,6 +301,7 @@ def _facts(run: Run) -> Iterable[tuple[str, str]]:
     yield "finished", str(about.get("finished", "not"))
     yield "commit", str(about.get("commit") or "not of a checkout")
     yield from about.get("versions", {}).items()
+    yield from about.get("numba_settings", {}).items()
     for count, floor in about.get("aa_floor", {}).items():
         yield f"A/A floor, {tables.threads_in_words(int(count))}", numbers.floor(floor)
     for count, measured in about.get("ceilings", {}).items():

@@ -449,3 +449,8 @@ def test_a_page_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
 def test_a_run_without_rows_is_a_page_that_says_so(tmp_path):
     page.write(Run({}), tmp_path / "page.html")
     assert "0 of 0 checks passed" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_page_tells_numbas_settings(tmp_path):
+    page.write(Run({"numba_settings": {"NUMBA_OPT": "0"}}), tmp_path / "page.html")
+    assert re.search(r"NUMBA_OPT\W.*\W0\W", (tmp_path / "page.html").read_text("utf-8"))
