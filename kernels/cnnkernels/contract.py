@@ -43,6 +43,13 @@ BACKWARD: Direction = "backward"
 
 DTYPES = ("float32", "float64")
 
+MOST = 2**48
+"""The largest number of a problem: bytes of an array, pixels of a padded image, a stride.
+
+No machine addresses more bytes. Kernels compute places in int64: a place in an array or a padded
+image, times the lanes, the vectors and the bytes that they multiply it with, is far below 2**63.
+"""
+
 
 class Unsupported(NotImplementedError):
     """A backend cannot run here, or cannot run this problem; the message is the reason.
@@ -114,6 +121,50 @@ def tap_range(out: int, size: int, stride: int, offset: int) -> Pair:
     return first, max(first, last)
 
 
+def _first_multiple(step: int, modulus: int, low: int, high: int) -> int | None:
+    """Return the least p >= 0 with ``low <= p * step % modulus <= high``, or None.
+
+    For ``0 < low <= high < modulus``. Where no multiple of the step lies between them before the
+    modulus is passed, how often it has to be passed is the same question, of smaller numbers.
+    """
+    if step == 0:
+        return None
+    p = -(-low // step)
+    if p * step <= high:
+        return p
+    passed = _first_multiple(-modulus % step, step, low % step, high % step)
+    return None if passed is None else -(-(low + passed * modulus) // step)
+
+
+def _first_blind(out: int, size: int, pad: int, kernel: int, stride: int, dilation: int) -> int:
+    """Return the first window along an axis that sees no pixel; `out` if all windows see one.
+
+    Window p begins at ``p * stride - pad``. Of those that begin before the image the first is the
+    farthest away; what they see is the pixel of their first tap that is not before it.
+    """
+    if -(-pad // dilation) >= kernel:
+        return 0
+    found = out
+    if dilation > size:  # the first tap may step over the image
+        first = -pad % dilation
+        if first >= size:
+            return 0
+        stepped = _first_multiple(stride % dilation, dilation, size - first, dilation - 1 - first)
+        if stepped is not None and stepped * stride < pad:
+            found = stepped
+    return min(found, -(-(size + pad) // stride), out)  # or the first that begins after it
+
+
+def _shown(value: object) -> str:
+    """Return how messages show a value; Python does not write integers of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        return repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} of such integers"
+
+
 def _integer(name: str, value: object, least: int) -> int:
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
@@ -121,10 +172,12 @@ def _integer(name: str, value: object, least: int) -> int:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
-            f"{name}: expected an integer, got {value!r} of type {type(value).__name__}"
+            f"{name}: expected an integer, got {_shown(value)} of type {type(value).__name__}"
         ) from None
     if number < least:
-        raise ValueError(f"{name}: expected at least {least}, got {number}")
+        raise ValueError(f"{name}: expected at least {least}, got {_shown(number)}")
+    if number > MOST:
+        raise ValueError(f"{name}: expected at most {MOST}, got {_shown(number)}")
     return number
 
 
@@ -132,7 +185,7 @@ def _pair(name: str, value: object, least: int) -> Pair:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if len(value) != 2:
             raise ValueError(
-                f"{name}: expected an integer or a pair (height, width), got {value!r}"
+                f"{name}: expected an integer or a pair (height, width), got {_shown(value)}"
             )
         return _integer(name, value[0], least), _integer(name, value[1], least)
     number = _integer(name, value, least)
@@ -152,7 +205,9 @@ def _padding(value: object, kernel: Pair, stride: Pair, dilation: Pair) -> Paddi
         return (top, totals[0] - top), (left, totals[1] - left)
     if isinstance(value, Sequence) and len(value) == 2 and isinstance(value[0], Sequence):
         if not isinstance(value[1], Sequence):
-            raise ValueError(f"padding: expected ((top, bottom), (left, right)), got {value!r}")
+            raise ValueError(
+                f"padding: expected ((top, bottom), (left, right)), got {_shown(value)}"
+            )
         return _pair("padding", value[0], 0), _pair("padding", value[1], 0)
     high, wide = _pair("padding", value, 0)
     return (high, high), (wide, wide)
@@ -171,10 +226,11 @@ def dtype_name(dtype: object) -> str:
             raise TypeError
         found = np.dtype(dtype)  # type: ignore[call-overload]
     except (TypeError, ValueError, SyntaxError):  # of words that NumPy takes for structures
-        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
-    if found.name not in DTYPES:
-        raise TypeError(f"dtype: expected float32 or float64, got {found.name}")
-    return str(found.name)
+        raise TypeError(f"dtype: expected float32 or float64, got {_shown(dtype)}") from None
+    name = _NAMES.get(found) or str(found.name)  # which NumPy takes its time to find
+    if name not in DTYPES:
+        raise TypeError(f"dtype: expected float32 or float64, got {name}")
+    return name
 
 
 class SlidingWindow:
@@ -232,6 +288,12 @@ class SlidingWindow:
                 )
             reached = (out - 1) * s + d * (k - 1) + 1 - size - pad[0]
             trimmed.append((pad[0], max(0, reached)))
+        rows, cols = (size + sum(pad) for size, pad in zip(sizes, trimmed, strict=True))
+        if rows * cols > MOST:
+            raise ValueError(
+                f"height, width, padding: expected at most {MOST} pixels in a padded image, "
+                f"got {rows} x {cols}"
+            )
         for name, value in (
             ("batch", _integer("batch", batch, 0)),
             ("height", sizes[0]),
@@ -275,6 +337,18 @@ class SlidingWindow:
         return self._out_sizes(self.padding)[1]
 
     @property
+    def steps(self) -> Pair:
+        """The stride, no longer than the padded image: beyond it there is one window anyway.
+
+        Other than a stride, it can be multiplied with any other length of the problem.
+        """
+        high, wide = (
+            min(self.stride[axis], size + sum(self.padding[axis]))
+            for axis, size in enumerate((self.height, self.width))
+        )
+        return high, wide
+
+    @property
     def symmetric_padding(self) -> Pair | None:
         """(rows, columns) of padding, the same on both sides, that mean this problem; or None.
 
@@ -292,10 +366,15 @@ class SlidingWindow:
         for axis, (size, out) in enumerate(
             ((self.height, self.out_height), (self.width, self.out_width))
         ):
+            # Windows and taps are alike in this; the fewer are counted one by one.
+            (out, stride), (kernel, dilation) = sorted(
+                ((out, self.stride[axis]), (self.kernel_size[axis], self.dilation[axis])),
+                reverse=True,
+            )
             count = 0
-            for tap in range(self.kernel_size[axis]):
-                offset = tap * self.dilation[axis] - self.padding[axis][0]
-                first, last = tap_range(out, size, self.stride[axis], offset)
+            for tap in range(kernel):
+                offset = tap * dilation - self.padding[axis][0]
+                first, last = tap_range(out, size, stride, offset)
                 count += last - first
             product *= count
         return product
@@ -399,9 +478,10 @@ class Conv2D(SlidingWindow):
                 raise ValueError(f"{name}: expected a multiple of groups={groups}, got {channels}")
             object.__setattr__(self, name, channels)
         if not isinstance(bias, bool | np.bool_):
-            raise TypeError(f"bias: expected True or False, got {bias!r}")
+            raise TypeError(f"bias: expected True or False, got {_shown(bias)}")
         object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "bias", bool(bias))
+        _require_possible(self.shapes, self.dtype)
 
     @functools.cached_property
     def shapes(self) -> Conv2DShapes:
@@ -500,7 +580,7 @@ class MaxPool2D(SlidingWindow):
     ) -> None:
         stride = kernel_size if stride is None else stride
         if not isinstance(ceil_mode, bool | np.bool_):
-            raise TypeError(f"ceil_mode: expected True or False, got {ceil_mode!r}")
+            raise TypeError(f"ceil_mode: expected True or False, got {_shown(ceil_mode)}")
         if ceil_mode:
             padding = _ceil_padding(height, width, kernel_size, stride, padding, dilation)
         self._set_geometry(batch, height, width, kernel_size, stride, padding, dilation, dtype)
@@ -509,16 +589,14 @@ class MaxPool2D(SlidingWindow):
             ("row", 0, self.height, self.out_height),
             ("column", 1, self.width, self.out_width),
         ):
-            seen: set[int] = set()
-            for tap in range(self.kernel_size[axis]):
-                offset = tap * self.dilation[axis] - self.padding[axis][0]
-                seen.update(range(*tap_range(out, size, self.stride[axis], offset)))
-            if len(seen) < out:
-                blind = min(set(range(out)) - seen)
+            before, kernel = self.padding[axis][0], self.kernel_size[axis]
+            blind = _first_blind(out, size, before, kernel, self.stride[axis], self.dilation[axis])
+            if blind < out:
                 raise ValueError(
                     f"padding: window {word} {blind} of {out} lies wholly in the padding "
                     f"{self.padding[axis]} and would see no pixel"
                 )
+        _require_possible(self.shapes, self.dtype)
 
     @functools.cached_property
     def shapes(self) -> MaxPool2DShapes:
@@ -557,6 +635,16 @@ def directions(problem: Problem) -> tuple[Direction, ...]:
     if isinstance(problem, Conv2D):
         return FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS, BACKWARD
     return FORWARD, BACKWARD
+
+
+def _require_possible(shapes: Conv2DShapes | MaxPool2DShapes, dtype: str) -> None:
+    """Refuse arrays that no machine has, of one image where the batch is of none."""
+    for name, shape in zip(shapes._fields, shapes, strict=True):
+        elements = math.prod(shape) or math.prod(shape[1:])
+        if elements * _NATIVE[dtype].itemsize > MOST:
+            raise ValueError(
+                f"{name}: expected an array of at most {MOST} bytes, got shape {shape} of {dtype}"
+            )
 
 
 def _elements(shape: tuple[int, ...]) -> int:
@@ -625,6 +713,7 @@ def _empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 
 _NATIVE = {name: np.dtype(name) for name in DTYPES}
+_NAMES = {dtype: name for name, dtype in _NATIVE.items()}
 
 
 _allocate: ContextVar[Callable[..., np.ndarray]] = ContextVar("allocate", default=_empty)

@@ -29,10 +29,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cnnkernels.contract import Conv2D, MaxPool2D, Pair, Problem, out_size
+from cnnkernels.contract import MOST, Conv2D, MaxPool2D, Pair, Problem, out_size
 
-_TOKEN = re.compile(r'_|n"(?P<name>[^"]*)"|(?P<key>[a-z]+)(?P<value>\d+)')
-_NAME = re.compile(r"(?P<name>.*?)(?:\*(?P<layers>\d+))?", re.DOTALL)
+_TOKEN = re.compile(r'_|n"(?P<name>[^"]*)"|(?P<key>[a-z]+)(?P<value>\d+)', re.ASCII)
+_NAME = re.compile(r"(?P<name>.*?)(?:\*(?P<layers>\d+))?", re.DOTALL | re.ASCII)
 _AXIS_KEYS = frozenset(kind + axis for kind in "ioksdp" for axis in "hw")
 _KEYS = _AXIS_KEYS | {"g", "mb", "ic", "oc", "f", "bias"}
 _DEPTH = frozenset(("id", "od", "kd", "sd", "pd", "dd"))
@@ -91,10 +91,10 @@ def parse_case(text: str, batch: int | None = None) -> Case:
     if "n" in places:
         matched = _NAME.fullmatch(str(values.pop("n")))
         assert matched is not None  # it matches any text
-        name, layers = matched["name"], int(matched["layers"] or 1)
+        name, layers = matched["name"], _number(text, places, "n", matched["layers"] or "1")
         if layers < 1:
             raise DescriptorError(text, places["n"], "expected at least one layer, got *0")
-    numbers = {key: int(value) for key, value in values.items()}
+    numbers = {key: _number(text, places, key, value) for key, value in values.items()}
 
     for key in ("ic", "ih", "kh"):
         if key not in numbers:
@@ -163,6 +163,14 @@ def parse_case(text: str, batch: int | None = None) -> Case:
     except ValueError as error:
         raise DescriptorError(text, end, str(error)) from None
     return Case(problem, name, layers)
+
+
+def _number(text: str, places: dict[str, int], key: str, digits: str) -> int:
+    """Return the integer that the digits of a key are; Python reads some thousands at the most."""
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > len(str(MOST)) or int(digits) > MOST:
+        raise DescriptorError(text, places[key], f"'{key}': expected a number of at most {MOST}")
+    return int(digits)
 
 
 def _tokens(text: str) -> tuple[dict[str, str], dict[str, int]]:

@@ -1,6 +1,7 @@
 """Problems are validated once, and say of themselves what others rely on."""
 
 import dataclasses
+import math
 import pickle
 
 import numpy as np
@@ -82,6 +83,44 @@ BAD_WINDOWS = (
         "dtype: expected float32 or float64",
         "got None",
     ),
+    *(
+        (
+            {name: number},
+            ValueError,
+            f"{name}: expected at most 281474976710656",
+            f"got {number}",
+        )
+        for name in ("batch", "height", "width", "kernel_size", "stride", "padding", "dilation")
+        for number in (2**48 + 1, 2**63, 2**64 + 1)
+    ),
+    ({"stride": 10**5000}, ValueError, "stride: expected at most", "an integer of 16610 bits"),
+    ({"stride": -(10**5000)}, ValueError, "stride: expected at least", "an integer of 16610 bits"),
+    ({"padding": (0, 10**5000, 0)}, ValueError, "padding: expected an integer or a pair", "tuple"),
+    ({"padding": 2**63, "stride": 2**63}, ValueError, "expected at most", f"got {2**63}"),
+    (
+        {"padding": 2**40, "stride": 2**40},
+        ValueError,
+        "height, width, padding: expected at most 281474976710656 pixels in a padded image",
+        f"got {2**41 + 3} x {2**41 + 3}",
+    ),
+    (
+        {"height": 2**40, "width": 2**40},
+        ValueError,
+        "height, width, padding: expected at most",
+        f"got {2**40} x {2**40}",
+    ),
+    (
+        {"height": 2**40, "batch": 2**10},
+        ValueError,
+        "x: expected an array of at most 281474976710656 bytes",
+        f"got shape (1024, 4, {2**40}, 9) of float32",
+    ),
+    (
+        {"height": 2**43, "batch": 0},  # of which one image would be too large
+        ValueError,
+        "x: expected an array of at most",
+        f"got shape (0, 4, {2**43}, 9) of float32",
+    ),
     ({"kernel_size": 9}, ValueError, "the kernel is 9 pixels high", "image, 8 pixels high"),
     (
         {"kernel_size": 4, "dilation": 3, "padding": ((1, 1), (0, 0))},
@@ -99,12 +138,41 @@ BAD_CONVOLUTIONS = (
     ({"groups": True}, TypeError, "groups: expected an integer", "got True"),
     ({"groups": 3}, ValueError, "in_channels: expected a multiple of groups=3", "got 4"),
     ({"groups": 4}, ValueError, "out_channels: expected a multiple of groups=4", "got 6"),
+    ({"in_channels": 2**63}, ValueError, "in_channels: expected at most", f"got {2**63}"),
+    ({"out_channels": 2**63}, ValueError, "out_channels: expected at most", f"got {2**63}"),
+    ({"groups": 2**63}, ValueError, "groups: expected at most", f"got {2**63}"),
+    (
+        {"in_channels": 2**24, "out_channels": 2**24},
+        ValueError,
+        "w: expected an array of at most 281474976710656 bytes",
+        "got shape (16777216, 16777216, 3, 3) of float32",
+    ),
+    (
+        {"height": 1, "width": 1, "kernel_size": 1, "padding": 2**22, "batch": 2**5},
+        ValueError,
+        "y: expected an array of at most",
+        f"{2**23 + 1}, {2**23 + 1}) of float32",
+    ),
     ({"bias": 1}, TypeError, "bias: expected True or False", "got 1"),
+    ({"bias": 10**5000}, TypeError, "bias: expected True or False", "an integer of 16610 bits"),
     ({"bias": None}, TypeError, "bias: expected True or False", "got None"),
 )
 BAD_POOLINGS = (
     ({"channels": 0}, ValueError, "channels: expected at least 1", "got 0"),
     ({"channels": 2.5}, TypeError, "channels: expected an integer", "got 2.5"),
+    ({"channels": 2**63}, ValueError, "channels: expected at most", f"got {2**63}"),
+    (
+        {"padding": 2**63, "ceil_mode": True},
+        ValueError,
+        "padding: expected at most 281474976710656",
+        f"got {2**63}",
+    ),
+    (  # far more taps than could be tried one by one
+        {"kernel_size": (2**40, 3), "padding": (2**40, 0)},
+        ValueError,
+        "window row 0 of 2 lies wholly in the padding",
+        "would see no pixel",
+    ),
     (
         {"padding": ((3, 0), (0, 0))},
         ValueError,
@@ -376,6 +444,29 @@ def test_out_sizes_of_poolings_are_those_of_torch(ceil_mode):
             assert ours in (expected, None)
 
 
+def sparse_axes():
+    """Axes whose windows may step over the image: taps are as far apart as images are long."""
+    pad = st.tuples(st.integers(0, 30), st.integers(0, 30))
+    sizes = (st.integers(1, most) for most in (9, 9, 9, 15))
+    size, kernel, stride, dilation = sizes
+    return st.tuples(size, pad, kernel, stride, dilation).filter(lambda axis: windows(*axis))
+
+
+@given(axis=sparse_axes())
+@settings(deadline=None, max_examples=400)
+def test_the_first_window_that_sees_no_pixel_is_named(axis):
+    size = axis[0]
+    found = windows(*axis)
+    blind = [p for p, taps in enumerate(found) if not any(0 <= place < size for place in taps)]
+    if blind:
+        with pytest.raises(
+            ValueError, match=f"^padding: window row {blind[0]} of {len(found)} lie"
+        ):
+            pooling(**geometry(axis, (3, (0, 0), 1, 1, 1)))
+    else:
+        assert pooling(**geometry(axis, (3, (0, 0), 1, 1, 1))).out_height == len(found)
+
+
 @given(high=axes(), wide=axes())
 @a_while
 def test_a_pooling_is_refused_exactly_where_a_window_sees_no_pixel(high, wide):
@@ -390,6 +481,49 @@ def test_a_pooling_is_refused_exactly_where_a_window_sees_no_pixel(high, wide):
     else:
         with pytest.raises(ValueError, match="would see no pixel"):
             pooling(**geometry(high, wide))
+
+
+def extremes():
+    """Integers that are usual, but one of seven, which is next to a power of two."""
+    near = st.builds(lambda power, more: 2**power + more, st.integers(0, 66), st.integers(-1, 1))
+    return st.one_of(*[st.integers(1, 5)] * 6, near)
+
+
+@given(
+    sizes=st.tuples(extremes(), extremes()),
+    batch=extremes(),
+    channels=extremes(),
+    kernel_size=st.tuples(extremes(), extremes()),
+    stride=st.tuples(extremes(), extremes()),
+    padding=st.tuples(st.tuples(extremes(), extremes()), st.tuples(extremes(), extremes())),
+    dilation=st.tuples(extremes(), extremes()),
+    make=st.sampled_from([convolution, pooling]),
+)
+@settings(deadline=None, max_examples=400)
+def test_what_is_accepted_can_be_computed_in_64_bits(sizes, channels, make, **geometry):
+    names = ("in_channels", "out_channels") if make is convolution else ("channels",)
+    geometry |= dict.fromkeys(names, channels) | dict(zip(("height", "width"), sizes, strict=True))
+    try:
+        problem = make(**geometry)
+    except ValueError:
+        return
+    sides = []
+    for axis, (size, out) in enumerate(zip(sizes, problem.shapes.y[2:], strict=True)):
+        stride, step, dilation, kernel, pad = (
+            getattr(problem, name)[axis]
+            for name in ("stride", "steps", "dilation", "kernel_size", "padding")
+        )
+        assert out == contract.out_size(size, geometry["padding"][axis], kernel, stride, dilation)
+        assert out == contract.out_size(size, pad, kernel, step, dilation)
+        last = (out - 1) * stride + (kernel - 1) * dilation - pad[0]
+        with np.errstate(over="raise"):
+            numbers = map(np.int64, (out - 1, stride, kernel - 1, dilation, pad[0]))
+            p, by, tap, between, before = numbers
+            assert p * by + tap * between - before == last
+        sides.append(max(size + sum(pad), step))
+    assert math.prod(sides) <= 2**48
+    for shape in problem.shapes:
+        assert math.prod(shape) * 4 <= 2**48
 
 
 # --------------------------------------------------------------------------------------------

@@ -159,8 +159,9 @@ def test_lines_of_real_networks_are_read(line, case):
         ("mb1ic2oc3ih5iw7kh3ph1", "ph1kh3iw7ih5oc3ic2mb1"),
         ("mb1ic2oc3ih5iw7kh3ph1", " _mb1_ic2_oc3_ih5iw7_kh3_ph1_\n"),
         ("mb1ic2ih6kh2", "mb1ic2ih6oh5ow5kh2sh1"),
+        ("mb1ic2ih6kh2", f"mb1ic2ih6kh{'0' * 5000}2"),
     ],
-    ids=["defaults", "twins", "any order", "ignored", "pooling has stride 1"],
+    ids=["defaults", "twins", "any order", "ignored", "pooling has stride 1", "zeros"],
 )
 def test_what_is_missing_has_a_default(short, long):
     assert parse(short) == parse(long)
@@ -259,6 +260,12 @@ END = None
         ("mb1ic1ih3kh5", END, "the kernel is 5 pixels high"),
         ("mb1ic1ih4kh2ph3", END, "would see no pixel"),
         ("mb1ic1ih4kh2n5", 12, "unknown key 'n'"),
+        (f"mb1ic1ih{'9' * 20}kh2", 6, "'ih': expected a number of at most 281474976710656"),
+        (f"mb1ic1ih{'9' * 5000}kh2", 6, "'ih': expected a number of at most 281474976710656"),
+        ("mb1ic1ih4kh281474976710657", 9, "'kh': expected a number of at most"),
+        (f'mb1ic1n"a*{"9" * 5000}"ih4kh2', 6, "'n': expected a number of at most"),
+        ("mb1ic1ih4kh2ph281474976710656", END, "height, width, padding: expected at most"),
+        ("mb1ic1ih4kh٢", 9, "expected a key and an integer"),
     ],
 )
 def test_an_error_marks_its_place_with_a_caret(text, place, what):

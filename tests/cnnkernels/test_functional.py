@@ -314,6 +314,28 @@ def test_what_does_not_fit_is_refused_with_what_was_expected_and_what_came(funct
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "number",
+    [2**63, -(2**63) - 1, 2**64 + 1, 10**5000],
+    ids=["2**63", "-2**63 - 1", "2**64 + 1", "10**5000"],
+)
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (conv2d, ("padding", "stride", "dilation", "groups")),
+        (conv2d_backward, ("padding", "stride", "dilation", "groups")),
+        (max_pool2d, ("stride", "padding", "dilation", "kernel_size")),
+        (max_pool2d_backward, ("stride", "padding", "dilation", "kernel_size")),
+    ],
+)
+def test_numbers_that_no_kernel_can_compute_with_are_refused(backend, function, names, number):
+    for name in names:
+        with pytest.raises(ValueError, match=rf"^{name}: expected at (most|least) \d+, got"):
+            function(**{name: number}, backend=backend)
+    with pytest.raises(ValueError, match=r"^\w+: expected at (most|least) \d+, got"):
+        function(padding=number, stride=number, backend=backend)
+
+
 def test_needs_may_be_a_plain_tuple():
     gradients = conv2d_backward(needs=(False, False, True))
     assert tuple(gradient is not None for gradient in gradients) == (False, False, True)

@@ -314,6 +314,18 @@ def test_unknown_backends():
         layers.conv2d(x, w, padding="same", stride=2, backend="numpy")
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64 + 1])
+def test_numbers_that_no_kernel_can_compute_with_are_refused(backend, number):
+    x, w = torch.ones(1, 1, 4, 4), torch.ones(1, 1, 1, 1)
+    for what in ("stride", "padding", "dilation", "groups"):
+        with pytest.raises(ValueError, match=rf"^{what}: expected at (most|least) \d+, got"):
+            layers.conv2d(x, w, **{what: number}, backend=backend)
+    for what in ("stride", "padding", "dilation", "kernel_size"):
+        window = {"kernel_size": 1} | {what: number}
+        with pytest.raises(ValueError, match=rf"^{what}: expected at (most|least) \d+, got"):
+            layers.max_pool2d(x, **window, backend=backend)
+
+
 # --------------------------------------------------------------------------------------------
 # models
 

@@ -8,6 +8,9 @@ from cnnkernels.contract import ArraySpec, Cache, MaxPool2D, Pair
 
 _aten = torch.ops.aten
 
+_MOST = 2**31 - 1
+"""The largest number that PyTorch takes for a window."""
+
 
 def unsupported(problem: MaxPool2D) -> str | None:
     """Return why PyTorch cannot do the problem, or None."""
@@ -16,6 +19,9 @@ def unsupported(problem: MaxPool2D) -> str | None:
         return f"PyTorch pads the same on both sides, not {problem.padding}"
     if any(2 * pad > kernel for pad, kernel in zip(padding, problem.kernel_size, strict=True)):
         return f"PyTorch pads at most half the kernel {problem.kernel_size}, not {padding}"
+    most = max(*problem.kernel_size, *problem.stride, *problem.dilation)
+    if most > _MOST:
+        return f"PyTorch's windows know numbers up to {_MOST}, not {most}"
     return None
 
 

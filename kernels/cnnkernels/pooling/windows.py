@@ -21,7 +21,9 @@ def unsupported(problem: MaxPool2D) -> None:
 def cache_spec(problem: MaxPool2D) -> tuple[ArraySpec, ...]:
     """Return the winners' spec: for each window the number of the tap that won."""
     rows, cols = problem.kernel_size
-    return ((problem.shapes.y, "uint8" if rows * cols <= 256 else "int32"),)
+    taps = rows * cols
+    index = "uint8" if taps <= 256 else "int32" if taps <= 2**31 else "int64"
+    return ((problem.shapes.y, index),)
 
 
 def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:

@@ -55,6 +55,10 @@ BEYOND = {
         pool(2, 3, ((0, 1), (0, 1)), stride=1),
         "PyTorch pads the same on both sides, not ((0, 1), (0, 1))",
     ),
+    "a stride of more than 32 bits": (
+        pool(8, 2, stride=2**31),
+        "PyTorch's windows know numbers up to 2147483647, not 2147483648",
+    ),
     "a window that even padding would blind": (
         MaxPool2D(1, 1, 1, 4, (3, 1), (3, 1), ((4, 0), (0, 0)), (2, 1)),
         "PyTorch pads the same on both sides, not ((4, 0), (0, 0))",

@@ -8,10 +8,17 @@ from cnnkernels.pooling import naive, windows
 
 
 @pytest.mark.parametrize(
-    ("kernel_size", "dtype"), [((16, 16), "uint8"), ((1, 257), "int32"), ((17, 16), "int32")]
+    ("kernel_size", "dtype"),
+    [
+        ((16, 16), "uint8"),
+        ((1, 257), "int32"),
+        ((17, 16), "int32"),
+        ((2**16, 2**15), "int32"),
+        ((2**16, 2**15 + 1), "int64"),
+    ],
 )
 def test_the_winner_is_a_tap_counted_in_as_few_bits_as_there_are_taps(kernel_size, dtype):
-    problem = MaxPool2D(1, 1, 17, 258, kernel_size, 1)
+    problem = MaxPool2D(1, 1, 2**16, 2**16, kernel_size, 1)
     assert windows.cache_spec(problem) == ((problem.shapes.y, dtype),)
 
 
