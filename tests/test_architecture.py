@@ -12,7 +12,7 @@ BENCH = ROOT / "bench" / "cnnbench"
 
 FLOORS = (
     ("contract",),
-    ("descriptor", "strided", "jit", "host", "files"),
+    ("descriptor", "strided", "jit", "host", "files", "memory"),
     ("simd",),
     ("microkernel",),
     ("vectors", "correlation"),
