@@ -23,7 +23,7 @@ Value = TypeVar("Value")
 BUDGET = 64 * 1024 * 1024
 """Bytes of all plans that a process keeps, at the most."""
 
-_SMALL = 8 * 1024 * 1024
+_SMALL = 16 * 1024 * 1024
 """Bytes that every call may take: a few times what the second cache of a processor holds."""
 
 _OBJECT = 1024
@@ -33,10 +33,10 @@ _OBJECT = 1024
 def allowed(arrays: int) -> int:
     """Return how many bytes the tables of a call and the scratch memory of a thread may take.
 
-    Twice as many as its arrays have, or `_SMALL`. What would take more is computed in a way that
-    takes less, whatever the geometry.
+    Four times as many as its arrays have, or `_SMALL`. What would take more is computed in a way
+    that takes less, whatever the geometry.
     """
-    return max(_SMALL, 2 * arrays)
+    return max(_SMALL, 4 * arrays)
 
 
 def weigh(value: object) -> int:
@@ -50,7 +50,7 @@ def weigh(value: object) -> int:
     if isinstance(value, functools.partial):
         return _OBJECT + weigh(value.args)
     if dataclasses.is_dataclass(value):
-        return _OBJECT + sum(map(weigh, vars(value).values()))
+        return _OBJECT + sum(weigh(getattr(value, f.name)) for f in dataclasses.fields(value))
     return 0
 
 

@@ -3,7 +3,8 @@
 Forward is a correlation of images with filters, backward-data one of dy with the taps turned round,
 or with a stride several, one for each phase of it. `panels` does any of them, `filters` those whose
 windows have several pixels, `planes` those of few filters, `batch` those of tiny images in large
-batches. Backward-weights is in `weights`.
+batches. Backward-weights is in `weights`. What would take memory out of proportion to the arrays of
+a problem is done by `loops`, in any direction.
 
 Threads take shares of the output, each written by one alone and summed in an order that the problem
 fixes, so that the result is the same at any number of threads, to the bit.
@@ -12,13 +13,24 @@ fixes, so that the result is the same at any number of threads, to the bit.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from cnnkernels import contract, microkernel, simd
-from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
-from cnnkernels.correlation import batch, filters, lanes, panels, planes, weights
+from cnnkernels import contract, jit, memory, microkernel, simd
+from cnnkernels.contract import (
+    ALL,
+    BACKWARD_DATA,
+    BACKWARD_WEIGHTS,
+    FORWARD,
+    ArraySpec,
+    Cache,
+    Conv2D,
+    Conv2DGradients,
+    Needs,
+)
+from cnnkernels.correlation import batch, filters, lanes, loops, panels, planes, weights
 from cnnkernels.correlation.plan import Correlation
 
 
@@ -44,14 +56,15 @@ def forward(
     shapes = problem.shapes
     contract.require("x", x, shapes.x, problem.dtype)
     contract.require("w", w, shapes.w, problem.dtype)
-    start = _zeros(problem.out_channels + microkernel.MOST_ROWS, problem.dtype)
-    if b is not None:
+    if b is None:
+        start = _zeros(problem.out_channels, problem.dtype)
+    else:
         contract.require("b", b, shapes.b, problem.dtype)
-        start = start.copy()
+        start = np.zeros(problem.out_channels + microkernel.MOST_ROWS, problem.dtype)
         start[: problem.out_channels] = b
     y = contract.empty(shapes.y, problem.dtype)
     if y.size:
-        _forward(problem)(x, w, start, y)
+        _forward((problem, jit.threads()))(x, w, start, y)
     return y, ()
 
 
@@ -74,15 +87,15 @@ def backward(
     contract.require("w", w, shapes.w, problem.dtype)
     dx = dw = db = None
     if needs.dx:
-        start = _zeros(problem.in_channels + microkernel.MOST_ROWS, problem.dtype)
-        runs, everywhere = _backward_data(problem)
+        start = _zeros(problem.in_channels, problem.dtype)
+        runs, everywhere = _backward_data((problem, jit.threads()))
         dx = (contract.empty if everywhere else np.zeros)(shapes.x, problem.dtype)
         for run in runs if dx.size else ():
             run(dy, w, start, dx)
     if needs.dw:
         dw = contract.empty(shapes.w, problem.dtype)
         if dy.size:
-            _backward_weights(problem)(dy, x, dw)
+            _backward_weights((problem, jit.threads()))(dy, x, dw)
         else:
             dw[...] = 0
     if needs.db and problem.bias:
@@ -90,50 +103,98 @@ def backward(
     return Conv2DGradients(dx, dw, db)
 
 
-@functools.lru_cache(1024)
-def _zeros(count: int, dtype: str) -> np.ndarray:
+_MANY = 16 * 1024
+"""Channels, at the most, of which all problems share the zeros that sums start from."""
+
+_NONE = {dtype: np.zeros(_MANY + microkernel.MOST_ROWS, dtype) for dtype in contract.DTYPES}
+for _zeros_of_all in _NONE.values():
+    _zeros_of_all.flags.writeable = False
+
+
+def _zeros(channels: int, dtype: str) -> np.ndarray:
     """Return what sums start from without biases, and, after these, where they have begun."""
-    zeros = np.zeros(count, dtype)
-    zeros.flags.writeable = False
-    return zeros
+    if channels <= _MANY:
+        return _NONE[dtype]
+    return np.zeros(channels + microkernel.MOST_ROWS, dtype)
 
 
-@functools.lru_cache(1024)
-def _forward(problem: Conv2D) -> Callable[..., None]:
+_Key = tuple[Conv2D, int]
+"""A problem, and how many threads compute it: all that how it is computed depends on."""
+
+
+@memory.PLANS.kept
+def _forward(key: _Key) -> Callable[..., None]:
     """Return what sets y, given x, w, start and y."""
-    if lanes.suits(problem):
-        return functools.partial(lanes.run, problem, False)
-    return _driver(_forward_plan(problem))
+    problem, threads = key
+    most = memory.allowed(problem.bytes_moved(FORWARD))
+    if lanes.suits(problem) and lanes.needed(problem) <= most:
+        return functools.partial(lanes.run, lanes.cut(problem, FORWARD))
+    if _listed(problem) <= most:
+        plan = _forward_plan(problem).seeing()
+        run = plan and _driver(plan, threads, most)
+        if run:
+            return run
+    return functools.partial(loops.run, loops.cut(problem, FORWARD))
 
 
-@functools.lru_cache(1024)
-def _backward_data(problem: Conv2D) -> tuple[tuple[Callable[..., None], ...], bool]:
+@memory.PLANS.kept
+def _backward_data(key: _Key) -> tuple[tuple[Callable[..., None], ...], bool]:
     """Return what, one after another, sets dx, given dy, w, start and dx; and whether all of it."""
-    if lanes.suits(problem):
-        return (functools.partial(lanes.run, problem, True),), True
-    plans, everywhere = _backward_data_plans(problem)
-    return tuple(_driver(plan) for plan in plans), everywhere
+    problem, threads = key
+    most = memory.allowed(problem.bytes_moved(FORWARD))
+    if lanes.suits(problem) and lanes.needed(problem) <= most:
+        return (functools.partial(lanes.run, lanes.cut(problem, BACKWARD_DATA)),), True
+    if _listed(problem) + _phases(problem) <= most:
+        plans, everywhere = _backward_data_plans(problem)
+        runs = [_driver(plan, threads, most) for plan in plans]
+        if None not in runs:
+            return tuple(run for run in runs if run is not None), everywhere
+    return (functools.partial(loops.run_backward, loops.cut(problem, BACKWARD_DATA)),), True
 
 
-@functools.lru_cache(1024)
-def _backward_weights(problem: Conv2D) -> Callable[..., None]:
+@memory.PLANS.kept
+def _backward_weights(key: _Key) -> Callable[..., None]:
     """Return what sets dw, given dy, x and dw."""
-    if lanes.suits(problem):
-        return functools.partial(lanes.weights, problem)
-    plan = _forward_plan(problem)
-    if problem.groups == problem.in_channels == problem.out_channels:
-        return functools.partial(planes.weights, plan)
-    if batch.suits_weights(plan):
-        return functools.partial(batch.weights, plan)
-    return functools.partial(weights.run, problem)
+    problem, threads = key
+    most = memory.allowed(problem.bytes_moved(FORWARD))
+    if lanes.suits(problem) and lanes.needed(problem) <= most:
+        return functools.partial(lanes.weights, lanes.cut(problem, BACKWARD_WEIGHTS))
+    if _listed(problem) <= most:
+        plan = _forward_plan(problem)
+        if problem.groups == problem.in_channels == problem.out_channels:
+            if planes.needed(plan) <= most:
+                return functools.partial(planes.weights, planes.cut(plan, 1))
+        elif batch.suits_weights(plan) and batch.needed(plan) <= most:
+            return functools.partial(batch.weights, batch.cut_weights(plan, threads))
+        if weights.needed(problem) <= most:
+            return functools.partial(weights.run, weights.cut(problem))
+    return functools.partial(loops.weights, loops.cut(problem, BACKWARD_WEIGHTS))
 
 
-def _driver(plan: Correlation) -> Callable[..., None]:
-    """Return what does a correlation best, given its source, weights, start and output."""
-    for way in (batch, filters, planes):
-        if way.suits(plan):
-            return functools.partial(way.run, plan)
-    return functools.partial(panels.run, plan)
+def _listed(problem: Conv2D) -> int:
+    """Return how many bytes a list of a window's pixels takes, while it is made."""
+    return 80 * math.prod(problem.kernel_size)
+
+
+def _phases(problem: Conv2D) -> int:
+    """Return how many bytes the plans of all phases of backward-data take, about."""
+    phases = 4096
+    for kernel, step, dilation in zip(
+        problem.kernel_size, problem.steps, problem.dilation, strict=True
+    ):
+        phases *= min(kernel, step // math.gcd(step, dilation))
+    return phases
+
+
+def _driver(plan: Correlation, threads: int, most: int) -> Callable[..., None] | None:
+    """Return what does a correlation best, given its source, weights, start and output.
+
+    None, if no way takes so few bytes.
+    """
+    for way in (batch, filters, planes, panels):
+        if way.suits(plan) and way.needed(plan) <= most:
+            return functools.partial(way.run, way.cut(plan, threads))
+    return None
 
 
 def _forward_plan(problem: Conv2D) -> Correlation:
@@ -151,7 +212,7 @@ def _forward_plan(problem: Conv2D) -> Correlation:
         source=(channels, problem.height, problem.width),
         grid=(out_height, out_width),
         out=(out_height, out_width),
-        step=problem.stride,
+        step=problem.steps,
         spread=(1, 1),
         corner=(0, 0),
         windows=np.stack(
@@ -162,7 +223,7 @@ def _forward_plan(problem: Conv2D) -> Correlation:
 
 
 def _backward_data_plans(problem: Conv2D) -> tuple[tuple[Correlation, ...], bool]:
-    """Return a plan for each phase that has taps, and whether all have.
+    """Return a plan for each phase that has taps on pixels, and whether all have.
 
     The pixels of one phase, every stride-th in both directions, have the same taps.
     """
@@ -174,15 +235,15 @@ def _backward_data_plans(problem: Conv2D) -> tuple[tuple[Correlation, ...], bool
     _, _, out_height, out_width = problem.shapes.y
     down = top - r * problem.dilation[0]
     across = left - s * problem.dilation[1]
-    plans, everywhere = [], True
-    for phase_h in range(min(problem.stride[0], problem.height)):
-        for phase_w in range(min(problem.stride[1], problem.width)):
-            mine = ((down + phase_h) % problem.stride[0] == 0) & (
-                (across + phase_w) % problem.stride[1] == 0
-            )
-            if not mine.any():
-                everywhere = False
-                continue
+    (step_h, step_w), plans = problem.steps, []
+    phases_h, phases_w = -down % step_h, -across % step_w
+    rows_seen, columns_seen = (
+        [int(phase) for phase in np.unique(phases) if phase < size]
+        for phases, size in ((phases_h, problem.height), (phases_w, problem.width))
+    )
+    for phase_h in rows_seen:
+        for phase_w in columns_seen:
+            mine = (phases_h == phase_h) & (phases_w == phase_w)
             plan = Correlation(
                 dtype=problem.dtype,
                 batch=problem.batch,
@@ -190,21 +251,24 @@ def _backward_data_plans(problem: Conv2D) -> tuple[tuple[Correlation, ...], bool
                 filters=channels,
                 source=(filters, out_height, out_width),
                 grid=(
-                    -(-(problem.height - phase_h) // problem.stride[0]),
-                    -(-(problem.width - phase_w) // problem.stride[1]),
+                    -(-(problem.height - phase_h) // step_h),
+                    -(-(problem.width - phase_w) // step_w),
                 ),
                 out=(problem.height, problem.width),
                 step=(1, 1),
-                spread=problem.stride,
+                spread=(step_h, step_w),
                 corner=(phase_h, phase_w),
                 windows=np.stack(
                     (
-                        (down[mine] + phase_h) // problem.stride[0],
-                        (across[mine] + phase_w) // problem.stride[1],
+                        (down[mine] + phase_h) // step_h,
+                        (across[mine] + phase_w) // step_w,
                         (r * cols + s)[mine],
                     )
                 ),
                 weights=(filters * channels * r.size, r.size, channels * r.size),
             )
-            plans.append(plan)
-    return tuple(plans), everywhere
+            seeing = plan.seeing()
+            if seeing:
+                plans.append(seeing)
+    there_are = min(step_h, problem.height) * min(step_w, problem.width)
+    return tuple(plans), len(plans) == there_are

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import jit, microkernel, simd
+from cnnkernels import jit, memory, microkernel, simd
 from cnnkernels.correlation.plan import SIZES, Correlation
 
 _COPY = 128 * 1024
@@ -51,27 +51,58 @@ def _room(plan: Correlation) -> int:
     return (pixels + 1) * _VECTORS * plan.lanes
 
 
-def run(
-    plan: Correlation, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray
-) -> None:
-    """Set the pixels of a correlation's grid: see `panels.run`."""
-    cut = _cut(plan, jit.threads())
-    _correlate(
-        cut.shares, plan.dtype, microkernel.tile_address(plan.dtype), source, w, w.size, start, out,
-        cut.width, plan.lanes, *cut.tables, plan.tables[1],
-    )  # fmt: skip
+def needed(plan: Correlation) -> int:
+    """Return how many bytes of tables and scratch memory are needed, about."""
+    rows, columns = plan.grid
+    looking = 9 * (rows + columns) * plan.area  # at which pixels see which windows
+    tables = 32 * plan.source[0] * plan.listed + 24 * rows * columns
+    return looking + tables + 2 * _room(plan) * np.dtype(plan.dtype).itemsize
 
 
 @dataclass(frozen=True, eq=False)
-class _Cut:
-    """How a batch is parted, and what each pixel of the output sees.
+class Cut:
+    """How a batch is parted.
 
     Attributes
     ----------
+    plan : Correlation
     shares : int
         Of groups and images.
     width : int
         Images of a share, in whole vectors.
+    key : tuple
+        What the tables depend on.
+    """
+
+    plan: Correlation
+    shares: int
+    width: int
+    key: tuple[Correlation, int]
+
+
+def cut(plan: Correlation, threads: int) -> Cut:
+    """Return how a batch is parted for some threads."""
+    few = plan.filters <= _FEW and 2 * _room(plan) <= _COPY
+    enough = plan.batch * plan.groups >= 2 * _VECTORS * plan.lanes * threads
+    width = (2 if few and enough else 1) * _VECTORS * plan.lanes
+    return Cut(plan, plan.groups * -(-plan.batch // width), width, (plan.of_one, width))
+
+
+def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray) -> None:
+    """Set the pixels of a correlation's grid: see `panels.run`."""
+    plan, dtype, tables = cut.plan, cut.plan.dtype, _tables(cut.key)
+    _correlate(
+        cut.shares, dtype, microkernel.tile_address(dtype), source, w, w.size, start, out,
+        cut.width, plan.lanes, *tables.addresses, plan.tables[1],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """What each pixel of the output sees.
+
+    Attributes
+    ----------
     pixels : np.ndarray, (3, PQ), int64
         For each pixel of the output: from where it looks, and its first tap and the one after its
         last.
@@ -79,41 +110,40 @@ class _Cut:
         Where each tap's images lie, from where a pixel looks, and where its weight does.
     """
 
-    shares: int
-    width: int
     pixels: np.ndarray
     taps: np.ndarray
 
     @functools.cached_property
-    def tables(self) -> tuple[int, int, int]:
+    def addresses(self) -> tuple[int, int, int]:
         return self.pixels.ctypes.data, self.taps.ctypes.data, self.taps.shape[1]
 
 
-@functools.lru_cache(1024)
-def _cut(plan: Correlation, threads: int) -> _Cut:
-    few = plan.filters <= _FEW and 2 * _room(plan) <= _COPY
-    enough = plan.batch * plan.groups >= 2 * _VECTORS * plan.lanes * threads
-    width = (2 if few and enough else 1) * _VECTORS * plan.lanes
+@memory.PLANS.kept
+def _tables(key: tuple[Correlation, int]) -> _Tables:
+    plan, width = key
     channels, height, wide = plan.source
     down, across, weight = plan.windows
-    p, q = (axis.ravel() for axis in np.indices(plan.grid))
-    h, v = p * plan.step[0], q * plan.step[1]
-    below, beside = np.add.outer(h, down), np.add.outer(v, across)
-    sees = (below >= 0) & (below < height) & (beside >= 0) & (beside < wide)
+    lines, places = (np.arange(n) * step for n, step in zip(plan.grid, plan.step, strict=True))
     # Pixels that see the same windows have the same taps: window after window, all its channels.
-    kinds, which = np.unique(sees, axis=0, return_inverse=True)
+    rows, row = _kinds(np.add.outer(lines, down), height)
+    columns, column = _kinds(np.add.outer(places, across), wide)
     c = np.arange(channels)
     looks = np.add.outer(down * wide + across, c * height * wide) * width
     weights = np.add.outer(weight, c * plan.weights[2])
+    kinds = [in_row & in_column for in_row in rows for in_column in columns]
     taps = [np.stack((looks[kind].ravel(), weights[kind].ravel())) for kind in kinds]
     firsts = np.cumsum([0, *(some.shape[1] for some in taps)])
-    which = which.ravel()
-    return _Cut(
-        plan.groups * -(-plan.batch // width),
-        width,
-        np.stack(((h * wide + v) * width, firsts[which], firsts[which + 1])),
-        np.concatenate(taps, axis=1),
+    which = np.add.outer(row * len(columns), column).ravel()
+    look = np.add.outer(lines * wide, places).ravel()
+    return _Tables(
+        np.stack((look * width, firsts[which], firsts[which + 1])), np.concatenate(taps, axis=1)
     )
+
+
+def _kinds(looks: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which windows pixels see along an axis, in all ways, and of each pixel which way."""
+    kinds, which = np.unique((looks >= 0) & (looks < size), axis=0, return_inverse=True)
+    return kinds, which.ravel()
 
 
 @jit.Shares
@@ -166,35 +196,45 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
 
 def suits_weights(plan: Correlation) -> bool:
     """Return whether backward-weights of a forward correlation has enough products for a sum."""
-    if not suits(plan):
-        return False
-    vectors = min(_chunk(plan), -(-plan.batch // plan.lanes))
-    return plan.grid[0] * plan.grid[1] * vectors >= _PRODUCTS
+    return suits(plan) and plan.grid[0] * plan.grid[1] * _vectors(plan) >= _PRODUCTS
 
 
-@functools.lru_cache(1024)
-def _chunk(plan: Correlation) -> int:
-    """Return how many vectors of images backward-weights takes at a time, at the most."""
-    return max(1, _COPY * _VECTORS // _room(plan))
+def _vectors(plan: Correlation) -> int:
+    """Return how many vectors of images backward-weights takes at a time."""
+    most = max(1, _COPY * _VECTORS // _room(plan))
+    return min(most, -(-plan.batch // plan.lanes))
 
 
-def weights(plan: Correlation, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
+@dataclass(frozen=True, eq=False)
+class WeightsCut:
+    """How backward-weights is cut: parts of a group's filters, and vectors of images at a time."""
+
+    plan: Correlation
+    parts: int
+    vectors: int
+
+
+def cut_weights(plan: Correlation, threads: int) -> WeightsCut:
+    """Return how backward-weights of a forward correlation is cut for some threads."""
+    # A share has some filters and all images, so that no sum depends on how many shares there are.
+    parts = min(plan.filters, -(-threads // plan.groups))
+    return WeightsCut(plan, parts, _vectors(plan))
+
+
+def weights(cut: WeightsCut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     """Set the weights' gradient of what is a correlation forward.
 
     Parameters
     ----------
-    plan : Correlation
-        One that `suits_weights`.
+    cut : WeightsCut
+        Of a correlation that `suits_weights`.
     dy, x, dw : np.ndarray
-        C-contiguous, of the plan's dtype.
+        C-contiguous, of the correlation's dtype.
     """
-    # A share has some filters and all images, so that no sum depends on how many shares there are.
-    parts = min(plan.filters, -(-jit.threads() // plan.groups))
-    lanes = simd.lanes(dw.itemsize)
-    vectors = min(_chunk(plan), -(-plan.batch // lanes))
+    plan, dtype = cut.plan, cut.plan.dtype
     _correlate_weights(
-        plan.groups * parts, plan.dtype, microkernel.lanes_tile_address(plan.dtype), x, dy, dw,
-        parts, vectors, *plan.tables, lanes,
+        plan.groups * cut.parts, dtype, microkernel.lanes_tile_address(dtype), x, dy, dw, cut.parts,
+        cut.vectors, *plan.tables, plan.lanes,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import contract, jit, microkernel, simd
+from cnnkernels import contract, jit, memory, microkernel, simd
 from cnnkernels.correlation.plan import Correlation, even
 
 _TAPS = 1152 if microkernel.SUMS == 24 else 192
@@ -78,115 +78,163 @@ class _Tiles(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
+class Cut:
     """How a correlation is cut.
 
     Attributes
     ----------
+    plan : Correlation
     panels, units : int
         Of filters, in all groups, and parts that the work is cut in.
     packed, work : int
         Elements of weights that all units share, and of scratch memory that each takes.
     sizes : np.ndarray
         int64; see `_SIZES`.
-    tiles : np.ndarray, (n, 8), int64
-        Of some images: where a tile's first pixel looks from, how far from it the next one does,
-        pixels, the first one's place in the unit, how far from it the next is, their class, the
-        first one's image, and pixels of one image, at the most.
-    chunks : np.ndarray, (n + 1, 4), int64
-        The first line of each chunk of an image, its first tile, and the source's lines it reads.
-    classes : np.ndarray, (n, 2), int64
-        Where each class of pixels begins in the offsets, and how many windows it sees.
-    offsets : np.ndarray, (2, n), int64
-        Of source pixels and of weights: for each class, a block's channels, for each its windows.
     weights : np.ndarray, (windows,), int64
         Where a channel's weights stand.
+    key : _Key
+        What the tables depend on.
     """
 
+    plan: Correlation
     panels: int
     units: int
     packed: int
     work: int
     sizes: np.ndarray
-    tiles: np.ndarray
-    chunks: np.ndarray
-    classes: np.ndarray
-    offsets: np.ndarray
     weights: np.ndarray
+    key: _Key
 
     @functools.cached_property
-    def tables(self) -> tuple[int, ...]:
-        tables = self.sizes, self.tiles, self.chunks, self.classes, self.offsets, self.weights
-        return tuple(table.ctypes.data for table in tables)
+    def addresses(self) -> tuple[int, int]:
+        """Where kernels find sizes and weights."""
+        return self.sizes.ctypes.data, self.weights.ctypes.data
 
 
-_SIZES = 28
+_SIZES = 26
 
 
-@functools.lru_cache(2048)
-def _plan(correlation: Correlation, threads: int) -> _Plan:
-    (channels, height, wide), (p_size, q_size) = correlation.source, correlation.grid
-    (down, across, weight), (step_h, step_w) = correlation.windows, correlation.step
-    windows, lanes = weight.size, correlation.lanes
-    vectors, lines = _best_tiles(correlation)
+class _Key(NamedTuple):
+    """A correlation of one image, and how its tiles are cut: see `_best_tiles` and `_units`."""
+
+    plan: Correlation
+    vectors: int
+    lines: bool
+    in_block: int
+    images: int
+    chunks: int
+
+
+def cut(plan: Correlation, threads: int) -> Cut:
+    """Return how a correlation is cut for some threads."""
+    (channels, height, wide), (p_size, q_size) = plan.source, plan.grid
+    weight, lanes = plan.windows[2], plan.lanes
+    vectors, lines = _best_tiles(plan)
     step = vectors * lanes
-    panels = -(-correlation.filters // step)
-    images, chunks, parts = _units(correlation, vectors, threads)
-    in_block = _in_block(correlation, vectors)
-    bounds = _bounds(p_size, chunks)
-    # From an image, a row and a column to the next, in the source and in the unit.
-    in_source = correlation.groups * channels * height * wide, step_h * wide, step_w
-    in_unit = p_size * q_size, q_size, 1
-    tiles: list[tuple[int, ...]] = []
-    firsts = []
-    kinds: dict[tuple[int, ...], int] = {}
-    for p0, p1 in itertools.pairwise(bounds):
-        seen = p0 * step_h + int(down.min()), (p1 - 1) * step_h + int(down.max()) + 1
-        firsts.append((p0, len(tiles), *(min(max(line, 0), height) for line in seen)))
-        of_chunk = [
-            (pixel, here.pixels, here.step, kinds.setdefault((*here.windows,), len(kinds)))
-            for here in _tiles(correlation, range(images), range(p0, p1), vectors, lines)
-            for pixel in itertools.product(*here.firsts)
-        ]
-        for pixel, pixels, to_next, kind in sorted(of_chunk):  # an image stays in the cache
-            image, p, q = pixel
-            tiles.append(
-                (
-                    _dot(pixel, in_source), _dot(to_next, in_source), pixels,
-                    _dot((image, p - p0, q), in_unit), _dot(to_next, in_unit), kind,
-                    image, 1 if to_next[0] else pixels,
-                )
-            )  # fmt: skip
-    firsts.append((p_size, len(tiles), height, height))
-    channel, seen_by = np.arange(in_block)[:, None], [np.array(seen) for seen in kinds]
-    looks = [channel * height * wide + down[seen] * wide + across[seen] for seen in seen_by]
-    weights = [(channel * windows + seen) * step for seen in seen_by]
-    begins = np.cumsum([0, *(offsets.size for offsets in looks)])
+    panels = -(-plan.filters // step)
+    images, chunks, parts = _units(plan, vectors, threads)
+    in_block = _in_block(plan, vectors)
     # Weights are turned in squares, where all of a channel are wanted, and lie side by side.
-    together = windows > 1 or correlation.weights[2] == 1
-    square = together and np.array_equal(weight, np.arange(min(correlation.weights[1:])))
+    together = weight.size > 1 or plan.weights[2] == 1
+    square = together and np.array_equal(weight, np.arange(min(plan.weights[1:])))
     sizes = (
-        correlation.batch, correlation.groups, correlation.filters, channels, height, wide, q_size,
-        *correlation.out, *correlation.spread, *correlation.corner, windows, square, in_block,
-        *correlation.weights, images, chunks, parts, vectors, panels, lanes, len(tiles), len(kinds),
-        begins[-1],
+        plan.batch, plan.groups, plan.filters, channels, height, wide, q_size, plan.step[0],
+        *plan.out, *plan.spread, *plan.corner, weight.size, square, in_block, *plan.weights, images,
+        chunks, parts, vectors, panels, lanes,
     )  # fmt: skip
     sums = images * -(-panels // parts) * -(-p_size // chunks) * q_size * step
     # Turning writes up to a vector of lines beyond the last.
-    block = (in_block * windows + lanes) * step if parts > 1 else 0
-    return _Plan(
-        panels=correlation.groups * panels,
-        units=-(-correlation.batch // images) * correlation.groups * chunks * parts,
-        packed=0 if parts > 1 else correlation.groups * panels * (correlation.taps + lanes) * step,
+    block = (in_block * weight.size + lanes) * step if parts > 1 else 0
+    return Cut(
+        plan=plan,
+        panels=plan.groups * panels,
+        units=-(-plan.batch // images) * plan.groups * chunks * parts,
+        packed=0 if parts > 1 else plan.groups * panels * (plan.taps + lanes) * step,
         work=sums + block,
         sizes=np.array(sizes, np.int64),
-        tiles=np.array(tiles, np.int64).reshape(-1, 8),
-        chunks=np.array(firsts, np.int64),
-        classes=np.array([(b, len(k)) for b, k in zip(begins, kinds, strict=False)], np.int64),
-        offsets=np.array(
-            [[*itertools.chain(*map(np.ravel, of))] for of in (looks, weights)], np.int64
-        ),
         weights=weight,
+        key=_Key(plan.of_one, vectors, lines, in_block, images, chunks),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """What tiles there are, and what they see.
+
+    Attributes
+    ----------
+    tiles : np.ndarray, (n, 8), int64
+        Of some images: where a tile's first pixel looks from, how far from it the next one does,
+        pixels, the first one's place in the unit, how far from it the next is, their class, the
+        first one's image, and pixels of one image, at the most. Places are those in a chunk.
+    chunks : np.ndarray, (chunks, 6), int64
+        Of each chunk of an image the first line, the one after its last, the same of its tiles,
+        and of the source's lines it reads. Chunks that are alike have the same tiles.
+    classes : np.ndarray, (n, 2), int64
+        Where each class of pixels begins in the offsets, and how many windows it sees.
+    looks, weights : np.ndarray, (n,), int64
+        Offsets of source pixels and of weights: for each class, a block's channels, for each its
+        windows.
+    """
+
+    tiles: np.ndarray
+    chunks: np.ndarray
+    classes: np.ndarray
+    looks: np.ndarray
+    weights: np.ndarray
+
+    @functools.cached_property
+    def addresses(self) -> tuple[int, ...]:
+        tables = self.tiles, self.chunks, self.classes, self.looks, self.weights
+        sizes = len(self.tiles), len(self.classes), self.looks.size
+        return *(table.ctypes.data for table in tables), *sizes
+
+
+@memory.PLANS.kept
+def _tables(key: _Key) -> _Tables:
+    plan, vectors, lines, in_block, images, chunks = key
+    (channels, height, wide), (p_size, q_size) = plan.source, plan.grid
+    (down, across, _), (step_h, step_w), windows = plan.windows, plan.step, plan.windows.shape[1]
+    # From an image, a row and a column to the next, in the source and in the unit.
+    in_source = plan.groups * channels * height * wide, step_h * wide, step_w
+    in_unit = p_size * q_size, q_size, 1
+    in_rows = _inside(np.add.outer(np.unique(down), np.arange(p_size) * step_h), height)
+    tiles: list[tuple[int, ...]] = []
+    of_chunks = []
+    kinds: dict[tuple[int, ...], int] = {}
+    known: dict[tuple[int, bytes], tuple[int, int]] = {}
+    for p0, p1 in itertools.pairwise(_bounds(p_size, chunks)):
+        alike = p1 - p0, in_rows[:, p0:p1].tobytes()
+        if alike not in known:
+            of_chunk = [
+                (pixel, here.pixels, here.step, kinds.setdefault((*here.windows,), len(kinds)))
+                for here in _tiles(plan, range(images), range(p0, p1), vectors, lines)
+                for pixel in itertools.product(*here.firsts)
+            ]
+            first = len(tiles)
+            for (image, p, q), pixels, to_next, kind in sorted(of_chunk):  # images stay in a cache
+                pixel = image, p - p0, q
+                tiles.append(
+                    (
+                        _dot(pixel, in_source), _dot(to_next, in_source), pixels,
+                        _dot(pixel, in_unit), _dot(to_next, in_unit), kind,
+                        image, 1 if to_next[0] else pixels,
+                    )
+                )  # fmt: skip
+            known[alike] = first, len(tiles)
+        seen = p0 * step_h + int(down.min()), (p1 - 1) * step_h + int(down.max()) + 1
+        of_chunks.append((p0, p1, *known[alike], *(min(max(line, 0), height) for line in seen)))
+    channel, seen_by = np.arange(in_block)[:, None], [np.array(seen) for seen in kinds]
+    none = np.zeros(0, np.int64)
+    looks = [channel * height * wide + down[seen] * wide + across[seen] for seen in seen_by]
+    weights = [(channel * windows + seen) * vectors * plan.lanes for seen in seen_by]
+    begins = np.cumsum([0, *(offsets.size for offsets in looks)])
+    return _Tables(
+        tiles=np.array(tiles, np.int64).reshape(-1, 8),
+        chunks=np.array(of_chunks, np.int64),
+        classes=np.array([(b, len(k)) for b, k in zip(begins, kinds, strict=False)], np.int64),
+        looks=np.concatenate([none, *map(np.ravel, looks)]),
+        weights=np.concatenate([none, *map(np.ravel, weights)]),
     )
 
 
@@ -353,18 +401,27 @@ def suits(correlation: Correlation) -> bool:
     return worth and filters >= _FILLED * -(-filters // lanes) * lanes
 
 
-def run(
-    correlation: Correlation, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray
-) -> None:
+def needed(plan: Correlation) -> int:
+    """Return how many bytes of tables and scratch memory are needed, about."""
+    itemsize = np.dtype(plan.dtype).itemsize
+    vectors = min(_MOST_VECTORS, -(-plan.filters // plan.lanes))
+    filters = -(-plan.filters // (vectors * plan.lanes)) * vectors * plan.lanes
+    rows, columns = plan.grid
+    looking = 9 * (rows + columns) * plan.area  # at which pixels see which windows
+    tables = 48 * _most_channels(plan) * plan.listed + 80 * columns
+    line, packed = filters * columns, plan.groups * filters * (plan.taps + plan.lanes)
+    return looking + tables + itemsize * (max(line, _SUMS) + packed)
+
+
+def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray) -> None:
     """Set the pixels of a correlation's grid: see `panels.run`."""
-    plan = _plan(correlation, jit.threads())
-    dtype = correlation.dtype
-    packed = np.empty(plan.packed, dtype) if plan.packed else w
-    if plan.packed:
-        _pack(plan.panels, dtype, w, w.size, packed, packed.size, plan.tables[0], plan.tables[-1])
+    dtype, tables = cut.plan.dtype, _tables(cut.key)
+    packed = np.empty(cut.packed, dtype) if cut.packed else w
+    if cut.packed:
+        _pack(cut.panels, dtype, w, w.size, packed, packed.size, *cut.addresses)
     _correlate(
-        plan.units, dtype, microkernel.tile_address(dtype), source, source.size, w, w.size, packed,
-        packed.size, start, out, out.size, plan.work, *plan.tables,
+        cut.units, dtype, microkernel.tile_address(dtype), source, source.size, w, w.size, packed,
+        packed.size, start, out, out.size, cut.work, *cut.addresses, *tables.addresses,
     )  # fmt: skip
 
 
@@ -372,8 +429,8 @@ def run(
 def _pack(number, arguments, like):  # type: ignore[no-untyped-def]
     """Turn the weights of one panel."""
     (
-        _, _, filters, channels, _, _, _, _, _, _, _, _, _, windows, square, _,
-        w_group, w_row, w_channel, _, _, _, vectors, panels, lanes, _, _, _,
+        _, _, filters, channels, _, _, _, _, _, _, _, _, _, _, windows, square, _,
+        w_group, w_row, w_channel, _, _, _, vectors, panels, lanes,
     ) = to_fixed_tuple(jit.array_at(arguments[4], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     weights = jit.array_at(arguments[5], arguments, (windows,))
     w = jit.array_at(arguments[0], like, (arguments[1],))
@@ -421,10 +478,9 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the outputs of some filters, in some lines of some images of a group."""
     micro = arguments[0]
     (
-        batch, groups, filters, channels, height, wide, q_size, out_height, out_width,
+        batch, groups, filters, channels, height, wide, q_size, step_h, out_height, out_width,
         spread_h, spread_w, corner_h, corner_w, windows, square, in_block,
         w_group, w_row, w_channel, images, chunks, parts, vectors, panels, lanes,
-        n_tiles, n_classes, n_offsets,
     ) = to_fixed_tuple(jit.array_at(arguments[11], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     source = jit.array_at(arguments[1], like, (arguments[2],))
     w = jit.array_at(arguments[3], like, (arguments[4],))
@@ -432,11 +488,13 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     start = jit.array_at(arguments[7], like, (groups * filters + microkernel.MOST_ROWS,))
     out = jit.array_at(arguments[8], like, (arguments[9],))
     sums = simd.scratch(arguments[10], out)
-    tiles = jit.array_at(arguments[12], arguments, (n_tiles, 8))
-    firsts = jit.array_at(arguments[13], arguments, (chunks + 1, 4))
-    classes = jit.array_at(arguments[14], arguments, (n_classes, 2))
-    offsets = jit.array_at(arguments[15], arguments, (2 * n_offsets,))
-    weights = jit.array_at(arguments[16], arguments, (windows,))
+    weights = jit.array_at(arguments[12], arguments, (windows,))
+    n_tiles, n_classes, n_offsets = arguments[18], arguments[19], arguments[20]
+    tiles = jit.array_at(arguments[13], arguments, (n_tiles, 8))
+    of_chunks = jit.array_at(arguments[14], arguments, (chunks, 6))
+    classes = jit.array_at(arguments[15], arguments, (n_classes, 2))
+    of_source = jit.array_at(arguments[16], arguments, (n_offsets,))
+    of_weights = jit.array_at(arguments[17], arguments, (n_offsets,))
     plane, out_row, step = height * wide, out_height * out_width, vectors * lanes
 
     units = (batch + images - 1) // images * groups * chunks
@@ -445,8 +503,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     image0 *= images
     images = min(images, batch - image0)
     panel0, panel1 = part * panels // parts, (part + 1) * panels // parts
-    p0, tile0, line0, line1 = firsts[chunk]
-    p1, tile1, _, _ = firsts[chunk + 1]
+    p0, p1, tile0, tile1, line0, line1 = of_chunks[chunk]
     places = (p1 - p0) * q_size
     for panel in range(panel0, panel1):
         to = (panel - panel0) * images * places * step
@@ -469,7 +526,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                     min(step, filters - panel * step), c1 - c0, weights, square, lanes,
                 )  # fmt: skip
             of = ((image0 * groups + group) * channels + c0) * plane
-            to = (panel - panel0) * images * places
+            at, to = of + p0 * step_h * wide, (panel - panel0) * images * places
             fetched = images if panel > 0 else 0  # by the first panel
             for t in range(tile0, tile1):
                 look, next_look, count, place, next_place, kind, image, of_image = tiles[t]
@@ -482,8 +539,8 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                     first, seen = classes[kind]
                     microkernel.multiply_tile(
                         micro, count, min(vectors, wanted),
-                        source, of + look, next_look, offsets, first,
-                        packed, tap, offsets, n_offsets + first, (c1 - c0) * seen,
+                        source, at + look, next_look, of_source, first,
+                        packed, tap, of_weights, first, (c1 - c0) * seen,
                         sums, (to + place) * step, next_place * step,
                         start, groups * filters, 1,
                     )  # fmt: skip

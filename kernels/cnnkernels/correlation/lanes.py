@@ -7,14 +7,16 @@ weights, of dy and pixels; which go together is a list for each sum.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import jit, simd
-from cnnkernels.contract import Conv2D
+from cnnkernels import jit, memory, simd
+from cnnkernels.contract import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Conv2D, Direction
 
 _COPY = 64 * 1024
 """Elements of turned planes, at the most: the lists of products are larger."""
@@ -23,16 +25,57 @@ _STRIDED_COPY = 256 * 1024
 """The same with a stride: lists are shorter, and vectors of pixels would need a copy a phase."""
 
 
-@functools.lru_cache(1024)
 def suits(problem: Conv2D) -> bool:
     """Return whether a problem is depthwise, and its planes small, and enough for the lanes."""
-    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
+    lanes = _lanes(problem)
     pixels = max(problem.height * problem.width, problem.out_height * problem.out_width)
-    most = _COPY if problem.stride == (1, 1) else _STRIDED_COPY
+    most = _COPY if problem.steps == (1, 1) else _STRIDED_COPY
     return (
         problem.groups == problem.in_channels == problem.out_channels >= lanes
         and pixels * lanes <= most
     )
+
+
+def needed(problem: Conv2D) -> int:
+    """Return how many bytes of tables and scratch memory are needed, about."""
+    (rows, cols), (p_size, q_size) = problem.kernel_size, problem.shapes.y[2:]
+    lanes, itemsize = _lanes(problem), np.dtype(problem.dtype).itemsize
+    tables = 40 * problem.taps_on_pixels + 40 * (p_size * rows + q_size * cols)
+    turned = problem.height * problem.width + p_size * q_size + rows * cols + 3 * lanes
+    return tables + turned * lanes * itemsize
+
+
+def _lanes(problem: Conv2D) -> int:
+    return simd.lanes(np.dtype(problem.dtype).itemsize)
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """What to do in a direction.
+
+    Attributes
+    ----------
+    problem : Conv2D
+    direction : str
+    units : int
+        Parts that the work can be cut in.
+    key : tuple
+        What the sums depend on.
+    """
+
+    problem: Conv2D
+    direction: Direction
+    units: int
+    key: tuple[Conv2D, Direction]
+
+
+def cut(problem: Conv2D, direction: Direction) -> Cut:
+    """Return what to do in a direction: sums are those of one channel of one image."""
+    one = dataclasses.replace(problem, batch=1, in_channels=1, out_channels=1, groups=1, bias=False)
+    units = -(-problem.in_channels // _lanes(problem))
+    if direction != BACKWARD_WEIGHTS:
+        units *= problem.batch
+    return Cut(problem, direction, units, (memory.first_equal(one), direction))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,63 +99,68 @@ class _Sums:
         return self.numbers.ctypes.data, self.products, self.sums
 
 
-@functools.lru_cache(1024)
-def _sums(problem: Conv2D) -> tuple[_Sums, _Sums, _Sums]:
-    """Return the sums of forward, of backward-data and of backward-weights."""
-    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
-    (top, _), (left, _) = problem.padding
-    rows, cols = problem.kernel_size
-    p, q, r, s = np.indices((problem.out_height, problem.out_width, rows, cols))
-    h = p * problem.stride[0] + r * problem.dilation[0] - top
-    v = q * problem.stride[1] + s * problem.dilation[1] - left
-    inside = (h >= 0) & (h < problem.height) & (v >= 0) & (v < problem.width)
-    pixel = (h * problem.width + v)[inside]
-    window = (p * problem.out_width + q)[inside]
-    tap = (r * cols + s)[inside]
+_WINDOW, _TAP, _PIXEL = range(3)
+"""What a product has one of, each along both axes."""
 
-    def sums(by: np.ndarray, count: int, first: np.ndarray, second: np.ndarray) -> _Sums:
-        order = np.argsort(by, kind="stable")
-        begins = np.searchsorted(by[order], np.arange(count + 1))
-        numbers = np.concatenate((first[order] * lanes, second[order] * lanes, begins))
-        return _Sums(numbers.astype(np.int64), by.size, count)
-
-    pixels = problem.height * problem.width
-    windows = problem.out_height * problem.out_width
-    return (
-        sums(window, windows, pixel, tap),
-        sums(pixel, pixels, window, tap),
-        sums(tap, rows * cols, window, pixel),
-    )
+_SUMS = {
+    FORWARD: (_WINDOW, _PIXEL, _TAP),
+    BACKWARD_DATA: (_PIXEL, _WINDOW, _TAP),
+    BACKWARD_WEIGHTS: (_TAP, _WINDOW, _PIXEL),
+}
+"""Of what a direction has a sum each, and of what products are."""
 
 
-def run(
-    problem: Conv2D,
-    backward: bool,
-    source: np.ndarray,
-    w: np.ndarray,
-    start: np.ndarray,
-    out: np.ndarray,
-) -> None:
+@memory.PLANS.kept
+def _sums(key: tuple[Conv2D, Direction]) -> _Sums:
+    """Return the sums of a direction."""
+    problem, direction = key
+    planes = problem.shapes.y[2:], problem.kernel_size, problem.shapes.x[2:]
+    rows, columns = (_products(problem, axis) for axis in (0, 1))
+
+    def places(what: int) -> np.ndarray:
+        """Return where that is in its plane, of all products; there may be many."""
+        lines = (rows[what] * planes[what][1]).astype(np.int32)
+        return np.add.outer(lines, columns[what].astype(np.int32)).ravel()
+
+    by, *factors = _SUMS[direction]
+    where, sums = places(by), math.prod(planes[by])
+    order, products = np.argsort(where, kind="stable"), where.size
+    numbers = np.zeros(2 * products + sums + 1, np.int64)
+    np.cumsum(np.bincount(where, minlength=sums), out=numbers[2 * products + 1 :])
+    del where
+    for begin, factor in zip((0, products), factors, strict=True):
+        turned = numbers[begin : begin + products]
+        np.multiply(places(factor)[order], _lanes(problem), out=turned, dtype=np.int64)
+    return _Sums(numbers, products, sums)
+
+
+def _products(problem: Conv2D, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which windows, by which taps, see which pixels along an axis."""
+    p, r = np.indices((problem.shapes.y[2 + axis], problem.kernel_size[axis]))
+    h = p * problem.steps[axis] + r * problem.dilation[axis] - problem.padding[axis][0]
+    inside = (h >= 0) & (h < problem.shapes.x[2 + axis])
+    return p[inside], r[inside], h[inside]
+
+
+def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray) -> None:
     """Set y from x, or, backward, dx from dy.
 
     Parameters
     ----------
-    problem : Conv2D
-        One that `suits`.
-    backward : bool
+    cut : Cut
+        Of a problem that `suits`.
     source, w, out : np.ndarray
         C-contiguous, of the problem's dtype.
     start : np.ndarray
         What sums begin with, a value a channel at the least.
     """
-    sums = _sums(problem)[backward]
-    lanes = simd.lanes(out.itemsize)
-    units = -(-problem.in_channels // lanes) * problem.batch
-    shares = min(units, 4 * jit.threads())
+    problem, sums = cut.problem, _sums(cut.key)
+    shares = min(cut.units, 4 * jit.threads())
     rows, cols = problem.kernel_size
     _correlate(
         shares, problem.dtype, source, w, start, out, shares, problem.batch, problem.in_channels,
-        source.size // (problem.batch * problem.in_channels), rows * cols, *sums.table, lanes,
+        source.size // (problem.batch * problem.in_channels), rows * cols, *sums.table,
+        simd.lanes(out.itemsize),
     )  # fmt: skip
 
 
@@ -152,14 +200,13 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
         simd.turn_back(out, to, sums, work, results, lanes, rows, sums, lanes)
 
 
-def weights(problem: Conv2D, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
+def weights(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     """Set the weights' gradient: see `cnnkernels.correlation.weights.run`."""
-    sums = _sums(problem)[2]
-    lanes = simd.lanes(dw.itemsize)
-    groups = -(-problem.in_channels // lanes)
+    problem, sums = cut.problem, _sums(cut.key)
     _correlate_weights(
-        groups, problem.dtype, dy, x, dw, problem.batch, problem.in_channels,
-        problem.out_height * problem.out_width, problem.height * problem.width, *sums.table, lanes,
+        cut.units, problem.dtype, dy, x, dw, problem.batch, problem.in_channels,
+        problem.out_height * problem.out_width, problem.height * problem.width, *sums.table,
+        simd.lanes(dw.itemsize),
     )  # fmt: skip
 
 

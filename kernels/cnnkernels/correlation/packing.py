@@ -19,10 +19,15 @@ def pack(plan: Correlation, w: np.ndarray) -> np.ndarray:
     In a block of a group: for each tile, window by window, for each its channels,
     `microkernel.ROWS` weights, of which a tile of fewer rows leaves the last unset.
     """
-    packed = np.empty(plan.groups * plan.tiles * plan.taps * microkernel.ROWS, plan.dtype)
+    packed = np.empty(elements(plan), plan.dtype)
     lanes = simd.lanes(w.itemsize)
     _pack(plan.groups * plan.tiles, plan.dtype, w, packed, *plan.tables, lanes)
     return packed
+
+
+def elements(plan: Correlation) -> int:
+    """Return how many elements packed weights have."""
+    return plan.groups * plan.tiles * plan.taps * microkernel.ROWS
 
 
 @jit.Shares

@@ -18,6 +18,7 @@ References
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
@@ -40,36 +41,75 @@ _SUMS = 192 * 1024
 """Sums of a few panels that stand apart in the output: half of the second cache, at the most."""
 
 
-def run(
-    plan: Correlation, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray
-) -> None:
-    """Set the pixels of the plan's grid in `out`.
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """How the panels of a correlation are shared.
 
-    Parameters
+    Attributes
     ----------
     plan : Correlation
-    source, w, out : np.ndarray
-        C-contiguous, of the plan's dtype.
-    start : np.ndarray
-        What sums begin with, a value an output channel, and `microkernel.MOST_ROWS` zeros.
+    shares, parts : int
+        Of a group's panels, and of its tiles.
+    room : int
+        Elements of scratch memory.
+    width, together, most : int
+        Columns of a panel; panels whose sums are kept together, and that are gathered together.
     """
+
+    plan: Correlation
+    shares: int
+    parts: int
+    room: int
+    width: int
+    together: int
+    most: int
+
+
+def cut(plan: Correlation, threads: int) -> Cut:
+    """Return how panels are shared by some threads. Nothing of the result depends on how many."""
     plan = plan.merged
-    threads = jit.threads()
-    width = microkernel.VECTORS * simd.lanes(out.itemsize)
+    width = microkernel.VECTORS * plan.lanes
     channels, windows = plan.blocks
     panels = -(-plan.batch * plan.grid[0] * plan.grid[1] // width)
-    # Threads get whole shares, as alike as can be. Nothing of the result depends on how many.
+    # Threads get whole shares, as alike as can be.
     shares = min(panels, threads * -(-panels // (threads * _PANELS)))
     parts = min(plan.tiles, -(-threads // (plan.groups * shares)))
     rows = -(-plan.tiles // parts) * microkernel.ROWS
     together = even(-(-panels // shares), max(1, _SUMS // (rows * width)))
     most = min(together, max(1, _GROUP // (channels * windows * width))) if plan.pointwise else 1
     room = (most * channels * windows + together * rows) * width
+    return Cut(plan, shares, parts, room, width, together, most)
+
+
+def suits(plan: Correlation) -> bool:
+    """Return True: any correlation can be done."""
+    del plan
+    return True
+
+
+def needed(plan: Correlation) -> int:
+    """Return how many bytes of tables and scratch memory are needed, about."""
+    itemsize = np.dtype(plan.dtype).itemsize
+    return 80 * plan.area + itemsize * (cut(plan, 1).room + packing.elements(plan))
+
+
+def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray) -> None:
+    """Set the pixels of a correlation's grid in `out`.
+
+    Parameters
+    ----------
+    cut : Cut
+    source, w, out : np.ndarray
+        C-contiguous, of the correlation's dtype.
+    start : np.ndarray
+        What sums begin with, a value an output channel, and `microkernel.MOST_ROWS` zeros.
+    """
+    plan, dtype = cut.plan, cut.plan.dtype
     packed = packing.pack(plan, w)
     _correlate(
-        plan.groups * shares * parts, plan.dtype, microkernel.packed_tile_address(plan.dtype),
-        source, source.size, packed, start, out, room, shares, parts, *plan.tables,
-        _ramp(width), width, together, most,
+        plan.groups * cut.shares * cut.parts, dtype, microkernel.packed_tile_address(dtype), source,
+        source.size, packed, start, out, cut.room, cut.shares, cut.parts, *plan.tables,
+        _ramp(cut.width), cut.width, cut.together, cut.most,
     )  # fmt: skip
 
 

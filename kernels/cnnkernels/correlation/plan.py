@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from cnnkernels import microkernel, simd
+from cnnkernels import memory, microkernel, simd
 
 BLOCK = 336 if microkernel.VECTORS == 3 else 288
 """Taps of a block, at the most: 63 KiB of a panel with the widest vectors, 18 KiB with AVX2's."""
@@ -55,15 +56,57 @@ class Correlation:
     windows: np.ndarray
     weights: tuple[int, int, int]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Correlation) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _identity(self) -> tuple[object, ...]:
+        fields = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return tuple(f.tobytes() if isinstance(f, np.ndarray) else f for f in fields)
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash(self._identity)
+
+    @functools.cached_property
+    def of_one(self) -> Correlation:
+        """The same of one image, as a key: what pixels see does not depend on the batch."""
+        one: Correlation = memory.first_equal(dataclasses.replace(self, batch=1))
+        return one
+
+    def seeing(self) -> Correlation | None:
+        """Return the same with the windows alone that see pixels of the source, or None."""
+        seen = np.ones(self.area, bool)
+        for looks, size, count, step in self._axes():
+            first = np.maximum(0, -(looks // step))  # pixel of the output that may see one there
+            seen &= (first < count) & (first * step + looks < size)
+        if seen.all():
+            return self
+        if not seen.any():
+            return None
+        return dataclasses.replace(self, windows=np.compress(seen, self.windows, axis=1))
+
+    def _axes(self) -> Iterator[tuple[np.ndarray, int, int, int]]:
+        """Yield where windows look, and sizes of source and grid, and the step between, by axis."""
+        return zip(self.windows[:2], self.source[1:], self.grid, self.step, strict=True)
+
     @functools.cached_property
     def lanes(self) -> int:
         """How many elements a vector has."""
         return simd.lanes(np.dtype(self.dtype).itemsize)
 
     @functools.cached_property
+    def area(self) -> int:
+        """Pixels of the window."""
+        return int(self.windows.shape[1])
+
+    @functools.cached_property
     def taps(self) -> int:
         """How many products each output pixel is the sum of."""
-        return self.source[0] * int(self.windows.shape[1])
+        return self.source[0] * self.area
 
     @functools.cached_property
     def blocks(self) -> tuple[int, int]:
@@ -93,6 +136,17 @@ class Correlation:
         return dataclasses.replace(
             self, source=(self.source[0], 1, pixels), grid=(1, pixels), out=(1, pixels)
         )
+
+    @functools.cached_property
+    def listed(self) -> int:
+        """Windows, at the most, that are listed for all kinds of pixels that see others."""
+        kinds = 1
+        for looks, size, count, step in self._axes():
+            last = (count - 1) * step + int(looks.max())
+            beyond = max(0, -int(looks.min())), max(0, last - size + 1)
+            edges = sum(-(-pixels // step) for pixels in beyond)
+            kinds *= min(count, edges + 1, 2 * np.unique(looks).size + 1)
+        return kinds * self.area
 
     @functools.cached_property
     def sizes(self) -> np.ndarray:

@@ -35,11 +35,12 @@ _SUMS = 128 * 1024
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
+class Cut:
     """How the planes of a correlation are copied and cut.
 
     Attributes
     ----------
+    plan : Correlation
     sizes : np.ndarray
         int64; see `_SIZES`.
     taps : np.ndarray, int64
@@ -47,17 +48,20 @@ class _Plan:
         for each plane what it is of: rows' and columns' remainders.
     work : int
         Elements of scratch memory a thread.
-    units : int
-        Parts that the work can be cut in.
+    units, shares : int
+        Parts that the work can be cut in, and is.
     """
 
+    plan: Correlation
     sizes: np.ndarray
     taps: np.ndarray
     work: int
     units: int
+    shares: int
 
     @functools.cached_property
     def tables(self) -> tuple[int, int]:
+        """Where kernels find taps and sizes."""
         return self.taps.ctypes.data, self.sizes.ctypes.data
 
 
@@ -79,8 +83,8 @@ def _pitch(correlation: Correlation) -> tuple[int, int]:
     return pitch, seen - pitch
 
 
-@functools.lru_cache(2048)
-def _plan(correlation: Correlation, threads: int) -> _Plan:
+def cut(correlation: Correlation, threads: int) -> Cut:
+    """Return how the planes of a correlation are copied and cut for some threads."""
     (channels, height, wide), (p_size, q_size) = correlation.source, correlation.grid
     down, across, _ = correlation.windows
     step_h, step_w = correlation.step
@@ -111,12 +115,22 @@ def _plan(correlation: Correlation, threads: int) -> _Plan:
         down.size, *correlation.blocks, first_row, first_col, more_rows, pitch, lines,
         chunks, plane, used.size, positions, copy, gap,
     )  # fmt: skip
-    return _Plan(
+    units = images * chunks
+    return Cut(
+        plan=correlation,
         sizes=np.array(sizes, np.int64),
         taps=taps,
         work=-(-(copy + correlation.filters * (positions + pitch) + width) // 32) * 32,
-        units=images * chunks,
+        units=units,
+        shares=min(units, 4 * threads),
     )
+
+
+def needed(correlation: Correlation) -> int:
+    """Return how many bytes of tables and scratch memory are needed, about."""
+    itemsize = np.dtype(correlation.dtype).itemsize
+    work = cut(correlation, 1).work + packing.elements(correlation)
+    return 80 * correlation.area + itemsize * work
 
 
 def suits(correlation: Correlation) -> bool:
@@ -126,18 +140,13 @@ def suits(correlation: Correlation) -> bool:
     return correlation.filters <= _FEW or (wide and several)
 
 
-def run(
-    correlation: Correlation, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray
-) -> None:
+def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray) -> None:
     """Set the pixels of a correlation's grid: see `panels.run`."""
-    threads = jit.threads()
-    plan = _plan(correlation, threads)
-    dtype = correlation.dtype
-    shares = min(plan.units, 4 * threads)
+    plan, dtype = cut.plan, cut.plan.dtype
     _correlate(
-        shares, dtype, microkernel.packed_tile_address(dtype), source, source.size,
-        packing.pack(correlation, w), correlation.tiles, start, out, plan.work, shares,
-        *plan.tables, plan.taps.size, simd.lanes(out.itemsize),
+        cut.shares, dtype, microkernel.packed_tile_address(dtype), source, source.size,
+        packing.pack(plan, w), plan.tiles, start, out, cut.work, cut.shares, *cut.tables,
+        cut.taps.size, plan.lanes,
     )  # fmt: skip
 
 
@@ -218,22 +227,21 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                 of += pitch
 
 
-def weights(correlation: Correlation, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
+def weights(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     """Set the weights' gradient of a depthwise convolution.
 
     Parameters
     ----------
-    correlation : Correlation
-        What forward is, with one channel a group.
+    cut : Cut
+        Of what forward is, with one channel a group, for one thread: how lines are cut orders sums.
     dy, x, dw : np.ndarray
         C-contiguous, of the correlation's dtype.
     """
-    plan = _plan(correlation, 1)
-    threads = jit.threads()
-    shares = min(correlation.groups, 4 * threads)
+    plan = cut.plan
+    shares = min(plan.groups, 4 * jit.threads())
     _sum_weights(
-        shares, correlation.dtype, x, x.size, dy, dw, plan.work, shares, *plan.tables,
-        plan.taps.size, simd.lanes(dw.itemsize),
+        shares, plan.dtype, x, x.size, dy, dw, cut.work, shares, *cut.tables, cut.taps.size,
+        plan.lanes,
     )  # fmt: skip
 
 

@@ -51,11 +51,14 @@ _WORTH = 500_000
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
+class Cut:
     """How a problem is cut.
 
     Attributes
     ----------
+    dtype : str
+    turned : bool
+        Whether images are turned, and not dy; all else is then of dy for the images.
     sizes : np.ndarray
         int64; what the kernel unpacks.
     reach : np.ndarray, (2, RS), int64
@@ -66,6 +69,8 @@ class _Plan:
         Elements of a copy of images, and of all scratch memory.
     """
 
+    dtype: str
+    turned: bool
     sizes: np.ndarray
     reach: np.ndarray
     shares: int
@@ -75,14 +80,18 @@ class _Plan:
 
     @functools.cached_property
     def tables(self) -> tuple[int, int]:
+        """Where kernels find reach and sizes."""
         return self.reach.ctypes.data, self.sizes.ctypes.data
 
 
 _SIZES = 31
 
 
-@functools.lru_cache(1024)
-def _plan(problem: Conv2D) -> _Plan:
+def cut(problem: Conv2D) -> Cut:
+    """Return how a problem is cut."""
+    images_turned = _images_turned(problem)
+    if images_turned:
+        problem = images_turned
     channels = problem.in_channels // problem.groups
     filters = problem.out_channels // problem.groups
     rows, cols = problem.kernel_size
@@ -92,7 +101,7 @@ def _plan(problem: Conv2D) -> _Plan:
     _, _, p_size, q_size = problem.shapes.y
     pixels = p_size * q_size
     (top, _), (left, _) = problem.padding
-    (step_h, step_w), (dilation_h, dilation_w) = problem.stride, problem.dilation
+    (step_h, step_w), (dilation_h, dilation_w) = problem.steps, problem.dilation
     span_h, span_w = (rows - 1) * dilation_h + 1, (cols - 1) * dilation_w + 1
     along = channels >= min(cols, microkernel.MOST_ROWS)  # rows of a tile are channels
     # Blocks: some whole images, or a part of one.
@@ -153,7 +162,9 @@ def _plan(problem: Conv2D) -> _Plan:
     panel = (block + width + in_range * windows) * width
     work = -(-(copy + together * panel) // 32) * 32
     r, s = (axis.ravel() for axis in np.indices((rows, cols)))
-    return _Plan(
+    return Cut(
+        dtype=problem.dtype,
+        turned=images_turned is not None,
         sizes=np.array(sizes, np.int64),
         reach=np.stack((r * dilation_h - top, s * dilation_w - left)),
         shares=splits * units,
@@ -163,29 +174,34 @@ def _plan(problem: Conv2D) -> _Plan:
     )
 
 
-def run(problem: Conv2D, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
+def needed(problem: Conv2D) -> int:
+    """Return how many bytes of tables and scratch memory are needed, about."""
+    here, itemsize = cut(problem), np.dtype(problem.dtype).itemsize
+    parts = here.splits * math.prod(problem.shapes.w) if here.splits > 1 else 0
+    return 80 * math.prod(problem.kernel_size) + itemsize * (here.work + parts)
+
+
+def run(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     """Set the gradient of the weights.
 
     Parameters
     ----------
-    problem : Conv2D
+    cut : Cut
     dy, x, dw : np.ndarray
         C-contiguous, of the problem's shapes and dtype, not empty.
     """
-    dtype, images = problem.dtype, _images_turned(problem)
-    if images:
-        problem, dy, x = images, x, dy
-    plan = _plan(problem)
-    parts = dw if plan.splits == 1 else np.empty((plan.splits, dw.size), dtype)
+    if cut.turned:
+        dy, x = x, dy
+    dtype = cut.dtype
+    parts = dw if cut.splits == 1 else np.empty((cut.splits, dw.size), dtype)
     _correlate(
-        plan.shares, dtype, microkernel.tile_address(dtype), x, dy, parts, parts.size, plan.work,
-        plan.room, _zeros(dtype), *plan.tables, int(images is not None),
+        cut.shares, dtype, microkernel.tile_address(dtype), x, dy, parts, parts.size, cut.work,
+        cut.room, _zeros(dtype), *cut.tables, int(cut.turned),
     )  # fmt: skip
-    if plan.splits > 1:
+    if cut.splits > 1:
         np.add.reduce(parts, axis=0, out=dw.reshape(-1))
 
 
-@functools.lru_cache(1024)
 def _images_turned(problem: Conv2D) -> Conv2D | None:
     """Return the problem with channels for filters, where images are turned, and not dy.
 

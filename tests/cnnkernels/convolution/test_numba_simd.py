@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cnnkernels import conformance, registry
+from cnnkernels import conformance, memory, registry
 from cnnkernels.contract import Conv2D
 from cnnkernels.descriptor import parse
 
@@ -179,11 +179,9 @@ def test_gradients_of_weights_are_exact_where_images_are_turned(
     descriptor, thread_counts, monkeypatch
 ):
     monkeypatch.setattr(weights, "_CACHED", 0)  # else dy is too large for a test
-    monkeypatch.setattr(weights, "_plan", weights._plan.__wrapped__)
+    monkeypatch.setattr(memory, "PLANS", memory.Store(memory.BUDGET))
     problem = parse(descriptor)
-    turned = weights._images_turned.__wrapped__
-    monkeypatch.setattr(weights, "_images_turned", turned)
-    assert turned(problem)
+    assert weights.cut(problem).turned
     for _ in thread_counts():
         found = conformance.check(registry.load("numba-simd"), problem)
         assert (found.outcome, found.reason) == ("ok", "")
