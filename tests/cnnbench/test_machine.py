@@ -10,7 +10,8 @@ import subprocess
 import numpy
 import pytest
 
-from cnnbench import cli, machine, results
+from cnnbench import machine, results
+from cnnbench.cli import options
 from cnnkernels import host
 
 HOST = "canary-host-7f3a"
@@ -57,7 +58,7 @@ def test_a_quota_is_recorded_beside_the_cores_that_are_visible(environment, monk
     limited = machine.environment(["cnnbench", "check"])
     assert [limited[key] for key in ("cores", "visible_cores", "cpu_quota")] == [1, 4, 1.5]
     assert limited["machine"].endswith("-1-cores")
-    assert cli._threads("") == [1]
+    assert options.thread_counts("") == [1]
 
 
 @pytest.mark.parametrize("name", ["rv64imafdc" + "_zicsr" * 60, "x" * 99 + " " + "y" * 200])
