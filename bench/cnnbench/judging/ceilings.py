@@ -30,6 +30,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnnbench.workers.child import Channel
+from cnnkernels import backends
+from cnnkernels.contract import Unsupported
 from cnnkernels.simd import vector_bytes
 
 _SUMS = 24
@@ -176,7 +178,16 @@ def measure(threads: int) -> dict[str, Any]:
 
 
 def main(channel: Channel) -> None:
-    """Measure for the number of threads that is asked for, and answer with the ceilings."""
+    """Measure for the number of threads that is asked for, and answer with the ceilings.
+
+    Where Numba cannot run them, the answer is {'reason': ...}.
+    """
     kept = {name: text for name, text in os.environ.items() if name.startswith(_KEPT_SETTINGS)}
     numba.core.config._env_reloader.process_environ(kept)
-    channel.send(measure(channel.receive()))
+    threads = channel.receive()
+    try:
+        backends.require_numba()
+    except Unsupported as reason:
+        channel.send({"reason": str(reason)})
+    else:
+        channel.send(measure(threads))

@@ -1,6 +1,7 @@
 """Convolution on vector registers: every way a share of the work can be cut."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -166,6 +167,15 @@ def test_the_bits_are_the_same_at_any_number_of_threads(descriptor, thread_count
     assert len(results) == 1
 
 
+@pytest.fixture
+def new_plans():
+    """Make plans anew for a test that changes what they depend on, and after it."""
+    memory.PLANS.clear()
+    yield
+    memory.PLANS.clear()
+
+
+@pytest.mark.usefixtures("new_plans")
 @pytest.mark.parametrize(
     "descriptor",
     [
@@ -179,7 +189,6 @@ def test_gradients_of_weights_are_exact_where_images_are_turned(
     descriptor, thread_counts, monkeypatch
 ):
     monkeypatch.setattr(weights, "_CACHED", 0)  # else dy is too large for a test
-    monkeypatch.setattr(memory, "PLANS", memory.Store(memory.BUDGET))
     problem = parse(descriptor)
     assert weights.cut(problem).turned
     for _ in thread_counts():
@@ -245,3 +254,72 @@ def test_the_vectors_of_other_processors_are_exact(features, vector_bytes, tile,
         NUMBA_CACHE_DIR=str(tmp_path),  # its code is not for this machine
     )
     assert printed.split() == ["ok"] * len(CUTS)
+
+
+# --------------------------------------------------------------------------------------------
+# memory
+
+EXTREMES = (
+    "mb1ic1ih24oc1oh1kh1sh30000ph0",
+    "mb1ic2ih1500oc1oh1kh1500ph0",
+    "mb1ic1ih5oc2oh5kh3ph1000000dh999999",
+    "g16mb2ic16ih24oc16oh1kh24sh30000ph0",
+    "mb2ic3ih1iw400oc2oh1ow3kh1kw390sh1sw5ph0pw0",
+    "mb1ic1ih6oc1oh4kh2sh30000ph50000dh9999",
+)
+"""Strides, windows, padding and dilations that are far larger than what arrays hold."""
+
+
+@pytest.mark.parametrize("descriptor", EXTREMES)
+def test_a_call_takes_memory_in_proportion_to_its_arrays(descriptor):
+    problem = parse(descriptor)
+    random = np.random.default_rng(2)
+    x, w, b, dy = (random.integers(-2, 3, shape).astype("f4") for shape in problem.shapes)
+
+    def compute():
+        y, cache = numba_simd.forward(problem, x, w, b)
+        return y, numba_simd.backward(problem, dy, x, w, cache)
+
+    compute()  # compiles
+    memory.PLANS.clear()
+    tracemalloc.start()
+    y, gradients = compute()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most <= 4 * memory.allowed(problem.bytes_moved("forward"))
+    assert_exact(problem, x, w, b, dy, y, gradients)
+
+
+def assert_exact(problem, x, w, b, dy, y, gradients):
+    direct = registry.load("numba").convolution
+    np.testing.assert_array_equal(y, direct.forward(problem, x, w, b)[0])
+    for got, expected in zip(gradients, direct.backward(problem, dy, x, w, ()), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("descriptor", ["g32mb{}ic32ih14oc32oh14kh3ph1", "mb{}ic3ih8oc8oh8kh3ph1"])
+def test_batches_of_new_sizes_do_not_add_up(descriptor, monkeypatch):
+    monkeypatch.setattr(memory.PLANS, "budget", 400_000)
+    random = np.random.default_rng(3)
+    for batch in range(1, 25):
+        problem = parse(descriptor.format(batch))
+        x, w, b, dy = (random.integers(-3, 4, shape).astype("f4") for shape in problem.shapes)
+        y, cache = numba_simd.forward(problem, x, w, b)
+        gradients = numba_simd.backward(problem, dy, x, w, cache)
+        assert_exact(problem, x, w, b, dy, y, gradients)
+        assert memory.PLANS.weight <= 400_000
+
+
+def test_depthwise_tables_are_made_once_for_all_batches():
+    memory.PLANS.clear()
+
+    def kept(batch):
+        problem = parse(f"g32mb{batch}ic32ih14oc32oh14kh3ph1")
+        x, w, b, dy = (np.ones(shape, "f4") for shape in problem.shapes)
+        numba_simd.backward(problem, dy, x, w, numba_simd.forward(problem, x, w, b)[1])
+        return memory.PLANS.weight
+
+    first = kept(1)
+    for batch in (2, 7, 32):
+        kept(batch)
+    assert memory.PLANS.weight < 2 * first  # each with tables of its own: four times
