@@ -66,7 +66,8 @@ class Channel:
 
     def waits(self, seconds: float | None) -> bool:
         """Return whether a message comes, or the other end is closed, within the time."""
-        with selectors.DefaultSelector() as selector:
+        # Not epoll: it would wait for ever if another thread closed this end meanwhile.
+        with selectors.PollSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ)
             return bool(selector.select(seconds))
 
