@@ -133,7 +133,7 @@ def features() -> str:
 
 
 def _cpuinfo() -> dict[str, list[str]]:
-    """Return what Linux tells of the processors: of each key its values, every one once."""
+    """Return the keys of /proc/cpuinfo, each with its values, every one once."""
     told: dict[str, dict[str, None]] = {}
     for line in _lines("proc/cpuinfo"):
         key, _, value = (part.strip() for part in line.partition(":"))

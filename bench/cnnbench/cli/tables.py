@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def console_of_text() -> Console:
-    """Return what is printed on: names as they are, with brackets and colons that are no markup."""
+    """Return the console for tables, which takes brackets and colons in names for no markup."""
     from rich.console import Console
 
     return Console(markup=False, emoji=False)

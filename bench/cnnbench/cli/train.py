@@ -148,7 +148,7 @@ def train(
 
 
 def _training_options(given: dict[str, Any]) -> dict[str, Any]:
-    """Return what was given, with what follows from it.
+    """Return the given options with the defaults that follow from them.
 
     Raises
     ------

@@ -43,7 +43,7 @@ def growth_on_cuda(function: Callable[[], object]) -> int | None:
 
 
 def _outputs(result: Any) -> Any:
-    """Return what a kernel returned, without the cache that forward leaves."""
+    """Return the outputs of a kernel, without the cache of a forward."""
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple):
         return result[0]
     return result

@@ -220,12 +220,12 @@ class _Session:
         return seconds
 
     def profile_model(self, seconds: float) -> dict[str, float]:
-        """Return what a step of the PyTorch model takes, and how much of it in its layers."""
+        """Return the seconds of a step of the PyTorch model, and those of its layers."""
         found: dict[str, float] = self._training.profile(seconds)
         return found
 
     def overheads(self) -> dict[str, float]:
-        """Return what a call of a PyTorch layer takes beside its kernels, converted and not."""
+        """Return the overhead of a call of a PyTorch layer, converted and not."""
         from cnnbench.recommend.torch_model import overheads
 
         return overheads()
@@ -245,7 +245,7 @@ class _Session:
 
 
 def _as_json(name: str, done: Training, options: dict[str, Any]) -> dict[str, Any]:
-    """Return what came of a training as JSON has it."""
+    """Return the results of a training as JSON has them."""
     trained = weights.Trained(name, Options(**options), done.state)
     told = {key: value for key, value in vars(done).items() if key != "state"}
     told["epochs"] = [asdict(epoch) for epoch in done.epochs]

@@ -187,7 +187,7 @@ def _phases(problem: Conv2D) -> int:
 
 
 def _driver(plan: Correlation, threads: int, most: int) -> Callable[..., None] | None:
-    """Return what does a correlation best, given its source, weights, start and output.
+    """Return the best function for a correlation, of its source, weights, start and output.
 
     None, if no way takes so few bytes.
     """

@@ -51,7 +51,7 @@ def _lanes(problem: Conv2D) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """What to do in a direction.
+    """How a direction is cut.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Cut:
 
 
 def cut(problem: Conv2D, direction: Direction) -> Cut:
-    """Return what to do in a direction: sums are those of one channel of one image."""
+    """Return the cut of a direction: sums are those of one channel of one image."""
     one = dataclasses.replace(problem, batch=1, in_channels=1, out_channels=1, groups=1, bias=False)
     units = -(-problem.in_channels // _lanes(problem))
     if direction != BACKWARD_WEIGHTS:
