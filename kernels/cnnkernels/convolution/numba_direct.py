@@ -70,7 +70,7 @@ def backward(
     """Sum weighted lines of dy, and multiply them by lines of pixels; see `contract`."""
     del cache
     dx = dw = db = None
-    x, w, dy = _checked(problem, x=x, w=w, y=dy)
+    x, w, dy = _checked(problem, x=x, w=w, dy=dy)
     lines = np.zeros((problem.out_channels, dy.size // problem.out_channels + _UNROLLED), dy.dtype)
     lines[:, :-_UNROLLED] = dy.swapaxes(0, 1).reshape(problem.out_channels, -1)
     lines = jit.constant(lines)
@@ -88,9 +88,9 @@ def backward(
 
 def _checked(problem: Conv2D, **arrays: np.ndarray) -> list[np.ndarray]:
     """Return the arrays as compiled code may read them, once they fit the problem."""
-    shapes = problem.shapes._asdict() | {"b": (problem.out_channels,)}
+    shapes = problem.shapes._asdict() | {"b": (problem.out_channels,), "dy": problem.shapes.y}
     for name, array in arrays.items():
-        contract.require("dy" if name == "y" else name, array, shapes[name], problem.dtype)
+        contract.require(name, array, shapes[name], problem.dtype)
     return [jit.constant(array) for array in arrays.values()]
 
 
