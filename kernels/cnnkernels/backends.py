@@ -158,13 +158,15 @@ def torch_cuda() -> Backend:
 
 def _torch(name: str, description: str, device: str, layout: str) -> Backend:
     _import_torch()
-    from cnnkernels.convolution import torch_aten as convolution
+    from cnnkernels.convolution import torch_aten
     from cnnkernels.pooling import torch_aten as pooling
 
     return Backend(
         name=name,
         description=description,
-        convolution=convolution,
+        convolution=(
+            torch_aten.ChannelsLastOnCPU if (device, layout) == ("cpu", "NHWC") else torch_aten
+        ),
         pooling=pooling,
         arrays=TorchArrays(device, layout),
     )

@@ -359,6 +359,12 @@ class SlidingWindow:
         same = self._out_sizes(((high, high), (wide, wide))) == self._out_sizes(self.padding)
         return (high, wide) if same else None
 
+    def first_blind(self, axis: int) -> int:
+        """Return the first window along an axis, 0 or 1, that sees no pixel: beyond all if none."""
+        size, out = ((self.height, self.out_height), (self.width, self.out_width))[axis]
+        before, kernel = self.padding[axis][0], self.kernel_size[axis]
+        return _first_blind(out, size, before, kernel, self.stride[axis], self.dilation[axis])
+
     @property
     def taps_on_pixels(self) -> int:
         """How often a tap of a window lies on a pixel, not on padding, in one channel's plane."""
@@ -585,12 +591,8 @@ class MaxPool2D(SlidingWindow):
             padding = _ceil_padding(height, width, kernel_size, stride, padding, dilation)
         self._set_geometry(batch, height, width, kernel_size, stride, padding, dilation, dtype)
         object.__setattr__(self, "channels", _integer("channels", channels, 1))
-        for word, axis, size, out in (
-            ("row", 0, self.height, self.out_height),
-            ("column", 1, self.width, self.out_width),
-        ):
-            before, kernel = self.padding[axis][0], self.kernel_size[axis]
-            blind = _first_blind(out, size, before, kernel, self.stride[axis], self.dilation[axis])
+        for axis, word, out in ((0, "row", self.out_height), (1, "column", self.out_width)):
+            blind = self.first_blind(axis)
             if blind < out:
                 raise ValueError(
                     f"padding: window {word} {blind} of {out} lies wholly in the padding "

@@ -33,7 +33,9 @@ def test_a_recipe_joins_kernels_and_arrays(name, convolution, pooling, layout, d
         backend = registry.load(name)
     except Unsupported as reason:
         pytest.skip(str(reason))
-    assert backend.convolution.__name__ == f"cnnkernels.convolution.{convolution}"
+    # A class where a module's functions serve one layout in another way.
+    home = getattr(backend.convolution, "__module__", backend.convolution.__name__)
+    assert home == f"cnnkernels.convolution.{convolution}"
     assert backend.pooling.__name__ == f"cnnkernels.pooling.{pooling}"
     assert backend.arrays.layout == layout
     assert backend.deterministic is deterministic

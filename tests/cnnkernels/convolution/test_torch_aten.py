@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from cnnkernels import backends
 from cnnkernels.backends import TorchArrays
 from cnnkernels.contract import Conv2D, Needs
 from cnnkernels.convolution import naive
@@ -61,3 +62,30 @@ def test_only_the_gradients_that_are_needed_come_back(needs):
 
 def test_every_problem_can_be_done():
     assert [torch_aten.unsupported(problem) for problem in PROBLEMS] == [None] * len(PROBLEMS)
+
+
+@pytest.mark.parametrize(
+    ("problem", "blind"),
+    [
+        (Conv2D(1, 27, 6, 1, 3, (4, 1), 3, (3, 2), 3, groups=3), True),
+        (Conv2D(1, 27, 6, 1, 3, (4, 1), 3, (3, 0), 3, groups=3), False),
+        (Conv2D(1, 4, 5, 5, 4, 1, padding=((0, 0), (0, 1))), True),
+        (Conv2D(1, 4, 5, 5, 4, 1, padding=((1, 0), (0, 0)), dtype="float64"), True),
+        (Conv2D(1, 4, 2, 5, 4, (2, 1), padding=((2, 1), (0, 0)), dilation=(3, 1)), True),
+        *((problem, False) for problem in PROBLEMS),
+    ],
+    ids=str,
+)
+def test_channels_last_images_are_declined_where_a_window_sees_only_padding(problem, blind):
+    """PyTorch itself has crashed there, which no test can survive."""
+    reason = torch_aten.ChannelsLastOnCPU.unsupported(problem)
+    assert (reason is not None) == blind
+    if blind:
+        assert torch.__version__ in reason
+        assert "a window sees only padding" in reason
+
+
+def test_backends_decline_where_their_layout_is_at_fault():
+    problem = Conv2D(1, 4, 5, 5, 4, 1, padding=1)
+    assert backends.torch_cpu_nhwc().unsupported(problem) is not None
+    assert backends.torch_cpu().unsupported(problem) is None
