@@ -1,13 +1,6 @@
 """Conv2D and MaxPool2D kernels that share one forward/backward contract."""
 
-from cnnkernels.contract import (
-    Backend,
-    Conv2D,
-    Conv2DGradients,
-    MaxPool2D,
-    Needs,
-    Unsupported,
-)
+from cnnkernels.contract import Backend, Conv2D, Conv2DGradients, MaxPool2D, Needs, Unsupported
 from cnnkernels.functional import (
     conv2d,
     conv2d_backward,

@@ -29,7 +29,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cnnkernels.contract import MOST, Conv2D, MaxPool2D, Pair, Problem, out_size
+from cnnkernels.contract import Conv2D, MaxPool2D, Problem
+from cnnkernels.geometry import MOST, Pair, out_size
 
 _TOKEN = re.compile(r'_|n"(?P<name>[^"]*)"|(?P<key>[a-z]+)(?P<value>\d+)', re.ASCII)
 _NAME = re.compile(r"(?P<name>.*?)(?:\*(?P<layers>\d+))?", re.DOTALL | re.ASCII)

@@ -34,7 +34,7 @@ from numba.core.ccallback import CFunc
 from numba.core.registry import CPUDispatcher
 from numba.extending import intrinsic
 
-from cnnkernels.contract import HEADER, POINTER_AT
+from cnnkernels.arrays import HEADER, POINTER_AT
 
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 

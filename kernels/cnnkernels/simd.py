@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from cnnkernels import contract, jit
+from cnnkernels import arrays, jit
 
 _FEATURES: dict[str, bool] = dict(llvmlite.binding.get_host_cpu_features())
 
@@ -595,7 +595,7 @@ def _integer(like):  # type: ignore[no-untyped-def]
 @jit.inlined
 def scratch(count, array):  # type: ignore[no-untyped-def]
     """Return uninitialised memory of an array's dtype that begins with a line of the cache."""
-    line = contract.LINE
+    line = arrays.LINE
     memory = np.empty(count + line // array.itemsize, array.dtype)
     first = (line - memory.ctypes.data % line) % line // array.itemsize
     return memory[first : first + count]

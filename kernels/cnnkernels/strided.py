@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cnnkernels.contract import SlidingWindow, tap_range
+from cnnkernels.geometry import tap_range
+from cnnkernels.problem import SlidingWindow
 
 Slices = tuple[slice, slice]
 

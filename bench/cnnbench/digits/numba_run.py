@@ -23,7 +23,7 @@ from cnnbench.digits import data
 from cnnbench.digits.network import State
 from cnnbench.digits.options import Options
 from cnnbench.digits.training import Epoch, Training, orders, start
-from cnnkernels import contract, jit, vectors
+from cnnkernels import arrays, geometry, jit, vectors
 from cnnkernels.contract import Unsupported
 from cnnkernels.simd import has_fma, lanes
 from cnnkernels.vectors import ROWS
@@ -190,7 +190,7 @@ def _state(layers: tuple[_Layer, _Layer, _Layer], classes: int) -> State:
 
 def _layer(weights: np.ndarray, bias: np.ndarray) -> _Layer:
     rows, columns, channels, filters = weights.shape
-    w = contract.empty(weights.shape, weights.dtype.name)
+    w = arrays.empty(weights.shape, weights.dtype.name)
     w[...] = weights
     return _Layer(
         w=w,
@@ -208,7 +208,7 @@ def _group(dtype: np.dtype) -> _Group:
     count = lanes(dtype.itemsize)
 
     def images(*shape: int, dtype: np.dtype = dtype) -> np.ndarray:
-        array = contract.empty((*shape, count), dtype.name)
+        array = arrays.empty((*shape, count), dtype.name)
         array[...] = 0
         return array
 
@@ -232,7 +232,7 @@ def _group(dtype: np.dtype) -> _Group:
 # --------------------------------------------------------------------------------------------
 # compiled
 
-_tap_range = jit.inlined(contract.tap_range)
+_tap_range = jit.inlined(geometry.tap_range)
 
 
 @jit.kernel()

@@ -13,19 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from cnnkernels import backends, contract
-from cnnkernels.contract import (
-    Backend,
-    Cache,
-    Conv2D,
-    Conv2DGradients,
-    MaxPool2D,
-    Needs,
-    Padding,
-    SlidingWindow,
-)
+from cnnkernels import arrays, backends, contract
+from cnnkernels.contract import Backend, Cache, Conv2D, Conv2DGradients, MaxPool2D, Needs
 from cnnkernels.convolution import im2col
+from cnnkernels.geometry import Padding
 from cnnkernels.pooling import windows
+from cnnkernels.problem import SlidingWindow
 
 _Forward = tuple[np.ndarray, Cache]
 
@@ -117,7 +110,7 @@ def _zeros(problem: Conv2D, x: Any, w: Any, b: Any) -> _Forward:
 
 def _not_zeroed(problem: Conv2D, x: Any, w: Any, b: Any) -> _Forward:
     y, cache = im2col.forward(problem, x, w, b)
-    total = contract.empty(problem.shapes.y, problem.dtype)
+    total = arrays.empty(problem.shapes.y, problem.dtype)
     total += y
     return total, cache
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cnnkernels import contract
+from cnnkernels import arrays, contract
 from cnnkernels.conformance.fills import Filled
 from cnnkernels.contract import Array, Backend, Cache, Conv2D, Direction, Needs, Problem
 
@@ -189,6 +189,6 @@ def _multiply(arrays: dict[str, Array], factors: dict[str, float]) -> None:
 
 def _copy(array: np.ndarray) -> np.ndarray:
     """Return a copy that begins with a cache line, as what backends return does."""
-    copied = contract.empty(array.shape, array.dtype.name)
+    copied = arrays.empty(array.shape, array.dtype.name)
     copied[...] = array
     return copied

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from cnnkernels import contract
+from cnnkernels import arrays, contract
 from cnnkernels.conformance.calls import Call
 from cnnkernels.conformance.fences import Fences
 from cnnkernels.conformance.fills import (
@@ -114,7 +114,7 @@ def _check_exact(backend: Backend, problem: Problem, fill: str, right: Filled) -
     call = Call(backend, problem, right)
     before = {name: array.copy() for name, array in call.inputs().items()}
     fences = Fences()
-    with contract.allocating(fences):
+    with arrays.allocating(fences):
         y, cache = call.forward()
         _check_array(backend, "y", y, problem.shapes.y, problem.dtype)
         _check_equal("y", backend.arrays.get(y), right.y, fill)

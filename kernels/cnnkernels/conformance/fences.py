@@ -9,7 +9,7 @@ _FENCE = 64
 
 
 class Fences:
-    """Allocates for `contract.allocating`, and finds writes to fences afterwards."""
+    """Allocates for `arrays.allocating`, and finds writes to fences afterwards."""
 
     def __init__(self) -> None:
         self._fenced: list[np.ndarray] = []

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from cnnkernels.conformance import reference
-from cnnkernels.contract import Conv2D, MaxPool2D, Problem, tap_range
+from cnnkernels.contract import Conv2D, MaxPool2D, Problem
+from cnnkernels.geometry import tap_range
 
 _SEED = 20
 

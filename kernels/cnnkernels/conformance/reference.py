@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from cnnkernels.contract import Conv2D, MaxPool2D, SlidingWindow
+from cnnkernels.contract import Conv2D, MaxPool2D
+from cnnkernels.problem import SlidingWindow
 
 
 class ConvolutionResult(NamedTuple):

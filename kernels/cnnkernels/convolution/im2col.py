@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cnnkernels import contract
+from cnnkernels import arrays
 from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
 from cnnkernels.strided import strided_taps
 
@@ -43,7 +43,7 @@ def forward(
     N*C*R*S*P*Q elements.
     """
     columns = _im2col(problem, x)
-    y = contract.empty(problem.shapes.y, problem.dtype)
+    y = arrays.empty(problem.shapes.y, problem.dtype)
     np.matmul(_by_group(problem, w), columns, out=_pixels(problem, y))
     if b is not None:
         y += b[:, None, None]
@@ -71,13 +71,13 @@ def backward(
         filters = _by_group(problem, w)
         dx = _col2im(problem, np.matmul(filters.swapaxes(-1, -2), gradient))
     if needs.dw:
-        dw = contract.empty(problem.shapes.w, problem.dtype)
+        dw = arrays.empty(problem.shapes.w, problem.dtype)
         total = _by_group(problem, dw)
         total[...] = 0
         for image in range(problem.batch):
             total += np.matmul(gradient[image], columns[image].swapaxes(-1, -2))
     if needs.db and problem.bias:
-        db = contract.empty(problem.shapes.b, problem.dtype)
+        db = arrays.empty(problem.shapes.b, problem.dtype)
         np.sum(dy, axis=(0, 2, 3), out=db)
     return Conv2DGradients(dx, dw, db)
 
@@ -103,7 +103,7 @@ def _pixels(problem: Conv2D, y: np.ndarray) -> np.ndarray:
 
 def _im2col(problem: Conv2D, x: np.ndarray) -> np.ndarray:
     """Copy each output pixel's receptive field, zeros for padding, into a column."""
-    columns = contract.empty(_columns_shape(problem), problem.dtype)
+    columns = arrays.empty(_columns_shape(problem), problem.dtype)
     by_tap = _by_tap(problem, columns)
     for r, s, windows, pixels in strided_taps(problem):
         tap = by_tap[:, :, r, s]
@@ -116,7 +116,7 @@ def _im2col(problem: Conv2D, x: np.ndarray) -> np.ndarray:
 
 def _col2im(problem: Conv2D, columns: np.ndarray) -> np.ndarray:
     """Add each column back onto the receptive field that it came from."""
-    dx = contract.empty(problem.shapes.x, problem.dtype)
+    dx = arrays.empty(problem.shapes.x, problem.dtype)
     dx[...] = 0
     by_tap = _by_tap(problem, columns)
     for r, s, windows, pixels in strided_taps(problem):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cnnkernels import contract
+from cnnkernels import arrays
 from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
 
 
@@ -33,7 +33,7 @@ def forward(
 
     See `contract.Conv2DKernel.forward` for parameters and the formula.
     """
-    y = contract.empty(problem.shapes.y, problem.dtype)
+    y = arrays.empty(problem.shapes.y, problem.dtype)
     for n, k, p, q in np.ndindex(*y.shape):
         total = x.dtype.type(0) if b is None else b[k]
         for c, r, s, h, v in _taps(problem, k, p, q):
@@ -90,6 +90,6 @@ def _taps(problem: Conv2D, k: int, p: int, q: int) -> Iterator[tuple[int, int, i
 
 
 def _zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    array = contract.empty(shape, dtype)
+    array = arrays.empty(shape, dtype)
     array[...] = 0
     return array

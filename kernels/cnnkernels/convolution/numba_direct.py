@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from cnnkernels import contract, jit
+from cnnkernels import geometry, jit
+from cnnkernels.arrays import empty, require
 from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
 
 _LINE = 512
@@ -26,7 +27,7 @@ _UNROLLED = 64
 
 
 class _Window(NamedTuple):
-    """How the window slides: see `contract.SlidingWindow`."""
+    """How the window slides: see `problem.SlidingWindow`."""
 
     stride_h: int
     stride_w: int
@@ -54,7 +55,7 @@ def forward(
     """Sum weighted lines of pixels; see `contract.Conv2DKernel.forward`."""
     b = np.zeros(problem.out_channels, problem.dtype) if b is None else b
     arrays = _checked(problem, x=x, w=w, b=b)
-    y = contract.empty(problem.shapes.y, problem.dtype)
+    y = empty(problem.shapes.y, problem.dtype)
     _forward(*arrays, y, _window(problem))
     return y, ()
 
@@ -75,13 +76,13 @@ def backward(
     lines[:, :-_UNROLLED] = dy.swapaxes(0, 1).reshape(problem.out_channels, -1)
     lines = jit.constant(lines)
     if needs.dx:
-        dx = contract.empty(problem.shapes.x, problem.dtype)
+        dx = empty(problem.shapes.x, problem.dtype)
         _backward_data(lines, w, dx, *problem.shapes.y[2:], _window(problem))
     if needs.dw:
-        dw = contract.empty(problem.shapes.w, problem.dtype)
+        dw = empty(problem.shapes.w, problem.dtype)
         _backward_weights(lines, x, dw, *problem.shapes.y[2:], _window(problem))
     if needs.db and problem.bias:
-        db = contract.empty(problem.shapes.b, problem.dtype)
+        db = empty(problem.shapes.b, problem.dtype)
         db[...] = dy.sum(axis=(0, 2, 3))
     return Conv2DGradients(dx, dw, db)
 
@@ -90,7 +91,7 @@ def _checked(problem: Conv2D, **arrays: np.ndarray) -> list[np.ndarray]:
     """Return the arrays as compiled code may read them, once they fit the problem."""
     shapes = problem.shapes._asdict() | {"b": (problem.out_channels,), "dy": problem.shapes.y}
     for name, array in arrays.items():
-        contract.require(name, array, shapes[name], problem.dtype)
+        require(name, array, shapes[name], problem.dtype)
     return [jit.constant(array) for array in arrays.values()]
 
 
@@ -102,7 +103,7 @@ def _window(problem: Conv2D) -> _Window:
 # --------------------------------------------------------------------------------------------
 # compiled
 
-_tap_range = jit.inlined(contract.tap_range)
+_tap_range = jit.inlined(geometry.tap_range)
 
 
 @jit.inlined

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cnnkernels import contract, jit, memory, microkernel, simd
+from cnnkernels import arrays, contract, jit, memory, microkernel, simd
 from cnnkernels.contract import (
     ALL,
     BACKWARD_DATA,
@@ -54,15 +54,15 @@ def forward(
     See `contract.Conv2DKernel.forward` for parameters.
     """
     shapes = problem.shapes
-    contract.require("x", x, shapes.x, problem.dtype)
-    contract.require("w", w, shapes.w, problem.dtype)
+    arrays.require("x", x, shapes.x, problem.dtype)
+    arrays.require("w", w, shapes.w, problem.dtype)
     if b is None:
         start = _zeros(problem.out_channels, problem.dtype)
     else:
-        contract.require("b", b, shapes.b, problem.dtype)
+        arrays.require("b", b, shapes.b, problem.dtype)
         start = np.zeros(problem.out_channels + microkernel.MOST_ROWS, problem.dtype)
         start[: problem.out_channels] = b
-    y = contract.empty(shapes.y, problem.dtype)
+    y = arrays.empty(shapes.y, problem.dtype)
     if y.size:
         _forward((problem, jit.threads()))(x, w, start, y)
     return y, ()
@@ -82,18 +82,18 @@ def backward(
     """
     del cache
     shapes = problem.shapes
-    contract.require("dy", dy, shapes.y, problem.dtype)
-    contract.require("x", x, shapes.x, problem.dtype)
-    contract.require("w", w, shapes.w, problem.dtype)
+    arrays.require("dy", dy, shapes.y, problem.dtype)
+    arrays.require("x", x, shapes.x, problem.dtype)
+    arrays.require("w", w, shapes.w, problem.dtype)
     dx = dw = db = None
     if needs.dx:
         start = _zeros(problem.in_channels, problem.dtype)
         runs, everywhere = _backward_data((problem, jit.threads()))
-        dx = (contract.empty if everywhere else np.zeros)(shapes.x, problem.dtype)
+        dx = (arrays.empty if everywhere else np.zeros)(shapes.x, problem.dtype)
         for run in runs if dx.size else ():
             run(dy, w, start, dx)
     if needs.dw:
-        dw = contract.empty(shapes.w, problem.dtype)
+        dw = arrays.empty(shapes.w, problem.dtype)
         if dy.size:
             _backward_weights((problem, jit.threads()))(dy, x, dw)
         else:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import contract, jit, memory, microkernel, simd
+from cnnkernels import arrays, jit, memory, microkernel, simd
 from cnnkernels.correlation.plan import Correlation, even
 
 _TAPS = 1152 if microkernel.SUMS == 24 else 192
@@ -469,7 +469,7 @@ def _turn_weights(  # type: ignore[no-untyped-def]
 def _bring_nearer(source, first, length, plane, channels):  # type: ignore[no-untyped-def]
     """Ask for the lines of the cache that a run of each of some channels is in."""
     for run in range(first, first + channels * plane, plane):
-        for at in range(run, run + length, contract.LINE // source.itemsize):
+        for at in range(run, run + length, arrays.LINE // source.itemsize):
             simd.prefetch(source, at)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import contract, jit
+from cnnkernels import geometry, jit
 from cnnkernels.contract import BACKWARD_WEIGHTS, FORWARD, Conv2D, Direction
 
 
@@ -86,7 +86,7 @@ def weights(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     _correlate_weights(shares, cut.dtype, dy, x, dw, shares, cut.address)
 
 
-_tap_range = jit.inlined(contract.tap_range)
+_tap_range = jit.inlined(geometry.tap_range)
 
 
 @jit.kernel()

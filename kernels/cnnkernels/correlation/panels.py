@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import contract, jit, microkernel, simd
+from cnnkernels import arrays, jit, microkernel, simd
 from cnnkernels.correlation import packing
 from cnnkernels.correlation.plan import BLOCK, SIZES, Correlation, even
 
@@ -189,7 +189,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                             )
                             first = (group * channels + c2) * plane
                             last_ahead = _look_ahead(
-                                ahead, runs, n, first, step_w, contract.LINE // source.itemsize
+                                ahead, runs, n, first, step_w, arrays.LINE // source.itemsize
                             )
                             between = plane
                     if many > 1:

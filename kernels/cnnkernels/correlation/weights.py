@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import contract, jit, microkernel, simd
+from cnnkernels import arrays, jit, microkernel, simd
 from cnnkernels.contract import Conv2D
 from cnnkernels.correlation.plan import even
 
@@ -113,7 +113,7 @@ def cut(problem: Conv2D) -> Cut:
     pitch = (q_size - 1) * step_w + span_w
     plane = problem.height * problem.width
     # Rows a multiple of 4 KiB apart evict each other from the first cache: they are copied, too.
-    places = {row * plane * itemsize // contract.LINE % 64 for row in range(microkernel.MOST_ROWS)}
+    places = {row * plane * itemsize // arrays.LINE % 64 for row in range(microkernel.MOST_ROWS)}
     if along:
         copied = len(places) < microkernel.MOST_ROWS // 4
     else:
@@ -357,7 +357,7 @@ def _look(  # type: ignore[no-untyped-def]
 
 def sum_filters(problem: Conv2D, dy: np.ndarray) -> np.ndarray:
     """Return the gradient of the biases, (K,): the sums of dy over images and pixels."""
-    db = contract.empty(problem.shapes.b, problem.dtype)
+    db = arrays.empty(problem.shapes.b, problem.dtype)
     _, filters, height, width = dy.shape
     shares = min(filters, 4 * jit.threads())
     _sum_filters(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cnnkernels import contract
+from cnnkernels import arrays
 from cnnkernels.contract import ArraySpec, Cache, MaxPool2D
 
 
@@ -23,8 +23,8 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
 
     See `contract.MaxPool2DKernel.forward` for parameters and the rules for ties and NaNs.
     """
-    y = contract.empty(problem.shapes.y, problem.dtype)
-    winners = contract.empty(problem.shapes.y, "int64")
+    y = arrays.empty(problem.shapes.y, problem.dtype)
+    winners = arrays.empty(problem.shapes.y, "int64")
     (top, _), (left, _) = problem.padding
     for n, c, p, q in np.ndindex(*y.shape):
         winner = -1
@@ -51,7 +51,7 @@ def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
     See `contract.MaxPool2DKernel.backward` for parameters.
     """
     (winners,) = cache
-    dx = contract.empty(problem.shapes.x, problem.dtype)
+    dx = arrays.empty(problem.shapes.x, problem.dtype)
     dx[...] = 0
     for n, c, p, q in np.ndindex(*dy.shape):
         h, v = divmod(int(winners[n, c, p, q]), problem.width)

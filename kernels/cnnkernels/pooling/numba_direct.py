@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from cnnkernels import contract, jit
+from cnnkernels import arrays, geometry, jit
 from cnnkernels.contract import ArraySpec, Cache, MaxPool2D
 
 
@@ -25,10 +25,10 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
 
     See `contract.MaxPool2DKernel.forward` for parameters and the rules for ties and NaNs.
     """
-    contract.require("x", x, problem.shapes.x, problem.dtype)
+    arrays.require("x", x, problem.shapes.x, problem.dtype)
     ((_, index),) = cache_spec(problem)
-    y = contract.empty(problem.shapes.y, problem.dtype)
-    winners = contract.empty(problem.shapes.y, index)
+    y = arrays.empty(problem.shapes.y, problem.dtype)
+    winners = arrays.empty(problem.shapes.y, index)
     (top, _), (left, _) = problem.padding
     _forward(
         jit.constant(x),
@@ -50,14 +50,14 @@ def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
     """
     (winners,) = cache
     ((shape, index),) = cache_spec(problem)
-    contract.require("dy", dy, problem.shapes.y, problem.dtype)
-    contract.require("cache", winners, shape, index)
-    dx = contract.empty(problem.shapes.x, problem.dtype)
+    arrays.require("dy", dy, problem.shapes.y, problem.dtype)
+    arrays.require("cache", winners, shape, index)
+    dx = arrays.empty(problem.shapes.x, problem.dtype)
     _backward(jit.constant(dy), jit.constant(winners), dx)
     return dx
 
 
-_tap_range = jit.inlined(contract.tap_range)
+_tap_range = jit.inlined(geometry.tap_range)
 
 
 @jit.kernel(parallel=True)

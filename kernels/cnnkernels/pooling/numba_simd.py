@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import contract, jit, memory, simd
+from cnnkernels import arrays, geometry, jit, memory, simd
 from cnnkernels.contract import FORWARD, ArraySpec, Cache, MaxPool2D
 
 _COPY = 16 * 1024
@@ -46,10 +46,10 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
 
     See `contract.MaxPool2DKernel.forward` for parameters and the rules for ties and NaNs.
     """
-    contract.require("x", x, problem.shapes.x, problem.dtype)
+    arrays.require("x", x, problem.shapes.x, problem.dtype)
     kernel, plan_of, key, planes, units, winner = _forward_way(problem)
-    y = contract.empty(problem.shapes.y, problem.dtype)
-    winners = contract.empty(problem.shapes.y, winner)
+    y = arrays.empty(problem.shapes.y, problem.dtype)
+    winners = arrays.empty(problem.shapes.y, winner)
     if y.size:
         plan = plan_of(key)
         shares = min(units, 4 * jit.threads())
@@ -64,9 +64,9 @@ def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
     """
     (winners,) = cache
     kernel, plan_of, key, planes, units, winner = _backward_way(problem)
-    contract.require("dy", dy, problem.shapes.y, problem.dtype)
-    contract.require("cache", winners, problem.shapes.y, winner)
-    dx = contract.empty(problem.shapes.x, problem.dtype)
+    arrays.require("dy", dy, problem.shapes.y, problem.dtype)
+    arrays.require("cache", winners, problem.shapes.y, winner)
+    dx = arrays.empty(problem.shapes.x, problem.dtype)
     if dx.size:
         plan = plan_of(key)
         shares = min(units, 4 * jit.threads())
@@ -728,7 +728,7 @@ def _plain_plan(problem: MaxPool2D) -> _Plan:
     )
 
 
-_tap_range = jit.inlined(contract.tap_range)
+_tap_range = jit.inlined(geometry.tap_range)
 
 
 @jit.kernel()

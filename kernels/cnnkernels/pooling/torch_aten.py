@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from cnnkernels.contract import ArraySpec, Cache, MaxPool2D, Pair
+from cnnkernels.contract import ArraySpec, Cache, MaxPool2D
+from cnnkernels.geometry import Pair
 
 _aten = torch.ops.aten
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cnnkernels import contract
+from cnnkernels import arrays
 from cnnkernels.contract import ArraySpec, Cache, MaxPool2D
 from cnnkernels.strided import strided_taps
 
@@ -32,8 +32,8 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
     See `contract.MaxPool2DKernel.forward` for parameters and the rules for ties and NaNs.
     """
     ((_, winner_dtype),) = cache_spec(problem)
-    y = contract.empty(problem.shapes.y, problem.dtype)
-    winners = contract.empty(problem.shapes.y, winner_dtype)
+    y = arrays.empty(problem.shapes.y, problem.dtype)
+    winners = arrays.empty(problem.shapes.y, winner_dtype)
     y[...] = -np.inf
     # Where all pixels are minus infinity none is greater, and the first pixel wins: marked by the
     # number of its tap, so that a tap on the padding cannot.
@@ -61,7 +61,7 @@ def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
     See `contract.MaxPool2DKernel.backward` for parameters.
     """
     (winners,) = cache
-    dx = contract.empty(problem.shapes.x, problem.dtype)
+    dx = arrays.empty(problem.shapes.x, problem.dtype)
     dx[...] = 0
     zero = dy.dtype.type(0)
     for r, s, windows, pixels in strided_taps(problem):

@@ -44,7 +44,11 @@ def _cases(descriptors):
 
 @pytest.mark.parametrize(("backend", "descriptor"), list(_cases(CORNER)), indirect=["backend"])
 def test_every_backend_gets_every_corner_problem_right(backend, descriptor, folder):
-    check(backend, parse(descriptor), folder).require()
+    found = check(backend, parse(descriptor), folder)
+    if backend.name == "torch-cpu-nhwc" and found.outcome == "unsupported":
+        assert "may crash" in found.reason  # PyTorch itself
+    else:
+        found.require()
 
 
 @pytest.mark.parametrize(("backend", "descriptor"), list(_cases(CORNER_ONNX)), indirect=["backend"])

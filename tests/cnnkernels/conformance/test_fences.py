@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnnkernels import contract
+from cnnkernels import arrays
 from cnnkernels.conformance.fences import Fences
 
 
@@ -43,9 +43,9 @@ def test_who_writes_beside_an_array_treads_on_a_fence(dtype, place, trodden):
 
 def test_an_array_that_is_filled_to_the_brim_treads_on_no_fence():
     fences = Fences()
-    with contract.allocating(fences):
-        contract.empty((3, 5), "float64")[...] = 1
-        contract.empty((0,), "float32")[...] = 1
+    with arrays.allocating(fences):
+        arrays.empty((3, 5), "float64")[...] = 1
+        arrays.empty((0,), "float32")[...] = 1
     assert fences.trodden() is None
 
 
