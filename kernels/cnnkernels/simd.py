@@ -662,7 +662,7 @@ def copy_phases(  # type: ignore[no-untyped-def]
             to += pitch
 
 
-@jit.kernel()
+@jit.kernel
 def turn(work, to, width, source, first, row, rows, count, lanes):  # type: ignore[no-untyped-def]
     """Turn rows of a flat array to columns: ``work[to + i*width + m] = source[first + m*row + i]``.
 
@@ -681,7 +681,7 @@ def turn(work, to, width, source, first, row, rows, count, lanes):  # type: igno
                         work[to + (i + j) * width + m + k] = source[of + k * row + j]
 
 
-@jit.kernel()
+@jit.kernel
 def turn_back(out, to, row, work, first, width, rows, count, lanes):  # type: ignore[no-untyped-def]
     """Turn columns to rows again: ``out[to + m*row + i] = work[first + i*width + m]``.
 

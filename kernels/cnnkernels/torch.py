@@ -178,10 +178,10 @@ def _follow_threads() -> None:
     numba = sys.modules.get("numba")
     if numba is None:
         return
-    from cnnkernels import jit
+    from cnnkernels import parallel
 
     count = torch.get_num_threads()
-    wanted = min(count, jit.most_threads())
+    wanted = min(count, parallel.most_threads())
     if numba.get_num_threads() != wanted:
         numba.set_num_threads(wanted)
     if torch.get_num_threads() != count:

@@ -60,7 +60,7 @@ def thread_counts():
     Without threads, as in a forked process, loops are compiled once more.
     """
     numba = pytest.importorskip("numba")
-    from cnnkernels import jit
+    from cnnkernels import parallel
 
     most = numba.get_num_threads()
 
@@ -68,9 +68,9 @@ def thread_counts():
         for threads in (1, min(2, most), most):
             numba.set_num_threads(threads)
             yield threads
-        jit._use_pool("dead")
+        parallel._use_pool("dead")
         yield 0
 
     yield counts
-    jit._use_pool("")  # as before it was launched: the next loop finds out
+    parallel._use_pool("")  # as before it was launched: the next loop finds out
     numba.set_num_threads(most)

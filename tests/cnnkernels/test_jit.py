@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 KERNEL = """
 from cnnkernels import jit
 
-@jit.kernel()
+@jit.kernel
 def work(number):
     return number + {added}
 """
@@ -21,7 +21,7 @@ def work(number):
 SPECIAL = """
 from cnnkernels import jit
 
-@jit.kernel()
+@jit.kernel
 def work(number):
     zero = number - number
     return zero, number * 0.0, 1.0 / (number * (number - 1.0))

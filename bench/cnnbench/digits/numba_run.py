@@ -235,7 +235,7 @@ def _group(dtype: np.dtype) -> _Group:
 _tap_range = jit.inlined(geometry.tap_range)
 
 
-@jit.kernel()
+@jit.kernel
 def _run(  # type: ignore[no-untyped-def]
     train_set, test_set, shuffled, batch_size, rates, layer1, layer2, linear, group, losses, hits,
 ):  # fmt: skip

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from cnnkernels import geometry, jit
+from cnnkernels import geometry, jit, parallel
 from cnnkernels.arrays import empty, require
 from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
 
@@ -150,7 +150,7 @@ def _add(total, weights, lines, first):  # type: ignore[no-untyped-def]
             total[j] += weight * line[j]
 
 
-@jit.kernel(parallel=True)
+@parallel.kernel
 def _forward(x, w, b, y, window):  # type: ignore[no-untyped-def]
     batch, filters, out_height, out_width = y.shape
     _, group_channels, rows, cols = w.shape
@@ -179,7 +179,7 @@ def _forward(x, w, b, y, window):  # type: ignore[no-untyped-def]
                 y[n, group * group_filters + i, p] = sums[i, begin : begin + out_width]
 
 
-@jit.kernel(parallel=True)
+@parallel.kernel
 def _backward_data(dy, w, dx, out_height, out_width, window):  # type: ignore[no-untyped-def]
     batch, channels, height, width = dx.shape
     filters, group_channels, rows, cols = w.shape
@@ -209,7 +209,7 @@ def _backward_data(dy, w, dx, out_height, out_width, window):  # type: ignore[no
                                 pixels[q * window.stride_w + across] += part[q]
 
 
-@jit.kernel(parallel=True)
+@parallel.kernel
 def _backward_weights(dy, x, dw, out_height, out_width, window):  # type: ignore[no-untyped-def]
     batch = x.shape[0]
     filters, group_channels, rows, cols = dw.shape

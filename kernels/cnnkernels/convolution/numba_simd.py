@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cnnkernels import arrays, contract, jit, memory, microkernel, simd
+from cnnkernels import arrays, contract, memory, microkernel, parallel, simd
 from cnnkernels.contract import (
     ALL,
     BACKWARD_DATA,
@@ -64,7 +64,7 @@ def forward(
         start[: problem.out_channels] = b
     y = arrays.empty(shapes.y, problem.dtype)
     if y.size:
-        _forward((problem, jit.threads()))(x, w, start, y)
+        _forward((problem, parallel.threads()))(x, w, start, y)
     return y, ()
 
 
@@ -88,14 +88,14 @@ def backward(
     dx = dw = db = None
     if needs.dx:
         start = _zeros(problem.in_channels, problem.dtype)
-        runs, everywhere = _backward_data((problem, jit.threads()))
+        runs, everywhere = _backward_data((problem, parallel.threads()))
         dx = (arrays.empty if everywhere else np.zeros)(shapes.x, problem.dtype)
         for run in runs if dx.size else ():
             run(dy, w, start, dx)
     if needs.dw:
         dw = arrays.empty(shapes.w, problem.dtype)
         if dy.size:
-            _backward_weights((problem, jit.threads()))(dy, x, dw)
+            _backward_weights((problem, parallel.threads()))(dy, x, dw)
         else:
             dw[...] = 0
     if needs.db and problem.bias:

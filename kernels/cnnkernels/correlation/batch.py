@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import jit, memory, microkernel, simd
+from cnnkernels import memory, microkernel, parallel, records, simd
 from cnnkernels.correlation.plan import SIZES, Correlation
 
 _COPY = 128 * 1024
@@ -146,21 +146,21 @@ def _kinds(looks: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return kinds, which.ravel()
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the outputs of one group of as many images as lie in the lanes."""
     micro, width, lanes = arguments[0], arguments[6], arguments[7]
     (
         batch, groups, filters, channels, height, wide, p_size, q_size, _, _, _, _,
         _, _, _, _, w_group, w_row, _, _, _, _,
-    ) = to_fixed_tuple(jit.array_at(arguments[11], arguments, (SIZES,)), SIZES)  # fmt: skip
+    ) = to_fixed_tuple(records.array_at(arguments[11], arguments, (SIZES,)), SIZES)  # fmt: skip
     lines, pixels = channels * height * wide, p_size * q_size
-    source = jit.array_at(arguments[1], like, (batch * groups * lines,))
-    w = jit.array_at(arguments[2], like, (arguments[3],))
-    start = jit.array_at(arguments[4], like, (groups * filters + microkernel.MOST_ROWS,))
-    out = jit.array_at(arguments[5], like, (batch * groups * filters * pixels,))
-    sees = jit.array_at(arguments[8], arguments, (3, pixels))
-    taps = jit.array_at(arguments[9], arguments, (2, arguments[10]))
+    source = records.array_at(arguments[1], like, (batch * groups * lines,))
+    w = records.array_at(arguments[2], like, (arguments[3],))
+    start = records.array_at(arguments[4], like, (groups * filters + microkernel.MOST_ROWS,))
+    out = records.array_at(arguments[5], like, (batch * groups * filters * pixels,))
+    sees = records.array_at(arguments[8], arguments, (3, pixels))
+    taps = records.array_at(arguments[9], arguments, (2, arguments[10]))
     looks, weights = taps[0], taps[1]
     # Turning writes up to a vector of lines beyond the last.
     work = simd.scratch((lines + filters * pixels + lanes) * width, out)
@@ -238,19 +238,19 @@ def weights(cut: WeightsCut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> N
     )  # fmt: skip
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _correlate_weights(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the gradients of some filters of one group."""
     micro, parts, vectors, lanes = arguments[0], arguments[4], arguments[5], arguments[8]
     (
         batch, groups, filters, channels, height, wide, p_size, q_size, _, _, step_h, step_w,
         _, _, _, _, w_group, w_row, w_channel, windows, _, _,
-    ) = to_fixed_tuple(jit.array_at(arguments[7], arguments, (SIZES,)), SIZES)  # fmt: skip
+    ) = to_fixed_tuple(records.array_at(arguments[7], arguments, (SIZES,)), SIZES)  # fmt: skip
     plane, pixels = height * wide, p_size * q_size
-    x = jit.array_at(arguments[1], like, (batch * groups * channels * plane,))
-    dy = jit.array_at(arguments[2], like, (batch * groups * filters * pixels,))
-    dw = jit.array_at(arguments[3], like, (groups * w_group,))
-    table = jit.array_at(arguments[6], arguments, (3, windows))
+    x = records.array_at(arguments[1], like, (batch * groups * channels * plane,))
+    dy = records.array_at(arguments[2], like, (batch * groups * filters * pixels,))
+    dw = records.array_at(arguments[3], like, (groups * w_group,))
+    table = records.array_at(arguments[6], arguments, (3, windows))
     width = vectors * lanes
     group, part = number // parts, number % parts
     first_filter, last_filter = part * filters // parts, (part + 1) * filters // parts

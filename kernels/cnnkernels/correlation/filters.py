@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import arrays, jit, memory, microkernel, simd
+from cnnkernels import arrays, jit, memory, microkernel, parallel, records, simd
 from cnnkernels.correlation.plan import Correlation, even
 
 _TAPS = 1152 if microkernel.SUMS == 24 else 192
@@ -425,16 +425,16 @@ def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.
     )  # fmt: skip
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _pack(number, arguments, like):  # type: ignore[no-untyped-def]
     """Turn the weights of one panel."""
     (
         _, _, filters, channels, _, _, _, _, _, _, _, _, _, _, windows, square, _,
         w_group, w_row, w_channel, _, _, _, vectors, panels, lanes,
-    ) = to_fixed_tuple(jit.array_at(arguments[4], arguments, (_SIZES,)), _SIZES)  # fmt: skip
-    weights = jit.array_at(arguments[5], arguments, (windows,))
-    w = jit.array_at(arguments[0], like, (arguments[1],))
-    packed = jit.array_at(arguments[2], like, (arguments[3],))
+    ) = to_fixed_tuple(records.array_at(arguments[4], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    weights = records.array_at(arguments[5], arguments, (windows,))
+    w = records.array_at(arguments[0], like, (arguments[1],))
+    packed = records.array_at(arguments[2], like, (arguments[3],))
     group, m0, step = number // panels, number % panels * vectors * lanes, vectors * lanes
     _turn_weights(
         packed, number * (channels * windows + lanes) * step, step, w,
@@ -443,7 +443,7 @@ def _pack(number, arguments, like):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@jit.kernel()
+@jit.kernel
 def _turn_weights(  # type: ignore[no-untyped-def]
     packed, to, step, w, first, w_row, w_channel, rows, channels, weights, square, lanes,
 ):  # fmt: skip
@@ -473,7 +473,7 @@ def _bring_nearer(source, first, length, plane, channels):  # type: ignore[no-un
             simd.prefetch(source, at)
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the outputs of some filters, in some lines of some images of a group."""
     micro = arguments[0]
@@ -481,20 +481,20 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
         batch, groups, filters, channels, height, wide, q_size, step_h, out_height, out_width,
         spread_h, spread_w, corner_h, corner_w, windows, square, in_block,
         w_group, w_row, w_channel, images, chunks, parts, vectors, panels, lanes,
-    ) = to_fixed_tuple(jit.array_at(arguments[11], arguments, (_SIZES,)), _SIZES)  # fmt: skip
-    source = jit.array_at(arguments[1], like, (arguments[2],))
-    w = jit.array_at(arguments[3], like, (arguments[4],))
-    packed = jit.array_at(arguments[5], like, (arguments[6],))
-    start = jit.array_at(arguments[7], like, (groups * filters + microkernel.MOST_ROWS,))
-    out = jit.array_at(arguments[8], like, (arguments[9],))
+    ) = to_fixed_tuple(records.array_at(arguments[11], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    source = records.array_at(arguments[1], like, (arguments[2],))
+    w = records.array_at(arguments[3], like, (arguments[4],))
+    packed = records.array_at(arguments[5], like, (arguments[6],))
+    start = records.array_at(arguments[7], like, (groups * filters + microkernel.MOST_ROWS,))
+    out = records.array_at(arguments[8], like, (arguments[9],))
     sums = simd.scratch(arguments[10], out)
-    weights = jit.array_at(arguments[12], arguments, (windows,))
+    weights = records.array_at(arguments[12], arguments, (windows,))
     n_tiles, n_classes, n_offsets = arguments[18], arguments[19], arguments[20]
-    tiles = jit.array_at(arguments[13], arguments, (n_tiles, 8))
-    of_chunks = jit.array_at(arguments[14], arguments, (chunks, 6))
-    classes = jit.array_at(arguments[15], arguments, (n_classes, 2))
-    of_source = jit.array_at(arguments[16], arguments, (n_offsets,))
-    of_weights = jit.array_at(arguments[17], arguments, (n_offsets,))
+    tiles = records.array_at(arguments[13], arguments, (n_tiles, 8))
+    of_chunks = records.array_at(arguments[14], arguments, (chunks, 6))
+    classes = records.array_at(arguments[15], arguments, (n_classes, 2))
+    of_source = records.array_at(arguments[16], arguments, (n_offsets,))
+    of_weights = records.array_at(arguments[17], arguments, (n_offsets,))
     plane, out_row, step = height * wide, out_height * out_width, vectors * lanes
 
     units = (batch + images - 1) // images * groups * chunks

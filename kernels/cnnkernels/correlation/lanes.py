@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import jit, memory, simd
+from cnnkernels import memory, parallel, records, simd
 from cnnkernels.contract import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Conv2D, Direction
 
 _COPY = 64 * 1024
@@ -155,7 +155,7 @@ def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.
         What sums begin with, a value a channel at the least.
     """
     problem, sums = cut.problem, _sums(cut.key)
-    shares = min(cut.units, 4 * jit.threads())
+    shares = min(cut.units, 4 * parallel.threads())
     rows, cols = problem.kernel_size
     _correlate(
         shares, problem.dtype, source, w, start, out, shares, problem.batch, problem.in_channels,
@@ -164,17 +164,17 @@ def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.
     )  # fmt: skip
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set some planes, as many at a time as there are lanes."""
     (shares, batch, channels, pixels, taps, address, products, sums, lanes) = to_fixed_tuple(
-        jit.array_at(arguments, arguments, (13,))[4:], 9
+        records.array_at(arguments, arguments, (13,))[4:], 9
     )
-    source = jit.array_at(arguments[0], like, (batch * channels * pixels,))
-    w = jit.array_at(arguments[1], like, (channels * taps,))
-    start = jit.array_at(arguments[2], like, (channels,))
-    out = jit.array_at(arguments[3], like, (batch * channels * sums,))
-    table = jit.array_at(address, arguments, (2 * products + sums + 1,))
+    source = records.array_at(arguments[0], like, (batch * channels * pixels,))
+    w = records.array_at(arguments[1], like, (channels * taps,))
+    start = records.array_at(arguments[2], like, (channels,))
+    out = records.array_at(arguments[3], like, (batch * channels * sums,))
+    table = records.array_at(address, arguments, (2 * products + sums + 1,))
     begins = table[2 * products :]
     work = simd.scratch((pixels + taps + sums + 3 * lanes) * lanes, out)
     weights = (pixels + lanes) * lanes
@@ -210,16 +210,16 @@ def weights(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     )  # fmt: skip
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _correlate_weights(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the gradients of as many channels' weights as there are lanes."""
     (batch, channels, windows, pixels, address, products, taps, lanes) = to_fixed_tuple(
-        jit.array_at(arguments, arguments, (11,))[3:], 8
+        records.array_at(arguments, arguments, (11,))[3:], 8
     )
-    dy = jit.array_at(arguments[0], like, (batch * channels * windows,))
-    x = jit.array_at(arguments[1], like, (batch * channels * pixels,))
-    dw = jit.array_at(arguments[2], like, (channels * taps,))
-    table = jit.array_at(address, arguments, (2 * products + taps + 1,))
+    dy = records.array_at(arguments[0], like, (batch * channels * windows,))
+    x = records.array_at(arguments[1], like, (batch * channels * pixels,))
+    dw = records.array_at(arguments[2], like, (channels * taps,))
+    table = records.array_at(address, arguments, (2 * products + taps + 1,))
     begins = table[2 * products :]
     work = simd.scratch((windows + pixels + taps + 3 * lanes) * lanes, dw)
     seen = (windows + lanes) * lanes

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import geometry, jit
+from cnnkernels import geometry, jit, parallel, records
 from cnnkernels.contract import BACKWARD_WEIGHTS, FORWARD, Conv2D, Direction
 
 
@@ -67,7 +67,7 @@ def run(cut: Cut, x: np.ndarray, w: np.ndarray, start: np.ndarray, y: np.ndarray
     start : np.ndarray
         What sums begin with, a value an output channel at the least.
     """
-    shares = min(cut.units, 4 * jit.threads())
+    shares = min(cut.units, 4 * parallel.threads())
     _correlate(shares, cut.dtype, x, w, start, y, shares, cut.address)
 
 
@@ -76,20 +76,20 @@ def run_backward(
 ) -> None:
     """Set dx: see `run`; sums begin with zero."""
     del start
-    shares = min(cut.units, 4 * jit.threads())
+    shares = min(cut.units, 4 * parallel.threads())
     _correlate_back(shares, cut.dtype, dy, w, dx, shares, cut.address)
 
 
 def weights(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     """Set dw: see `run`."""
-    shares = min(cut.units, 4 * jit.threads())
+    shares = min(cut.units, 4 * parallel.threads())
     _correlate_weights(shares, cut.dtype, dy, x, dw, shares, cut.address)
 
 
 _tap_range = jit.inlined(geometry.tap_range)
 
 
-@jit.kernel()
+@jit.kernel
 def _add_line(to, at, to_step, factor, of, first, step, count):  # type: ignore[no-untyped-def]
     """Add a line times a factor to another line."""
     if to_step == 1 and step == 1:
@@ -100,7 +100,7 @@ def _add_line(to, at, to_step, factor, of, first, step, count):  # type: ignore[
             to[at + i * to_step] += factor * of[first + i * step]
 
 
-@jit.kernel()
+@jit.kernel
 def _dot(a, a_first, b, b_first, b_step, count):  # type: ignore[no-untyped-def]
     """Return the sum of the products of two lines."""
     total = a.dtype.type(0)
@@ -113,18 +113,18 @@ def _dot(a, a_first, b, b_first, b_step, count):  # type: ignore[no-untyped-def]
     return total
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set some planes of y."""
     (
         batch, channels, height, wide, filters, in_group, rows, cols, p_size, q_size, step_h,
         step_w, dilation_h, dilation_w, top, left, groups,
-    ) = to_fixed_tuple(jit.array_at(arguments[5], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    ) = to_fixed_tuple(records.array_at(arguments[5], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     shares, planes = arguments[4], batch * filters
-    x = jit.array_at(arguments[0], like, (batch * channels * height * wide,))
-    w = jit.array_at(arguments[1], like, (filters * in_group * rows * cols,))
-    start = jit.array_at(arguments[2], like, (filters,))
-    y = jit.array_at(arguments[3], like, (planes * p_size * q_size,))
+    x = records.array_at(arguments[0], like, (batch * channels * height * wide,))
+    w = records.array_at(arguments[1], like, (filters * in_group * rows * cols,))
+    start = records.array_at(arguments[2], like, (filters,))
+    y = records.array_at(arguments[3], like, (planes * p_size * q_size,))
     for plane in range(number * planes // shares, (number + 1) * planes // shares):
         n, k = plane // filters, plane % filters
         channel = n * channels + k // (filters // groups) * in_group
@@ -155,17 +155,17 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                             )  # fmt: skip
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _correlate_back(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set some planes of dx."""
     (
         batch, channels, height, wide, filters, in_group, rows, cols, p_size, q_size, step_h,
         step_w, dilation_h, dilation_w, top, left, groups,
-    ) = to_fixed_tuple(jit.array_at(arguments[4], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    ) = to_fixed_tuple(records.array_at(arguments[4], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     shares, planes = arguments[3], batch * channels
-    dy = jit.array_at(arguments[0], like, (batch * filters * p_size * q_size,))
-    w = jit.array_at(arguments[1], like, (filters * in_group * rows * cols,))
-    dx = jit.array_at(arguments[2], like, (planes * height * wide,))
+    dy = records.array_at(arguments[0], like, (batch * filters * p_size * q_size,))
+    w = records.array_at(arguments[1], like, (filters * in_group * rows * cols,))
+    dx = records.array_at(arguments[2], like, (planes * height * wide,))
     for plane in range(number * planes // shares, (number + 1) * planes // shares):
         n, channel = plane // channels, plane % channels
         c, k0 = channel % in_group, channel // in_group * (filters // groups)
@@ -196,17 +196,17 @@ def _correlate_back(number, arguments, like):  # type: ignore[no-untyped-def]
                             )  # fmt: skip
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _correlate_weights(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set some planes of dw."""
     (
         batch, channels, height, wide, filters, in_group, rows, cols, p_size, q_size, step_h,
         step_w, dilation_h, dilation_w, top, left, groups,
-    ) = to_fixed_tuple(jit.array_at(arguments[4], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    ) = to_fixed_tuple(records.array_at(arguments[4], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     shares, planes = arguments[3], filters * in_group
-    dy = jit.array_at(arguments[0], like, (batch * filters * p_size * q_size,))
-    x = jit.array_at(arguments[1], like, (batch * channels * height * wide,))
-    dw = jit.array_at(arguments[2], like, (planes * rows * cols,))
+    dy = records.array_at(arguments[0], like, (batch * filters * p_size * q_size,))
+    x = records.array_at(arguments[1], like, (batch * channels * height * wide,))
+    dw = records.array_at(arguments[2], like, (planes * rows * cols,))
     for plane in range(number * planes // shares, (number + 1) * planes // shares):
         k, c = plane // in_group, plane % in_group
         channel = k // (filters // groups) * in_group + c

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import jit, microkernel, simd
+from cnnkernels import jit, microkernel, parallel, records, simd
 from cnnkernels.correlation.plan import BLOCK, SIZES, Correlation
 
 
@@ -30,18 +30,18 @@ def elements(plan: Correlation) -> int:
     return plan.groups * plan.tiles * plan.taps * microkernel.ROWS
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _pack(number, arguments, like):  # type: ignore[no-untyped-def]
     """Pack the weights of one tile of one group."""
     (
         _, groups, filters, channels, _, _, _, _, _, _, _, _, _, _, _, _,
         w_group, w_row, w_channel, windows, block_channels, block_windows,
-    ) = to_fixed_tuple(jit.array_at(arguments[3], arguments, (SIZES,)), SIZES)  # fmt: skip
-    w = jit.array_at(arguments[0], like, (groups * w_group,))
-    offsets = jit.array_at(arguments[2], arguments, (3, windows))[2]
+    ) = to_fixed_tuple(records.array_at(arguments[3], arguments, (SIZES,)), SIZES)  # fmt: skip
+    w = records.array_at(arguments[0], like, (groups * w_group,))
+    offsets = records.array_at(arguments[2], arguments, (3, windows))[2]
     tiles = (filters + microkernel.ROWS - 1) // microkernel.ROWS
     taps = channels * windows
-    packed = jit.array_at(arguments[1], like, (groups * tiles * taps * microkernel.ROWS,))
+    packed = records.array_at(arguments[1], like, (groups * tiles * taps * microkernel.ROWS,))
     lanes = arguments[4]
     group, tile = number // tiles, number % tiles
     m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
@@ -85,7 +85,7 @@ def _pack(number, arguments, like):  # type: ignore[no-untyped-def]
                         at += (c1 - c0) * microkernel.ROWS
 
 
-@jit.kernel()
+@jit.kernel
 def _pack_line(packed, to, order, w, first, w_row, rows, count, lanes):  # type: ignore[no-untyped-def]
     """Pack the weights of taps that lie side by side, each to its place in the order of taps."""
     for t in range(0, count, lanes):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import arrays, jit, microkernel, simd
+from cnnkernels import arrays, jit, microkernel, parallel, records, simd
 from cnnkernels.correlation import packing
 from cnnkernels.correlation.plan import BLOCK, SIZES, Correlation, even
 
@@ -119,7 +119,7 @@ def _ramp(width: int) -> np.ndarray:
     return np.arange(BLOCK) * width
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set one share of a group's outputs: some panels of some tiles."""
     micro = arguments[0]
@@ -128,18 +128,18 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
         batch, groups, filters, channels, height, wide, p_size, q_size, out_height, out_width,
         step_h, step_w, spread_h, spread_w, corner_h, corner_w,
         _, _, _, windows, block_channels, block_windows,
-    ) = to_fixed_tuple(jit.array_at(arguments[10], arguments, (SIZES,)), SIZES)  # fmt: skip
+    ) = to_fixed_tuple(records.array_at(arguments[10], arguments, (SIZES,)), SIZES)  # fmt: skip
     tiles = (filters + microkernel.ROWS - 1) // microkernel.ROWS
     taps = channels * windows
     pixels = batch * p_size * q_size
     out_row = out_height * out_width
-    source = jit.array_at(arguments[1], like, (arguments[2],))
-    packed = jit.array_at(arguments[3], like, (groups * tiles * taps * microkernel.ROWS,))
-    start = jit.array_at(arguments[4], like, (groups * filters + microkernel.MOST_ROWS,))
-    out = jit.array_at(arguments[5], like, (batch * groups * filters * out_row,))
+    source = records.array_at(arguments[1], like, (arguments[2],))
+    packed = records.array_at(arguments[3], like, (groups * tiles * taps * microkernel.ROWS,))
+    start = records.array_at(arguments[4], like, (groups * filters + microkernel.MOST_ROWS,))
+    out = records.array_at(arguments[5], like, (batch * groups * filters * out_row,))
     work = simd.scratch(room, out)
-    table = jit.array_at(arguments[9], arguments, (3, windows))
-    ramp = jit.array_at(arguments[11], arguments, (BLOCK,))
+    table = records.array_at(arguments[9], arguments, (3, windows))
+    ramp = records.array_at(arguments[11], arguments, (BLOCK,))
     width, together, most = arguments[12], arguments[13], arguments[14]
     lanes = width // microkernel.VECTORS
 
@@ -263,7 +263,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                     panel += 1
 
 
-@jit.kernel()
+@jit.kernel
 def _lines(lines, begin, columns, p_size, q_size, step_h, step_w, image_size):  # type: ignore[no-untyped-def]
     """List the lines that a panel's columns lie in: column, length, image, and where they look."""
     line, q = begin // q_size, begin % q_size
@@ -281,13 +281,13 @@ def _lines(lines, begin, columns, p_size, q_size, step_h, step_w, image_size):  
     return found
 
 
-@jit.kernel()
+@jit.kernel
 def _many(begin, most, q_size, width):  # type: ignore[no-untyped-def]
     """Return how many panels are gathered together: as many as lie in one image, or one."""
     return max(1, min(most, (q_size - begin % q_size) // width)) if most > 1 else 1
 
 
-@jit.kernel()
+@jit.kernel
 def _look_ahead(ahead, runs, n, first, step, line):  # type: ignore[no-untyped-def]
     """List the lines of the cache that a channel's runs are in; return the index of the last."""
     count = 0
@@ -300,7 +300,7 @@ def _look_ahead(ahead, runs, n, first, step, line):  # type: ignore[no-untyped-d
     return max(0, count - 1)
 
 
-@jit.kernel()
+@jit.kernel
 def _runs(runs, lines, found, down, across, height, wide, step_w):  # type: ignore[no-untyped-def]
     """List the runs of source pixels under a panel: column, length, where; zeros between them."""
     n = 0
@@ -318,7 +318,7 @@ def _runs(runs, lines, found, down, across, height, wide, step_w):  # type: igno
     return n
 
 
-@jit.kernel()
+@jit.kernel
 def _gather(panel, to, source, first, runs, n, channels, plane, step, lanes, width, vectors):  # type: ignore[no-untyped-def]
     """Copy the runs of each channel into a line of the panel.
 
@@ -360,7 +360,7 @@ def _gather(panel, to, source, first, runs, n, channels, plane, step, lanes, wid
                 simd.fill_vector(panel, to + begin + c * width, 0)
 
 
-@jit.kernel()
+@jit.kernel
 def _gather_lines(  # type: ignore[no-untyped-def]
     panel, source, first, panels, channels, plane, lanes, width, size,
 ):  # fmt: skip
@@ -374,7 +374,7 @@ def _gather_lines(  # type: ignore[no-untyped-def]
             of += width
 
 
-@jit.kernel()
+@jit.kernel
 def _places(  # type: ignore[no-untyped-def]
     places, begin, columns, p_size, q_size, image_size, out_width, spread_h, spread_w,
 ):  # fmt: skip
@@ -398,7 +398,7 @@ def _places(  # type: ignore[no-untyped-def]
     return found
 
 
-@jit.kernel()
+@jit.kernel
 def _scatter(  # type: ignore[no-untyped-def]
     out, row, out_row, sums, first, width, lanes, rows, places, segments, step,
 ):  # fmt: skip

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import jit, microkernel, simd
+from cnnkernels import microkernel, parallel, records, simd
 from cnnkernels.correlation import packing
 from cnnkernels.correlation.plan import Correlation
 
@@ -150,7 +150,7 @@ def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.
     )  # fmt: skip
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the outputs of some chunks of lines of some images' groups."""
     micro = arguments[0]
@@ -159,17 +159,17 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
         batch, groups, filters, channels, height, wide, p_size, q_size, out_height, out_width,
         step_h, step_w, spread_h, spread_w, corner_h, corner_w, windows, in_block, in_window,
         first_row, first_col, more_rows, pitch, lines, chunks, plane, used, positions, copy, gap,
-    ) = to_fixed_tuple(jit.array_at(arguments[10], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    ) = to_fixed_tuple(records.array_at(arguments[10], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     out_row = out_height * out_width
-    source = jit.array_at(arguments[1], like, (arguments[2],))
+    source = records.array_at(arguments[1], like, (arguments[2],))
     tiles = arguments[4]
-    packed = jit.array_at(
+    packed = records.array_at(
         arguments[3], like, (groups * tiles * channels * windows * microkernel.ROWS,)
     )
-    start = jit.array_at(arguments[5], like, (groups * filters + microkernel.MOST_ROWS,))
-    out = jit.array_at(arguments[6], like, (batch * groups * filters * out_row,))
+    start = records.array_at(arguments[5], like, (groups * filters + microkernel.MOST_ROWS,))
+    out = records.array_at(arguments[6], like, (batch * groups * filters * out_row,))
     work = simd.scratch(room, out)
-    taps = jit.array_at(arguments[9], arguments, (arguments[11],))
+    taps = records.array_at(arguments[9], arguments, (arguments[11],))
     phases = taps[2 * windows :]
     looks = np.empty(in_block * windows, np.int64)
     widest = microkernel.widest((filters + tiles - 1) // tiles)
@@ -238,14 +238,14 @@ def weights(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
         C-contiguous, of the correlation's dtype.
     """
     plan = cut.plan
-    shares = min(plan.groups, 4 * jit.threads())
+    shares = min(plan.groups, 4 * parallel.threads())
     _sum_weights(
         shares, plan.dtype, x, x.size, dy, dw, cut.work, shares, *cut.tables, cut.taps.size,
         plan.lanes,
     )  # fmt: skip
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _sum_weights(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the gradients of some groups' weights, summed over all images."""
     room, shares, lanes = arguments[4], arguments[5], arguments[9]
@@ -253,12 +253,12 @@ def _sum_weights(number, arguments, like):  # type: ignore[no-untyped-def]
         batch, groups, filters, _, height, wide, p_size, q_size, _, _, step_h, step_w,
         _, _, _, _, windows, _, _, first_row, first_col, more_rows, pitch, lines, chunks, plane, _,
         _, copy, gap,
-    ) = to_fixed_tuple(jit.array_at(arguments[7], arguments, (_SIZES,)), _SIZES)  # fmt: skip
-    source = jit.array_at(arguments[0], like, (arguments[1],))
-    dy = jit.array_at(arguments[2], like, (batch * groups * filters * p_size * q_size,))
-    dw = jit.array_at(arguments[3], like, (groups * filters * windows,))
+    ) = to_fixed_tuple(records.array_at(arguments[7], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    source = records.array_at(arguments[0], like, (arguments[1],))
+    dy = records.array_at(arguments[2], like, (batch * groups * filters * p_size * q_size,))
+    dw = records.array_at(arguments[3], like, (groups * filters * windows,))
     work = simd.scratch(room, dw)
-    taps = jit.array_at(arguments[6], arguments, (arguments[8],))
+    taps = records.array_at(arguments[6], arguments, (arguments[8],))
     phases = taps[2 * windows :]
     for group in range(number * groups // shares, (number + 1) * groups // shares):
         for j in range(group * filters * windows, (group + 1) * filters * windows):

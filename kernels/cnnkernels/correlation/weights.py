@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import arrays, jit, microkernel, simd
+from cnnkernels import arrays, jit, microkernel, parallel, records, simd
 from cnnkernels.contract import Conv2D
 from cnnkernels.correlation.plan import even
 
@@ -222,7 +222,7 @@ def _zeros(dtype: str) -> np.ndarray:
     return np.zeros(microkernel.MOST_ROWS, dtype)
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the gradients of one panel of filters and a range of channels, over a split's images."""
     micro = arguments[0]
@@ -231,15 +231,15 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
         batch, groups, channels, height, wide, filters, p_size, q_size, rows, cols, step_h, step_w,
         _, dilation_w, top, left, images, parts, lines, pitch, region, copied, along, panels,
         ranges, in_range, splits, span_h, together, width, in_block,
-    ) = to_fixed_tuple(jit.array_at(arguments[9], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    ) = to_fixed_tuple(records.array_at(arguments[9], arguments, (_SIZES,)), _SIZES)  # fmt: skip
     windows = rows * cols
     plane, pixels = height * wide, p_size * q_size
-    x = jit.array_at(arguments[1], like, (batch * groups * channels * plane,))
-    dy = jit.array_at(arguments[2], like, (batch * groups * filters * pixels,))
-    out = jit.array_at(arguments[3], like, (arguments[4],))
+    x = records.array_at(arguments[1], like, (batch * groups * channels * plane,))
+    dy = records.array_at(arguments[2], like, (batch * groups * filters * pixels,))
+    out = records.array_at(arguments[3], like, (arguments[4],))
     work = simd.scratch(room, out)
-    zeros = jit.array_at(arguments[7], like, (microkernel.MOST_ROWS,))
-    reach = jit.array_at(arguments[8], arguments, (2, windows))
+    zeros = records.array_at(arguments[7], like, (microkernel.MOST_ROWS,))
+    reach = records.array_at(arguments[8], arguments, (2, windows))
     lanes = width // _VECTORS
     split, unit = number // (groups * panels * ranges), number % (groups * panels * ranges)
     group, panel, share = unit // (panels * ranges), unit // ranges % panels, unit % ranges
@@ -331,7 +331,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-@jit.kernel()
+@jit.kernel
 def _look(  # type: ignore[no-untyped-def]
     looks, of_dy, down, across, t0, t1, images, q_size, height, wide, step_h, step_w, line,
     image_size, width,
@@ -359,7 +359,7 @@ def sum_filters(problem: Conv2D, dy: np.ndarray) -> np.ndarray:
     """Return the gradient of the biases, (K,): the sums of dy over images and pixels."""
     db = arrays.empty(problem.shapes.b, problem.dtype)
     _, filters, height, width = dy.shape
-    shares = min(filters, 4 * jit.threads())
+    shares = min(filters, 4 * parallel.threads())
     _sum_filters(
         shares, problem.dtype, dy, db, problem.batch, filters, height * width, shares,
         simd.lanes(dy.itemsize),
@@ -367,13 +367,13 @@ def sum_filters(problem: Conv2D, dy: np.ndarray) -> np.ndarray:
     return db
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _sum_filters(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the bias gradients of some filters."""
     batch, filters, pixels, shares = arguments[2], arguments[3], arguments[4], arguments[5]
     lanes = arguments[6]
-    dy = jit.array_at(arguments[0], like, (batch * filters * pixels,))
-    db = jit.array_at(arguments[1], like, (filters,))
+    dy = records.array_at(arguments[0], like, (batch * filters * pixels,))
+    db = records.array_at(arguments[1], like, (filters,))
     sums = np.empty(lanes, db.dtype)
     whole = pixels // lanes * lanes
     for k in range(number * filters // shares, (number + 1) * filters // shares):

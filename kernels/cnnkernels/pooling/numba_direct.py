@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from cnnkernels import arrays, geometry, jit
+from cnnkernels import arrays, geometry, jit, parallel
 from cnnkernels.contract import ArraySpec, Cache, MaxPool2D
 
 
@@ -60,7 +60,7 @@ def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
 _tap_range = jit.inlined(geometry.tap_range)
 
 
-@jit.kernel(parallel=True)
+@parallel.kernel
 def _forward(x, y, winners, rows, cols, stride_h, stride_w, top, left, dilation_h, dilation_w):  # type: ignore[no-untyped-def]
     batch, channels, height, width = x.shape
     _, _, out_height, out_width = y.shape
@@ -86,7 +86,7 @@ def _forward(x, y, winners, rows, cols, stride_h, stride_w, top, left, dilation_
                 winners[n, c, p, q] = winner
 
 
-@jit.kernel(parallel=True)
+@parallel.kernel
 def _backward(dy, winners, dx):  # type: ignore[no-untyped-def]
     batch, channels, out_height, out_width = dy.shape
     width = dx.shape[3]

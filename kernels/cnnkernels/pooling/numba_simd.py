@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import arrays, geometry, jit, memory, simd
+from cnnkernels import arrays, geometry, jit, memory, parallel, records, simd
 from cnnkernels.contract import FORWARD, ArraySpec, Cache, MaxPool2D
 
 _COPY = 16 * 1024
@@ -52,7 +52,7 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
     winners = arrays.empty(problem.shapes.y, winner)
     if y.size:
         plan = plan_of(key)
-        shares = min(units, 4 * jit.threads())
+        shares = min(units, 4 * parallel.threads())
         kernel(shares, problem.dtype, x, y, winners, shares, planes, plan.work, *plan.tables)
     return y, (winners,)
 
@@ -69,7 +69,7 @@ def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
     dx = arrays.empty(problem.shapes.x, problem.dtype)
     if dx.size:
         plan = plan_of(key)
-        shares = min(units, 4 * jit.threads())
+        shares = min(units, 4 * parallel.threads())
         kernel(shares, problem.dtype, dy, winners, dx, shares, planes, plan.work, *plan.tables)
     return dx
 
@@ -108,7 +108,7 @@ class _Way(NamedTuple):
 
     Attributes
     ----------
-    kernel : jit.Shares
+    kernel : parallel.ParallelKernel
     plan : function
         Of the key; it returns the plan.
     key : MaxPool2D or tuple
@@ -119,7 +119,7 @@ class _Way(NamedTuple):
         The dtype of the winners.
     """
 
-    kernel: jit.Shares
+    kernel: parallel.ParallelKernel
     plan: Callable[[Any], _Plan]
     key: object
     planes: int
@@ -301,21 +301,21 @@ def _select_plan(problem: MaxPool2D) -> _Plan:
     )
 
 
-@jit.kernel()
+@jit.kernel
 def _select_planes(number, arguments, like, index):  # type: ignore[no-untyped-def]
     """Set the outputs and winners of some planes."""
-    table = jit.array_at(arguments[6], arguments, (arguments[7],))
+    table = records.array_at(arguments[6], arguments, (arguments[7],))
     (
         height, wide, p_size, q_size, step_h, step_w, top, left, taps, more_rows, pitch, lines,
         chunks, lanes, copy, edge, period,
     ) = to_fixed_tuple(table[:_SIZES], _SIZES)  # fmt: skip
     shares, planes = arguments[3], arguments[4]
-    x = jit.array_at(arguments[0], like, (planes * height * wide,))
-    y = jit.array_at(arguments[1], like, (planes * p_size * q_size,))
-    winners = jit.array_of(index, arguments[2], (planes * p_size * q_size,))
+    x = records.array_at(arguments[0], like, (planes * height * wide,))
+    y = records.array_at(arguments[1], like, (planes * p_size * q_size,))
+    winners = records.array_of(index, arguments[2], (planes * p_size * q_size,))
     work = simd.scratch(arguments[5], y)
     line_winners = np.empty(lanes, winners.dtype)
-    start = jit.array_of(np.int32, arguments[8], (arguments[9],))
+    start = records.array_of(np.int32, arguments[8], (arguments[9],))
     repeated = edge * pitch + period
     offsets, phases = table[_SIZES : _SIZES + taps], table[_SIZES + taps :]
     n0, n1 = number * planes // shares, (number + 1) * planes // shares
@@ -468,18 +468,18 @@ def _credit_plan(problem: MaxPool2D) -> _Plan:
     )
 
 
-@jit.kernel()
+@jit.kernel
 def _credit_planes(number, arguments, like):  # type: ignore[no-untyped-def]
     """Set the gradients of some planes."""
-    table = jit.array_at(arguments[6], arguments, (arguments[7],))
+    table = records.array_at(arguments[6], arguments, (arguments[7],))
     (
         height, wide, p_size, q_size, step_h, step_w, taps, above, below, before, after, phases_h,
         phases_w, pitch, chunks, u_size, v_size, lanes, copy, apart, pairs,
     ) = to_fixed_tuple(table[:_BACKWARD_SIZES], _BACKWARD_SIZES)  # fmt: skip
     shares, planes = arguments[3], arguments[4]
-    dy = jit.array_at(arguments[0], like, (planes * p_size * q_size,))
-    winners = jit.array_of(np.uint8, arguments[1], (planes * p_size * q_size,))
-    dx = jit.array_at(arguments[2], like, (planes * height * wide,))
+    dy = records.array_at(arguments[0], like, (planes * p_size * q_size,))
+    winners = records.array_of(np.uint8, arguments[1], (planes * p_size * q_size,))
+    dx = records.array_at(arguments[2], like, (planes * height * wide,))
     work = simd.scratch(arguments[5], dx)
     won = np.zeros(copy, winners.dtype)
     offsets = table[_BACKWARD_SIZES : _BACKWARD_SIZES + taps]
@@ -554,7 +554,7 @@ def _credit_planes(number, arguments, like):  # type: ignore[no-untyped-def]
                     row, here = 0, here + pitch
 
 
-@jit.kernel()
+@jit.kernel
 def _spread_plane(  # type: ignore[no-untyped-def]
     dx, to, height, wide, dy, winners, first, q_size, step_h, taps, lanes,
 ):  # fmt: skip
@@ -571,17 +571,17 @@ def _spread_plane(  # type: ignore[no-untyped-def]
         first += q_size
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _select(number, arguments, like):  # type: ignore[no-untyped-def]
     _select_planes(number, arguments, like, np.uint8)
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _select_of_many(number, arguments, like):  # type: ignore[no-untyped-def]
     _select_planes(number, arguments, like, np.int64)
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _credit(number, arguments, like):  # type: ignore[no-untyped-def]
     _credit_planes(number, arguments, like)
 
@@ -623,17 +623,17 @@ def _lanes_plan(key: tuple[MaxPool2D, int]) -> _Plan:
     )
 
 
-@jit.kernel()
+@jit.kernel
 def _select_lanes(number, arguments, like, index, wide):  # type: ignore[no-untyped-def]
     """Set the outputs and winners of some planes; `wide` is an integer as wide as a pixel."""
-    table = jit.array_at(arguments[6], arguments, (arguments[7],))
+    table = records.array_at(arguments[6], arguments, (arguments[7],))
     pixels, windows, taps, lanes = to_fixed_tuple(table[:_LANES_SIZES], _LANES_SIZES)
     shares, planes = arguments[3], arguments[4]
-    x = jit.array_at(arguments[0], like, (planes * pixels,))
-    y = jit.array_at(arguments[1], like, (planes * windows,))
-    winners = jit.array_of(index, arguments[2], (planes * windows,))
+    x = records.array_at(arguments[0], like, (planes * pixels,))
+    y = records.array_at(arguments[1], like, (planes * windows,))
+    winners = records.array_of(index, arguments[2], (planes * windows,))
     work = simd.scratch(arguments[5], y)
-    start = jit.array_of(np.int32, arguments[8], (arguments[9],))
+    start = records.array_of(np.int32, arguments[8], (arguments[9],))
     sees = table[_LANES_SIZES:]
     firsts = table[_LANES_SIZES + windows * taps :]
     won = np.empty((windows + lanes) * lanes, wide)
@@ -657,15 +657,15 @@ def _select_lanes(number, arguments, like, index, wide):  # type: ignore[no-unty
             mine[i] = turned[i]
 
 
-@jit.kernel()
+@jit.kernel
 def _credit_lanes(number, arguments, like, wide):  # type: ignore[no-untyped-def]
     """Set the gradients of some planes; `wide` is an integer as wide as a pixel."""
-    table = jit.array_at(arguments[6], arguments, (arguments[7],))
+    table = records.array_at(arguments[6], arguments, (arguments[7],))
     pixels, windows, taps, lanes = to_fixed_tuple(table[:_LANES_SIZES], _LANES_SIZES)
     shares, planes = arguments[3], arguments[4]
-    dy = jit.array_at(arguments[0], like, (planes * windows,))
-    winners = jit.array_of(np.uint8, arguments[1], (planes * windows,))
-    dx = jit.array_at(arguments[2], like, (planes * pixels,))
+    dy = records.array_at(arguments[0], like, (planes * windows,))
+    winners = records.array_of(np.uint8, arguments[1], (planes * windows,))
+    dx = records.array_at(arguments[2], like, (planes * pixels,))
     work = simd.scratch(arguments[5], dx)
     firsts = table[table.size - pixels - 1 :]
     credits = firsts[pixels]
@@ -691,17 +691,17 @@ def _credit_lanes(number, arguments, like, wide):  # type: ignore[no-untyped-def
         simd.turn_back(dx, n0 * pixels, pixels, work, sums, lanes, rows, pixels, lanes)
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _select_in_lanes(number, arguments, like):  # type: ignore[no-untyped-def]
     _select_lanes(number, arguments, like, np.uint8, simd.integer(like))
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _select_of_many_in_lanes(number, arguments, like):  # type: ignore[no-untyped-def]
     _select_lanes(number, arguments, like, np.int64, simd.integer(like))
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _credit_in_lanes(number, arguments, like):  # type: ignore[no-untyped-def]
     _credit_lanes(number, arguments, like, simd.integer(like))
 
@@ -731,20 +731,20 @@ def _plain_plan(problem: MaxPool2D) -> _Plan:
 _tap_range = jit.inlined(geometry.tap_range)
 
 
-@jit.kernel()
+@jit.kernel
 def _select_windows(number, arguments, like, index):  # type: ignore[no-untyped-def]
     """Set the outputs and winners of some lines of windows."""
-    table = jit.array_at(arguments[6], arguments, (arguments[7],))
+    table = records.array_at(arguments[6], arguments, (arguments[7],))
     (
         height, wide, p_size, q_size, rows, cols, step_h, step_w, dilation_h, dilation_w, top, left,
         lanes,
     ) = to_fixed_tuple(table[:_PLAIN_SIZES], _PLAIN_SIZES)  # fmt: skip
     shares, planes = arguments[3], arguments[4]
-    x = jit.array_at(arguments[0], like, (planes * height * wide,))
-    y = jit.array_at(arguments[1], like, (planes * p_size, q_size))
-    winners = jit.array_of(index, arguments[2], (planes * p_size, q_size))
+    x = records.array_at(arguments[0], like, (planes * height * wide,))
+    y = records.array_at(arguments[1], like, (planes * p_size, q_size))
+    winners = records.array_of(index, arguments[2], (planes * p_size, q_size))
     work = simd.scratch(arguments[5], y)
-    start = jit.array_of(np.int32, arguments[8], (arguments[9],))
+    start = records.array_of(np.int32, arguments[8], (arguments[9],))
     vectors = table[_PLAIN_SIZES:]
     chosen = np.empty(lanes, np.int64)
     lines = planes * p_size
@@ -766,7 +766,7 @@ def _select_windows(number, arguments, like, index):  # type: ignore[no-untyped-
                     winners[line, q] = r * cols + first_s + s
 
 
-@jit.kernel()
+@jit.kernel
 def _first_greatest(x, first, step, count, vectors, start, work, chosen, lanes):  # type: ignore[no-untyped-def]
     """Return the greatest of every step-th pixel, and which of them it is.
 
@@ -791,17 +791,17 @@ def _first_greatest(x, first, step, count, vectors, start, work, chosen, lanes):
     return best, winner
 
 
-@jit.kernel()
+@jit.kernel
 def _credit_windows(number, arguments, like, index):  # type: ignore[no-untyped-def]
     """Set the gradients of some planes: each window gives its own to the pixel that has won."""
-    table = jit.array_at(arguments[6], arguments, (_PLAIN_SIZES,))
+    table = records.array_at(arguments[6], arguments, (_PLAIN_SIZES,))
     (
         height, wide, p_size, q_size, _, cols, step_h, step_w, dilation_h, dilation_w, top, left, _,
     ) = to_fixed_tuple(table, _PLAIN_SIZES)  # fmt: skip
     shares, planes = arguments[3], arguments[4]
-    dy = jit.array_at(arguments[0], like, (planes, p_size, q_size))
-    winners = jit.array_of(index, arguments[1], (planes, p_size, q_size))
-    dx = jit.array_at(arguments[2], like, (planes, height, wide))
+    dy = records.array_at(arguments[0], like, (planes, p_size, q_size))
+    winners = records.array_of(index, arguments[1], (planes, p_size, q_size))
+    dx = records.array_at(arguments[2], like, (planes, height, wide))
     for n in range(number * planes // shares, (number + 1) * planes // shares):
         dx[n] = 0
         for p in range(p_size):
@@ -811,21 +811,21 @@ def _credit_windows(number, arguments, like, index):  # type: ignore[no-untyped-
                 dx[n, h, q * step_w + winner % cols * dilation_w - left] += dy[n, p, q]
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _select_each(number, arguments, like):  # type: ignore[no-untyped-def]
     _select_windows(number, arguments, like, np.uint8)
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _select_each_of_many(number, arguments, like):  # type: ignore[no-untyped-def]
     _select_windows(number, arguments, like, np.int64)
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _credit_each(number, arguments, like):  # type: ignore[no-untyped-def]
     _credit_windows(number, arguments, like, np.uint8)
 
 
-@jit.Shares
+@parallel.ParallelKernel
 def _credit_each_of_many(number, arguments, like):  # type: ignore[no-untyped-def]
     _credit_windows(number, arguments, like, np.int64)

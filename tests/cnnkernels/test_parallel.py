@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 numba = pytest.importorskip("numba")
-jit = pytest.importorskip("cnnkernels.jit")
+parallel = pytest.importorskip("cnnkernels.parallel")
 
 POOLS = {"omp": "omppool", "workqueue": "workqueue", "tbb": "tbbpool"}
 
@@ -54,7 +54,7 @@ def assert_right():
 STIR = """
 import numba
 import numpy as np
-from cnnkernels import jit
+from cnnkernels import jit, parallel
 
 def stirred(x):
     for _ in range(10_000):
@@ -63,7 +63,7 @@ def stirred(x):
 
 stirred_once = jit.inlined(stirred)
 
-@jit.kernel(parallel=True)
+@parallel.kernel
 def stir(x):
     y = np.empty_like(x)
     for i in numba.prange(x.size):
@@ -86,9 +86,9 @@ def python(python, layer):
 
 
 def test_a_pool_for_one_caller_at_a_time_takes_one_and_turns_others_away(monkeypatch):
-    monkeypatch.setattr(jit, "_LOOPS", [])
+    monkeypatch.setattr(parallel, "_LOOPS", [])
 
-    @jit.kernel(parallel=True)
+    @parallel.kernel
     def count(x):
         for i in numba.prange(x.size):
             x[i] += 1
@@ -97,15 +97,15 @@ def test_a_pool_for_one_caller_at_a_time_takes_one_and_turns_others_away(monkeyp
     count.in_turn = lambda _: "in turn"
     x = np.zeros(3)
     try:
-        jit._use_pool("single")
-        with jit._single:
+        parallel._use_pool("single")
+        with parallel._single:
             assert count(x) == "in turn"
         with pytest.raises(numba.TypingError):
             count(None)
         assert count(x) is x
         np.testing.assert_array_equal(x, 1)
     finally:
-        jit._use_pool("")
+        parallel._use_pool("")
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_several_python_threads_compile_and_launch_at_once(python, tmp_path):
     python(
         "import concurrent.futures, threading\n"
         "import numpy as np\n"
-        "from cnnkernels import jit\n"
+        "from cnnkernels import parallel\n"
         "from kernels import stir, stirred\n"
         "x = np.arange(1000)\n"
         "right = stirred(x)\n"
@@ -132,7 +132,7 @@ def test_several_python_threads_compile_and_launch_at_once(python, tmp_path):
         "    together.wait()\n"
         "    for _ in range(30):\n"
         "        assert (stir(x) == right).all()\n"
-        "    return jit.threads()\n"
+        "    return parallel.threads()\n"
         "with concurrent.futures.ThreadPoolExecutor(4) as threads:\n"
         "    assert list(threads.map(call, range(4))) == [2] * 4\n",
         NUMBA_CACHE_DIR="cache",
@@ -161,8 +161,8 @@ def test_a_forked_process_computes_whatever_threads_its_parent_has(python):
 @pytest.mark.parametrize("layer", ["omp"], indirect=True)
 def test_a_forked_process_computes_where_the_system_does_not_tell_what_is_loaded(python):
     python(
-        COMPUTE + "from cnnkernels import jit\n"
-        "jit._has_openmp = lambda process: False\n"
+        COMPUTE + "from cnnkernels import parallel\n"
+        "parallel._has_openmp = lambda process: False\n"
         "assert_right()\n"
         "assert holds_when_forked(assert_right)\n"
     )
@@ -172,12 +172,12 @@ def test_a_forked_process_computes_where_the_system_does_not_tell_what_is_loaded
 @pytest.mark.parametrize("layer", ["omp"], indirect=True)
 def test_a_process_forked_before_there_were_threads_has_its_own(python):
     python(
-        COMPUTE + "from cnnkernels import jit, registry\n"
+        COMPUTE + "from cnnkernels import parallel, registry\n"
         "for name in names:\n"
         "    registry.load(name)\n"
         "def assert_right_in_two_threads():\n"
         "    assert_right()\n"
-        "    assert jit.threads() == 2\n"
+        "    assert parallel.threads() == 2\n"
         "assert holds_when_forked(assert_right_in_two_threads)\n"
     )
 
@@ -185,7 +185,7 @@ def test_a_process_forked_before_there_were_threads_has_its_own(python):
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", ["omp"], indirect=True)
 @pytest.mark.parametrize(
-    "before", ["from cnnkernels import jit\n", ""], ids=["jit before", "after"]
+    "before", ["from cnnkernels import parallel\n", ""], ids=["before", "after"]
 )
 def test_a_forked_process_computes_where_pytorch_alone_had_threads(python, before):
     pytest.importorskip("torch")
