@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numba
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.registry import CPUDispatcher
 from numba.extending import intrinsic
 
-from cnnkernels import jit
-from cnnkernels.arrays import HEADER, POINTER_AT
+from cnnkernels import jit, records
 
 
 class _Loop(CPUDispatcher):  # type: ignore[misc]
@@ -145,17 +143,25 @@ class ParallelKernel:
     Numba compiles a loop in threads twice, and whatever it calls with it. Here there is one such
     loop for all kernels; a kernel is compiled once for each dtype, and called by its address.
 
-    The kernel is a function of ``(number, arguments, like)``: which share, the parameters of the
-    call as a table of int64, and a null pointer that tells the dtype. In the
-    table integers stand as they are, arrays as addresses, which `array_at` makes arrays of again.
+    The kernel is a function of ``(number, words, like)``: the number of the share, the call as a
+    table for `records.read`, and a null pointer to elements of the dtype, for `records.array_at`.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._function = function
         self._addresses: dict[str, int] = {}
 
-    def __call__(self, shares: int, dtype: str, *parameters: np.ndarray | int) -> None:
-        """Do all shares; arrays have to be C-contiguous, and live until this returns."""
+    def __call__(self, shares: int, dtype: str, call: tuple[Any, ...]) -> None:
+        """Do all shares.
+
+        Parameters
+        ----------
+        shares : int
+        dtype : str
+            'float32' or 'float64'.
+        call : NamedTuple
+            What every share is given: integers, and C-contiguous arrays.
+        """
         if dtype not in self._addresses:
             self._addresses[dtype] = jit.address(
                 types.void(
@@ -165,13 +171,7 @@ class ParallelKernel:
                 ),
                 self._function,
             )
-        words = [  # `address_of` of the arrays, written out: a call takes longer than what it does
-            POINTER_AT(id(p) + HEADER).value if isinstance(p, np.ndarray) else p for p in parameters
-        ]
-        _in_threads(self._addresses[dtype], shares, np.array(words, _WORD))
-
-
-_WORD = np.dtype(np.int64)
+        _in_threads(self._addresses[dtype], shares, records.words(call))
 
 
 @intrinsic  # type: ignore[untyped-decorator]

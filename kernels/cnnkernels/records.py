@@ -1,12 +1,81 @@
-"""Named tuples as compiled code reads them: a row of integers and of arrays' addresses."""
+"""Named tuples that compiled code reads by name: integers, and addresses of arrays.
+
+A kernel that is called by its address takes a table of int64. A `NamedTuple` class says what stands
+in such a table: Python fills it from a tuple of the class, and compiled code makes a tuple of the
+class of it again. Fields that are arrays stand there as addresses.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numba
+import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from cnnkernels.arrays import HEADER, POINTER_AT
+
+Fields = TypeVar("Fields", bound=tuple[Any, ...])
+
+_WORD = np.dtype(np.int64)
+
+
+def words(fields: Iterable[Any]) -> np.ndarray:
+    """Return integers as they are, and arrays as their addresses, int64."""
+    # `address_of` of the arrays, written out: some calls take no longer than this.
+    return np.array(
+        [POINTER_AT(id(f) + HEADER).value if isinstance(f, np.ndarray) else f for f in fields],
+        _WORD,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Record(Generic[Fields]):
+    """A named tuple that stays where compiled code can read it from call to call.
+
+    Attributes
+    ----------
+    fields : NamedTuple
+        Of integers and C-contiguous arrays.
+    words : np.ndarray
+        The same as `words` has them.
+    address : int
+        Where they stand.
+    """
+
+    fields: Fields
+    words: np.ndarray
+    address: int
+
+
+def record(fields: Fields) -> Record[Fields]:
+    """Return the record of a named tuple; it keeps the arrays alive."""
+    table = words(fields)
+    return Record(fields, table, table.ctypes.data)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def read(typingctx: Any, kind: Any, table: Any) -> Any:
+    """Return the named tuple of a class that stands in a table, or at an address, as integers."""
+    del typingctx
+    made = types.NamedUniTuple(types.int64, len(kind.instance_class._fields), kind.instance_class)
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del signature
+        word, place = ir.IntType(64), arguments[1]
+        if isinstance(place.type, ir.IntType):
+            place = builder.inttoptr(place, word.as_pointer())
+        values = [
+            builder.load(builder.gep(place, [word(number)]), align=8)
+            for number in range(made.count)
+        ]
+        return context.make_tuple(builder, made, values)
+
+    return made(kind, table), emit
 
 
 @intrinsic  # type: ignore[untyped-decorator]

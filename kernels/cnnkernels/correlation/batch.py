@@ -92,9 +92,8 @@ def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.
     """Set the pixels of a correlation's grid: see `panels.run`."""
     plan, dtype, tables = cut.plan, cut.plan.dtype, _tables(cut.key)
     _correlate(
-        cut.shares, dtype, microkernel.tile_address(dtype), source, w, w.size, start, out,
-        cut.width, plan.lanes, *tables.addresses, plan.tables[1],
-    )  # fmt: skip
+        cut.shares, dtype, (microkernel.tile_address(dtype), source, w, w.size, start, out,
+        cut.width, plan.lanes, *tables.addresses, plan.tables[1]))  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,9 +232,19 @@ def weights(cut: WeightsCut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> N
     """
     plan, dtype = cut.plan, cut.plan.dtype
     _correlate_weights(
-        plan.groups * cut.parts, dtype, microkernel.lanes_tile_address(dtype), x, dy, dw, cut.parts,
-        cut.vectors, *plan.tables, plan.lanes,
-    )  # fmt: skip
+        plan.groups * cut.parts,
+        dtype,
+        (
+            microkernel.lanes_tile_address(dtype),
+            x,
+            dy,
+            dw,
+            cut.parts,
+            cut.vectors,
+            *plan.tables,
+            plan.lanes,
+        ),
+    )
 
 
 @parallel.ParallelKernel

@@ -418,11 +418,26 @@ def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.
     dtype, tables = cut.plan.dtype, _tables(cut.key)
     packed = np.empty(cut.packed, dtype) if cut.packed else w
     if cut.packed:
-        _pack(cut.panels, dtype, w, w.size, packed, packed.size, *cut.addresses)
+        _pack(cut.panels, dtype, (w, w.size, packed, packed.size, *cut.addresses))
     _correlate(
-        cut.units, dtype, microkernel.tile_address(dtype), source, source.size, w, w.size, packed,
-        packed.size, start, out, out.size, cut.work, *cut.addresses, *tables.addresses,
-    )  # fmt: skip
+        cut.units,
+        dtype,
+        (
+            microkernel.tile_address(dtype),
+            source,
+            source.size,
+            w,
+            w.size,
+            packed,
+            packed.size,
+            start,
+            out,
+            out.size,
+            cut.work,
+            *cut.addresses,
+            *tables.addresses,
+        ),
+    )
 
 
 @parallel.ParallelKernel

@@ -158,10 +158,22 @@ def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.
     shares = min(cut.units, 4 * parallel.threads())
     rows, cols = problem.kernel_size
     _correlate(
-        shares, problem.dtype, source, w, start, out, shares, problem.batch, problem.in_channels,
-        source.size // (problem.batch * problem.in_channels), rows * cols, *sums.table,
-        simd.lanes(out.itemsize),
-    )  # fmt: skip
+        shares,
+        problem.dtype,
+        (
+            source,
+            w,
+            start,
+            out,
+            shares,
+            problem.batch,
+            problem.in_channels,
+            source.size // (problem.batch * problem.in_channels),
+            rows * cols,
+            *sums.table,
+            simd.lanes(out.itemsize),
+        ),
+    )
 
 
 @parallel.ParallelKernel
@@ -204,10 +216,20 @@ def weights(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     """Set the weights' gradient: see `cnnkernels.correlation.weights.run`."""
     problem, sums = cut.problem, _sums(cut.key)
     _correlate_weights(
-        cut.units, problem.dtype, dy, x, dw, problem.batch, problem.in_channels,
-        problem.out_height * problem.out_width, problem.height * problem.width, *sums.table,
-        simd.lanes(dw.itemsize),
-    )  # fmt: skip
+        cut.units,
+        problem.dtype,
+        (
+            dy,
+            x,
+            dw,
+            problem.batch,
+            problem.in_channels,
+            problem.out_height * problem.out_width,
+            problem.height * problem.width,
+            *sums.table,
+            simd.lanes(dw.itemsize),
+        ),
+    )
 
 
 @parallel.ParallelKernel

@@ -68,7 +68,7 @@ def run(cut: Cut, x: np.ndarray, w: np.ndarray, start: np.ndarray, y: np.ndarray
         What sums begin with, a value an output channel at the least.
     """
     shares = min(cut.units, 4 * parallel.threads())
-    _correlate(shares, cut.dtype, x, w, start, y, shares, cut.address)
+    _correlate(shares, cut.dtype, (x, w, start, y, shares, cut.address))
 
 
 def run_backward(
@@ -77,13 +77,13 @@ def run_backward(
     """Set dx: see `run`; sums begin with zero."""
     del start
     shares = min(cut.units, 4 * parallel.threads())
-    _correlate_back(shares, cut.dtype, dy, w, dx, shares, cut.address)
+    _correlate_back(shares, cut.dtype, (dy, w, dx, shares, cut.address))
 
 
 def weights(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     """Set dw: see `run`."""
     shares = min(cut.units, 4 * parallel.threads())
-    _correlate_weights(shares, cut.dtype, dy, x, dw, shares, cut.address)
+    _correlate_weights(shares, cut.dtype, (dy, x, dw, shares, cut.address))
 
 
 _tap_range = jit.inlined(geometry.tap_range)

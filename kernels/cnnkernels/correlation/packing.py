@@ -21,7 +21,7 @@ def pack(plan: Correlation, w: np.ndarray) -> np.ndarray:
     """
     packed = np.empty(elements(plan), plan.dtype)
     lanes = simd.lanes(w.itemsize)
-    _pack(plan.groups * plan.tiles, plan.dtype, w, packed, *plan.tables, lanes)
+    _pack(plan.groups * plan.tiles, plan.dtype, (w, packed, *plan.tables, lanes))
     return packed
 
 

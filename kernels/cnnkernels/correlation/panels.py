@@ -107,10 +107,25 @@ def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.
     plan, dtype = cut.plan, cut.plan.dtype
     packed = packing.pack(plan, w)
     _correlate(
-        plan.groups * cut.shares * cut.parts, dtype, microkernel.packed_tile_address(dtype), source,
-        source.size, packed, start, out, cut.room, cut.shares, cut.parts, *plan.tables,
-        _ramp(cut.width), cut.width, cut.together, cut.most,
-    )  # fmt: skip
+        plan.groups * cut.shares * cut.parts,
+        dtype,
+        (
+            microkernel.packed_tile_address(dtype),
+            source,
+            source.size,
+            packed,
+            start,
+            out,
+            cut.room,
+            cut.shares,
+            cut.parts,
+            *plan.tables,
+            _ramp(cut.width),
+            cut.width,
+            cut.together,
+            cut.most,
+        ),
+    )
 
 
 @functools.cache

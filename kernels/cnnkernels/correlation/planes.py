@@ -144,10 +144,9 @@ def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.
     """Set the pixels of a correlation's grid: see `panels.run`."""
     plan, dtype = cut.plan, cut.plan.dtype
     _correlate(
-        cut.shares, dtype, microkernel.packed_tile_address(dtype), source, source.size,
+        cut.shares, dtype, (microkernel.packed_tile_address(dtype), source, source.size,
         packing.pack(plan, w), plan.tiles, start, out, cut.work, cut.shares, *cut.tables,
-        cut.taps.size, plan.lanes,
-    )  # fmt: skip
+        cut.taps.size, plan.lanes))  # fmt: skip
 
 
 @parallel.ParallelKernel
@@ -240,9 +239,8 @@ def weights(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     plan = cut.plan
     shares = min(plan.groups, 4 * parallel.threads())
     _sum_weights(
-        shares, plan.dtype, x, x.size, dy, dw, cut.work, shares, *cut.tables, cut.taps.size,
-        plan.lanes,
-    )  # fmt: skip
+        shares, plan.dtype, (x, x.size, dy, dw, cut.work, shares, *cut.tables, cut.taps.size,
+        plan.lanes))  # fmt: skip
 
 
 @parallel.ParallelKernel

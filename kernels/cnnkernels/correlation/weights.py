@@ -195,9 +195,21 @@ def run(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     dtype = cut.dtype
     parts = dw if cut.splits == 1 else np.empty((cut.splits, dw.size), dtype)
     _correlate(
-        cut.shares, dtype, microkernel.tile_address(dtype), x, dy, parts, parts.size, cut.work,
-        cut.room, _zeros(dtype), *cut.tables, int(cut.turned),
-    )  # fmt: skip
+        cut.shares,
+        dtype,
+        (
+            microkernel.tile_address(dtype),
+            x,
+            dy,
+            parts,
+            parts.size,
+            cut.work,
+            cut.room,
+            _zeros(dtype),
+            *cut.tables,
+            int(cut.turned),
+        ),
+    )
     if cut.splits > 1:
         np.add.reduce(parts, axis=0, out=dw.reshape(-1))
 
@@ -361,9 +373,10 @@ def sum_filters(problem: Conv2D, dy: np.ndarray) -> np.ndarray:
     _, filters, height, width = dy.shape
     shares = min(filters, 4 * parallel.threads())
     _sum_filters(
-        shares, problem.dtype, dy, db, problem.batch, filters, height * width, shares,
-        simd.lanes(dy.itemsize),
-    )  # fmt: skip
+        shares,
+        problem.dtype,
+        (dy, db, problem.batch, filters, height * width, shares, simd.lanes(dy.itemsize)),
+    )
     return db
 
 

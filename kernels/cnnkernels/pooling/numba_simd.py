@@ -53,7 +53,7 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
     if y.size:
         plan = plan_of(key)
         shares = min(units, 4 * parallel.threads())
-        kernel(shares, problem.dtype, x, y, winners, shares, planes, plan.work, *plan.tables)
+        kernel(shares, problem.dtype, (x, y, winners, shares, planes, plan.work, *plan.tables))
     return y, (winners,)
 
 
@@ -70,7 +70,7 @@ def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
     if dx.size:
         plan = plan_of(key)
         shares = min(units, 4 * parallel.threads())
-        kernel(shares, problem.dtype, dy, winners, dx, shares, planes, plan.work, *plan.tables)
+        kernel(shares, problem.dtype, (dy, winners, dx, shares, planes, plan.work, *plan.tables))
     return dx
 
 
