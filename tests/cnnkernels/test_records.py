@@ -39,7 +39,7 @@ def test_a_kernel_reads_its_call_and_a_record_by_name(dtype):
     sizes = records.record(Sizes(count=3, step=-2, numbers=np.array([100, 2**40, -(2**40)])))
     x, y = np.arange(3, dtype=dtype), np.zeros((2, 3), dtype)
     fill(2, dtype, Call(x=x, y=y, sizes=sizes.address))
-    expected = np.array([100, 2**40 - 2, -(2**40) - 4]) + [[0], [1]]
+    expected = np.add.outer([0, 1], [100, 2**40 - 2, -(2**40) - 4])
     np.testing.assert_array_equal(y, expected.astype(dtype))
 
 
