@@ -86,12 +86,14 @@ def backward(
     arrays.require("x", x, shapes.x, problem.dtype)
     arrays.require("w", w, shapes.w, problem.dtype)
     dx = dw = db = None
-    if needs.dx:
+    if needs.dx and dy.size:
         start = _zeros(problem.in_channels, problem.dtype)
         runs, everywhere = _backward_data((problem, parallel.threads()))
         dx = (arrays.empty if everywhere else np.zeros)(shapes.x, problem.dtype)
-        for run in runs if dx.size else ():
+        for run in runs:
             run(dy, w, start, dx)
+    elif needs.dx:
+        dx = arrays.empty(shapes.x, problem.dtype)  # of no image
     if needs.dw:
         dw = arrays.empty(shapes.w, problem.dtype)
         if dy.size:

@@ -1,5 +1,6 @@
 """Convolution on vector registers: every way a share of the work can be cut."""
 
+import dataclasses
 import itertools
 import tracemalloc
 
@@ -93,6 +94,17 @@ def test_every_cut_is_exact(descriptor, dtype):
     backend = registry.load("numba-simd")
     found = conformance.check(backend, parse(descriptor + dtype))
     assert (found.outcome, found.reason) == ("ok", "")
+
+
+@pytest.mark.parametrize("descriptor", CUTS.values(), ids=CUTS)
+def test_a_batch_of_no_images_has_gradients(descriptor):
+    problem = dataclasses.replace(parse(descriptor), batch=0)
+    x, w, b, y = (np.ones(shape, problem.dtype) for shape in problem.shapes)
+    assert numba_simd.forward(problem, x, w, b)[0].shape == y.shape
+    dx, dw, db = numba_simd.backward(problem, y, x, w, ())
+    assert (dx.shape, dw.shape, db.shape) == (x.shape, w.shape, b.shape)
+    assert not dw.any()
+    assert not db.any()
 
 
 @pytest.mark.parametrize("lines", [True, False], ids=["lines", "rectangles"])
