@@ -15,8 +15,8 @@ pytest.importorskip("numba")
 simd = pytest.importorskip("cnnkernels.simd")
 numba_simd = pytest.importorskip("cnnkernels.convolution.numba_simd")
 microkernel = pytest.importorskip("cnnkernels.microkernel")
-filters = pytest.importorskip("cnnkernels.correlation.filters")
-weights = pytest.importorskip("cnnkernels.correlation.weights")
+filter_tiles = pytest.importorskip("cnnkernels.convolution.numba_simd.filter_tiles")
+weight_gradients = pytest.importorskip("cnnkernels.convolution.numba_simd.weight_gradients")
 
 CUTS = {
     "panels in lines": "mb2ic5ih20oc17oh20kh3ph1",
@@ -112,12 +112,12 @@ def test_a_batch_of_no_images_has_gradients(descriptor):
     "descriptor", [cut for name, cut in CUTS.items() if name.startswith("filters")]
 )
 def test_tiles_make_each_product_once(descriptor, lines):
-    correlation = numba_simd._forward_plan(parse(descriptor))
+    correlation = numba_simd.correlation.forward(parse(descriptor))
     (_, height, wide), (rows, columns) = correlation.source, correlation.grid
     down, across, _ = correlation.windows
     images = min(correlation.batch, 3)
     made = np.zeros((images, rows, columns, down.size), int)
-    for here in filters._tiles(correlation, range(images), range(rows), 2, lines):
+    for here in filter_tiles._tiles(correlation, range(images), range(rows), 2, lines):
         for first in itertools.product(*here.firsts):
             for number in range(here.pixels):
                 pixel = np.add(first, np.multiply(here.step, number))
@@ -200,9 +200,9 @@ def new_plans():
 def test_gradients_of_weights_are_exact_where_images_are_turned(
     descriptor, thread_counts, monkeypatch
 ):
-    monkeypatch.setattr(weights, "_CACHED", 0)  # else dy is too large for a test
+    monkeypatch.setattr(weight_gradients, "_CACHED", 0)  # else dy is too large for a test
     problem = parse(descriptor)
-    assert weights.cut(problem).turned
+    assert weight_gradients._blocking(problem).turned
     for _ in thread_counts():
         found = conformance.check(registry.load("numba-simd"), problem)
         assert (found.outcome, found.reason) == ("ok", "")

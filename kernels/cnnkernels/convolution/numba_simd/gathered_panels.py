@@ -18,14 +18,12 @@ References
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from cnnkernels import arrays, jit, microkernel, parallel, records, simd
-from cnnkernels.correlation import packing
-from cnnkernels.correlation.plan import BLOCK, SIZES, Correlation, even
+from cnnkernels import arrays, jit, microkernel, packing, parallel, records, simd
+from cnnkernels.convolution.numba_simd.correlation import Correlation, Driver, Sizes, even
 
 _PANELS = 64
 """Panels of a share, at the most: their source pixels stay in the second cache between windows."""
@@ -41,122 +39,124 @@ _SUMS = 192 * 1024
 """Sums of a few panels that stand apart in the output: half of the second cache, at the most."""
 
 
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """How the panels of a correlation are shared.
+class _Blocking(NamedTuple):
+    """How the panels of a correlation are shared, and its taps blocked."""
 
-    Attributes
-    ----------
-    plan : Correlation
-    shares, parts : int
-        Of a group's panels, and of its tiles.
-    room : int
-        Elements of scratch memory.
-    width, together, most : int
-        Columns of a panel; panels whose sums are kept together, and that are gathered together.
-    """
-
-    plan: Correlation
     shares: int
+    """Shares of a group's panels."""
     parts: int
-    room: int
+    """Parts of a group's tiles of filters."""
     width: int
+    """Columns of a panel."""
     together: int
+    """Panels whose sums stand together."""
     most: int
+    """Panels that are gathered together, at the most."""
+    block_channels: int
+    """Channels of a block of taps."""
+    block_windows: int
+    """Pixels of the window of a block of taps."""
+    room: int
+    """Elements of scratch memory."""
+    ramp: np.ndarray
+    """(taps of a block,), int64: where the lines of a panel begin."""
 
 
-def cut(plan: Correlation, threads: int) -> Cut:
-    """Return how panels are shared by some threads. Nothing of the result depends on how many."""
-    plan = plan.merged
-    width = microkernel.VECTORS * plan.lanes
-    channels, windows = plan.blocks
-    panels = -(-plan.batch * plan.grid[0] * plan.grid[1] // width)
+def _blocking(correlation: Correlation, threads: int) -> _Blocking:
+    """Return the blocking for some threads. Nothing of the result depends on how many."""
+    width = microkernel.VECTORS * correlation.lanes
+    channels, windows = correlation.blocks
+    panels = -(-correlation.batch * correlation.grid[0] * correlation.grid[1] // width)
     # Threads get whole shares, as alike as can be.
     shares = min(panels, threads * -(-panels // (threads * _PANELS)))
-    parts = min(plan.tiles, -(-threads // (plan.groups * shares)))
-    rows = -(-plan.tiles // parts) * microkernel.ROWS
+    parts = min(correlation.tiles, -(-threads // (correlation.groups * shares)))
+    rows = -(-correlation.tiles // parts) * microkernel.ROWS
     together = even(-(-panels // shares), max(1, _SUMS // (rows * width)))
-    most = min(together, max(1, _GROUP // (channels * windows * width))) if plan.pointwise else 1
+    fitting = max(1, _GROUP // (channels * windows * width))
+    most = min(together, fitting) if correlation.pointwise else 1
     room = (most * channels * windows + together * rows) * width
-    return Cut(plan, shares, parts, room, width, together, most)
+    ramp = np.arange(channels * windows) * width
+    return _Blocking(shares, parts, width, together, most, channels, windows, room, ramp)
 
 
-def suits(plan: Correlation) -> bool:
+def suits(correlation: Correlation) -> bool:
     """Return True: any correlation can be done."""
-    del plan
+    del correlation
     return True
 
 
-def needed(plan: Correlation) -> int:
+def needed(correlation: Correlation) -> int:
     """Return how many bytes of tables and scratch memory are needed, about."""
-    itemsize = np.dtype(plan.dtype).itemsize
-    return 80 * plan.area + itemsize * (cut(plan, 1).room + packing.elements(plan))
+    itemsize = np.dtype(correlation.dtype).itemsize
+    elements = _blocking(correlation.merged, 1).room + packing.elements(correlation.layout.fields)
+    return 80 * correlation.area + itemsize * elements
 
 
-def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray) -> None:
-    """Set the pixels of a correlation's grid in `out`.
+def prepare(correlation: Correlation, threads: int) -> Driver:
+    """Return the function that computes a correlation in some threads."""
+    correlation = correlation.merged
+    return functools.partial(_run, correlation, records.record(_blocking(correlation, threads)))
 
-    Parameters
-    ----------
-    cut : Cut
-    source, w, out : np.ndarray
-        C-contiguous, of the correlation's dtype.
-    start : np.ndarray
-        What sums begin with, a value an output channel, and `microkernel.MOST_ROWS` zeros.
-    """
-    plan, dtype = cut.plan, cut.plan.dtype
-    packed = packing.pack(plan, w)
+
+class _Call(NamedTuple):
+    """What `_correlate` is given."""
+
+    tile: int
+    """Address of the micro-kernel."""
+    source: np.ndarray
+    """(N, channels of all groups, height, width)."""
+    packed: np.ndarray
+    """Weights in the order of `Correlation.layout`."""
+    start: np.ndarray
+    """What the sums of each filter begin with, and then `microkernel.MOST_ROWS` zeros."""
+    out: np.ndarray
+    """(N, filters of all groups, height, width)."""
+    sizes: int
+    """Address of the correlation's `Sizes`."""
+    blocking: int
+    """Address of a `_Blocking`."""
+
+
+def _run(
+    correlation: Correlation,
+    blocking: records.Record[_Blocking],
+    source: np.ndarray,
+    w: np.ndarray,
+    start: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    dtype, shared = correlation.dtype, blocking.fields
+    tile, packed = microkernel.packed_tile_address(dtype), packing.pack(correlation.layout, w)
     _correlate(
-        plan.groups * cut.shares * cut.parts,
+        correlation.groups * shared.shares * shared.parts,
         dtype,
-        (
-            microkernel.packed_tile_address(dtype),
-            source,
-            source.size,
-            packed,
-            start,
-            out,
-            cut.room,
-            cut.shares,
-            cut.parts,
-            *plan.tables,
-            _ramp(cut.width),
-            cut.width,
-            cut.together,
-            cut.most,
-        ),
+        _Call(tile, source, packed, start, out, correlation.sizes.address, blocking.address),
     )
 
 
-@functools.cache
-def _ramp(width: int) -> np.ndarray:
-    """Return where a panel's lines begin."""
-    return np.arange(BLOCK) * width
-
-
 @parallel.ParallelKernel
-def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
+def _correlate(number, words, like):  # type: ignore[no-untyped-def]
     """Set one share of a group's outputs: some panels of some tiles."""
-    micro = arguments[0]
-    room, shares, parts = arguments[6], arguments[7], arguments[8]
-    (
-        batch, groups, filters, channels, height, wide, p_size, q_size, out_height, out_width,
-        step_h, step_w, spread_h, spread_w, corner_h, corner_w,
-        _, _, _, windows, block_channels, block_windows,
-    ) = to_fixed_tuple(records.array_at(arguments[10], arguments, (SIZES,)), SIZES)  # fmt: skip
+    call = records.read(_Call, words)
+    sizes = records.read(Sizes, call.sizes)
+    blocking = records.read(_Blocking, call.blocking)
+    batch, groups, filters, channels = sizes.batch, sizes.groups, sizes.filters, sizes.channels
+    height, wide, p_size, q_size = sizes.height, sizes.width, sizes.p_size, sizes.q_size
+    out_width, step_w, spread_w = sizes.out_width, sizes.step_w, sizes.spread_w
+    windows, lanes = sizes.windows, sizes.lanes
+    shares, parts, width, most = blocking.shares, blocking.parts, blocking.width, blocking.most
+    block_channels, block_windows = blocking.block_channels, blocking.block_windows
     tiles = (filters + microkernel.ROWS - 1) // microkernel.ROWS
     taps = channels * windows
     pixels = batch * p_size * q_size
-    out_row = out_height * out_width
-    source = records.array_at(arguments[1], like, (arguments[2],))
-    packed = records.array_at(arguments[3], like, (groups * tiles * taps * microkernel.ROWS,))
-    start = records.array_at(arguments[4], like, (groups * filters + microkernel.MOST_ROWS,))
-    out = records.array_at(arguments[5], like, (batch * groups * filters * out_row,))
-    work = simd.scratch(room, out)
-    table = records.array_at(arguments[9], arguments, (3, windows))
-    ramp = records.array_at(arguments[11], arguments, (BLOCK,))
-    width, together, most = arguments[12], arguments[13], arguments[14]
-    lanes = width // microkernel.VECTORS
+    out_row = sizes.out_height * out_width
+    source = records.array_at(call.source, like, (batch * groups * channels * height * wide,))
+    packed = records.array_at(call.packed, like, (groups * tiles * taps * microkernel.ROWS,))
+    start = records.array_at(call.start, like, (groups * filters + microkernel.MOST_ROWS,))
+    out = records.array_at(call.out, like, (batch * groups * filters * out_row,))
+    work = simd.scratch(blocking.room, out)
+    table = records.array_at(sizes.reach, words, (3, windows))
+    ramp = records.array_at(blocking.ramp, words, (block_channels * block_windows,))
 
     group, share, part = number // (shares * parts), number // parts % shares, number % parts
     panels = (pixels + width - 1) // width
@@ -171,9 +171,9 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     places = np.empty((width, 3), np.int64)
     ahead = np.zeros(_AHEAD, np.int64)
     image_size = groups * filters * out_row
-    corner = group * filters * out_row + corner_h * out_width + corner_w
-    for g0 in range(first_panel, last_panel, together):
-        g1 = min(last_panel, g0 + together)
+    corner = group * filters * out_row + sizes.corner_h * out_width + sizes.corner_w
+    for g0 in range(first_panel, last_panel, blocking.together):
+        g1 = min(last_panel, g0 + blocking.together)
         for c0 in range(0, channels, block_channels):
             c1 = min(channels, c0 + block_channels)
             for r0 in range(0, windows, block_windows):
@@ -196,7 +196,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                             then = after * width
                             wanted = width * _many(then, min(most, g1 - after), q_size, width)
                             found = _lines(
-                                lines, then, wanted, p_size, q_size, step_h, step_w,
+                                lines, then, wanted, p_size, q_size, sizes.step_h, step_w,
                                 groups * channels * plane,
                             )  # fmt: skip
                             n = _runs(
@@ -218,21 +218,21 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         for tile in range(first_tile, last_tile):
                             m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
                             for q in range(many):
-                                call = min((tile - first_tile) * many + q, last_ahead)
+                                asked = min((tile - first_tile) * many + q, last_ahead)
                                 microkernel.multiply_packed_tile(
-                                    micro, m1 - m0, microkernel.VECTORS, packed,
+                                    call.tile, m1 - m0, microkernel.VECTORS, packed,
                                     a_block + tile * count * microkernel.ROWS,
                                     work, q * count * width, ramp, 0, count,
                                     out, corner + image * image_size + m0 * out_row + pixel
                                     + q * width, out_row,
                                     start, groups * filters if add else group * filters + m0, add,
-                                    source, ahead[call], between,
+                                    source, ahead[asked], between,
                                 )  # fmt: skip
                         panel += many
                         continue
                     vectors = (columns + lanes - 1) // lanes
                     found = _lines(
-                        lines, begin, columns, p_size, q_size, step_h, step_w,
+                        lines, begin, columns, p_size, q_size, sizes.step_h, step_w,
                         groups * channels * plane,
                     )  # fmt: skip
                     to = 0
@@ -247,7 +247,7 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         to += (c1 - c0) * width
                     segments = _places(
                         places, begin, columns, p_size, q_size, image_size, out_width,
-                        spread_h, spread_w,
+                        sizes.spread_h, spread_w,
                     )  # fmt: skip
                     in_line = segments == 1 and columns == vectors * lanes and spread_w == 1
                     kept = sums + (panel - g0) * rows * width
@@ -255,20 +255,20 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
                         a_first = a_block + tile * count * microkernel.ROWS
                         value = groups * filters if add else group * filters + m0
-                        call = min(tile - first_tile, last_ahead)
+                        asked = min(tile - first_tile, last_ahead)
                         if in_line:
                             microkernel.multiply_packed_tile(
-                                micro, m1 - m0, vectors, packed, a_first,
+                                call.tile, m1 - m0, vectors, packed, a_first,
                                 work, 0, ramp, 0, count,
                                 out, corner + m0 * out_row + places[0, 2], out_row,
-                                start, value, add, source, ahead[call], between,
+                                start, value, add, source, ahead[asked], between,
                             )  # fmt: skip
                         else:
                             microkernel.multiply_packed_tile(
-                                micro, m1 - m0, vectors, packed, a_first,
+                                call.tile, m1 - m0, vectors, packed, a_first,
                                 work, 0, ramp, 0, count,
                                 work, kept + (m0 - first_row) * width, width,
-                                start, value, add, source, ahead[call], between,
+                                start, value, add, source, ahead[asked], between,
                             )  # fmt: skip
                     if not in_line and before + count == taps:
                         _scatter(

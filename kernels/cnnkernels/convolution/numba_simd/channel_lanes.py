@@ -11,12 +11,13 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import memory, parallel, records, simd
 from cnnkernels.contract import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Conv2D, Direction
+from cnnkernels.convolution.numba_simd.correlation import Driver, WeightsDriver
 
 _COPY = 64 * 1024
 """Elements of turned planes, at the most: the lists of products are larger."""
@@ -49,44 +50,73 @@ def _lanes(problem: Conv2D) -> int:
     return simd.lanes(np.dtype(problem.dtype).itemsize)
 
 
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """How a direction is cut.
+class _Blocking(NamedTuple):
+    """Sizes of a direction."""
 
-    Attributes
-    ----------
-    problem : Conv2D
-    direction : str
-    units : int
-        Parts that the work can be cut in.
-    key : tuple
-        What the sums depend on.
-    """
-
-    problem: Conv2D
-    direction: Direction
-    units: int
-    key: tuple[Conv2D, Direction]
+    shares: int
+    """Shares of the work."""
+    batch: int
+    """Images."""
+    channels: int
+    """Channels, one a group."""
+    of_first: int
+    """Elements of a plane of first factors: of the source, or of dy in backward-weights."""
+    of_second: int
+    """Elements of a plane of second factors: of the weights, or of x in backward-weights."""
+    lanes: int
+    """Elements of a vector."""
 
 
-def cut(problem: Conv2D, direction: Direction) -> Cut:
-    """Return the cut of a direction: sums are those of one channel of one image."""
+_Key = tuple[Conv2D, Direction]
+"""A convolution of one channel of one image, and a direction: what sums depend on."""
+
+
+def _key(problem: Conv2D, direction: Direction) -> _Key:
     one = dataclasses.replace(problem, batch=1, in_channels=1, out_channels=1, groups=1, bias=False)
-    units = -(-problem.in_channels // _lanes(problem))
-    if direction != BACKWARD_WEIGHTS:
-        units *= problem.batch
-    return Cut(problem, direction, units, (memory.first_equal(one), direction))
+    return memory.first_equal(one), direction
+
+
+def prepare(problem: Conv2D, direction: Direction, threads: int) -> Driver:
+    """Return the function that computes forward, or backward-data, in some threads."""
+    source = problem.shapes.x if direction == FORWARD else problem.shapes.y
+    lanes = _lanes(problem)
+    blocking = _Blocking(
+        shares=min(problem.batch * -(-problem.in_channels // lanes), 4 * threads),
+        batch=problem.batch,
+        channels=problem.in_channels,
+        of_first=math.prod(source[2:]),
+        of_second=math.prod(problem.kernel_size),
+        lanes=lanes,
+    )
+    return functools.partial(
+        _run, problem.dtype, records.record(blocking), _key(problem, direction)
+    )
+
+
+def prepare_weights(problem: Conv2D) -> WeightsDriver:
+    """Return the function that computes backward-weights."""
+    lanes = _lanes(problem)
+    blocking = _Blocking(
+        shares=-(-problem.in_channels // lanes),
+        batch=problem.batch,
+        channels=problem.in_channels,
+        of_first=math.prod(problem.shapes.y[2:]),
+        of_second=math.prod(problem.shapes.x[2:]),
+        lanes=lanes,
+    )
+    key = _key(problem, BACKWARD_WEIGHTS)
+    return functools.partial(_run_weights, problem.dtype, records.record(blocking), key)
 
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """Which pixels, and which weights, each of some sums is of.
+    """The products that each of some sums is of.
 
     Attributes
     ----------
     numbers : np.ndarray
-        int64; for each product the place of its first factor; of its second; then for each sum
-        where its products begin, and where the last ends.
+        int64; the place of each product's first factor; of its second; then for each sum where its
+        products begin, and where those of the last end.
     products, sums : int
     """
 
@@ -94,20 +124,16 @@ class _Sums:
     products: int
     sums: int
 
-    @functools.cached_property
-    def table(self) -> tuple[int, int, int]:
-        return self.numbers.ctypes.data, self.products, self.sums
-
 
 _WINDOW, _TAP, _PIXEL = range(3)
-"""What a product has one of, each along both axes."""
+"""The three planes that a product has a place in."""
 
 _SUMS = {
     FORWARD: (_WINDOW, _PIXEL, _TAP),
     BACKWARD_DATA: (_PIXEL, _WINDOW, _TAP),
     BACKWARD_WEIGHTS: (_TAP, _WINDOW, _PIXEL),
 }
-"""Of what a direction has a sum each, and of what products are."""
+"""The plane whose places have a sum each, in a direction, and the planes of its factors."""
 
 
 @memory.PLANS.kept
@@ -142,51 +168,54 @@ def _products(problem: Conv2D, axis: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return p[inside], r[inside], h[inside]
 
 
-def run(cut: Cut, source: np.ndarray, w: np.ndarray, start: np.ndarray, out: np.ndarray) -> None:
-    """Set y from x, or, backward, dx from dy.
+class _Call(NamedTuple):
+    """What `_correlate` is given."""
 
-    Parameters
-    ----------
-    cut : Cut
-        Of a problem that `suits`.
-    source, w, out : np.ndarray
-        C-contiguous, of the problem's dtype.
-    start : np.ndarray
-        What sums begin with, a value a channel at the least.
-    """
-    problem, sums = cut.problem, _sums(cut.key)
-    shares = min(cut.units, 4 * parallel.threads())
-    rows, cols = problem.kernel_size
-    _correlate(
-        shares,
-        problem.dtype,
-        (
-            source,
-            w,
-            start,
-            out,
-            shares,
-            problem.batch,
-            problem.in_channels,
-            source.size // (problem.batch * problem.in_channels),
-            rows * cols,
-            *sums.table,
-            simd.lanes(out.itemsize),
-        ),
-    )
+    source: np.ndarray
+    """x, or dy backward."""
+    w: np.ndarray
+    """Weights."""
+    start: np.ndarray
+    """What the sums of each channel begin with."""
+    out: np.ndarray
+    """y, or dx backward."""
+    blocking: int
+    """Address of a `_Blocking`."""
+    table: np.ndarray
+    """See `_Sums.numbers`."""
+    products: int
+    """Products of a plane."""
+    sums: int
+    """Sums of a plane."""
+
+
+def _run(
+    dtype: str,
+    blocking: records.Record[_Blocking],
+    key: _Key,
+    source: np.ndarray,
+    w: np.ndarray,
+    start: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    sums = _sums(key)
+    call = _Call(source, w, start, out, blocking.address, sums.numbers, sums.products, sums.sums)
+    _correlate(blocking.fields.shares, dtype, call)
 
 
 @parallel.ParallelKernel
-def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
+def _correlate(number, words, like):  # type: ignore[no-untyped-def]
     """Set some planes, as many at a time as there are lanes."""
-    (shares, batch, channels, pixels, taps, address, products, sums, lanes) = to_fixed_tuple(
-        records.array_at(arguments, arguments, (13,))[4:], 9
-    )
-    source = records.array_at(arguments[0], like, (batch * channels * pixels,))
-    w = records.array_at(arguments[1], like, (channels * taps,))
-    start = records.array_at(arguments[2], like, (channels,))
-    out = records.array_at(arguments[3], like, (batch * channels * sums,))
-    table = records.array_at(address, arguments, (2 * products + sums + 1,))
+    call = records.read(_Call, words)
+    blocking = records.read(_Blocking, call.blocking)
+    batch, channels, lanes = blocking.batch, blocking.channels, blocking.lanes
+    pixels, taps = blocking.of_first, blocking.of_second
+    products, sums = call.products, call.sums
+    source = records.array_at(call.source, like, (batch * channels * pixels,))
+    w = records.array_at(call.w, like, (channels * taps,))
+    start = records.array_at(call.start, like, (channels,))
+    out = records.array_at(call.out, like, (batch * channels * sums,))
+    table = records.array_at(call.table, words, (2 * products + sums + 1,))
     begins = table[2 * products :]
     work = simd.scratch((pixels + taps + sums + 3 * lanes) * lanes, out)
     weights = (pixels + lanes) * lanes
@@ -194,7 +223,8 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     turned, seconds = work[weights:], table[products:]
     given = np.zeros(lanes, work.dtype)
     groups = (channels + lanes - 1) // lanes
-    for unit in range(number * groups * batch // shares, (number + 1) * groups * batch // shares):
+    units, shares = groups * batch, blocking.shares
+    for unit in range(number * units // shares, (number + 1) * units // shares):
         image, c0 = unit // groups, unit % groups * lanes
         rows = min(lanes, channels - c0)
         first = (image * channels + c0) * pixels
@@ -212,36 +242,50 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
         simd.turn_back(out, to, sums, work, results, lanes, rows, sums, lanes)
 
 
-def weights(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
-    """Set the weights' gradient: see `cnnkernels.correlation.weights.run`."""
-    problem, sums = cut.problem, _sums(cut.key)
-    _correlate_weights(
-        cut.units,
-        problem.dtype,
-        (
-            dy,
-            x,
-            dw,
-            problem.batch,
-            problem.in_channels,
-            problem.out_height * problem.out_width,
-            problem.height * problem.width,
-            *sums.table,
-            simd.lanes(dw.itemsize),
-        ),
-    )
+class _WeightsCall(NamedTuple):
+    """What `_correlate_weights` is given."""
+
+    dy: np.ndarray
+    """Gradient of the outputs."""
+    x: np.ndarray
+    """Images."""
+    dw: np.ndarray
+    """Gradient of the weights."""
+    blocking: int
+    """Address of a `_Blocking`."""
+    table: np.ndarray
+    """See `_Sums.numbers`."""
+    products: int
+    """Products of a plane."""
+    sums: int
+    """Sums of a plane: taps."""
+
+
+def _run_weights(
+    dtype: str,
+    blocking: records.Record[_Blocking],
+    key: _Key,
+    dy: np.ndarray,
+    x: np.ndarray,
+    dw: np.ndarray,
+) -> None:
+    sums = _sums(key)
+    call = _WeightsCall(dy, x, dw, blocking.address, sums.numbers, sums.products, sums.sums)
+    _correlate_weights(blocking.fields.shares, dtype, call)
 
 
 @parallel.ParallelKernel
-def _correlate_weights(number, arguments, like):  # type: ignore[no-untyped-def]
+def _correlate_weights(number, words, like):  # type: ignore[no-untyped-def]
     """Set the gradients of as many channels' weights as there are lanes."""
-    (batch, channels, windows, pixels, address, products, taps, lanes) = to_fixed_tuple(
-        records.array_at(arguments, arguments, (11,))[3:], 8
-    )
-    dy = records.array_at(arguments[0], like, (batch * channels * windows,))
-    x = records.array_at(arguments[1], like, (batch * channels * pixels,))
-    dw = records.array_at(arguments[2], like, (channels * taps,))
-    table = records.array_at(address, arguments, (2 * products + taps + 1,))
+    call = records.read(_WeightsCall, words)
+    blocking = records.read(_Blocking, call.blocking)
+    batch, channels, lanes = blocking.batch, blocking.channels, blocking.lanes
+    windows, pixels = blocking.of_first, blocking.of_second
+    products, taps = call.products, call.sums
+    dy = records.array_at(call.dy, like, (batch * channels * windows,))
+    x = records.array_at(call.x, like, (batch * channels * pixels,))
+    dw = records.array_at(call.dw, like, (channels * taps,))
+    table = records.array_at(call.table, words, (2 * products + taps + 1,))
     begins = table[2 * products :]
     work = simd.scratch((windows + pixels + taps + 3 * lanes) * lanes, dw)
     seen = (windows + lanes) * lanes

@@ -13,14 +13,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import arrays, jit, microkernel, parallel, records, simd
 from cnnkernels.contract import Conv2D
-from cnnkernels.correlation.plan import even
+from cnnkernels.convolution.numba_simd.correlation import WeightsDriver, even
 
 _VECTORS = 2
 """Vectors of filters side by side."""
@@ -50,48 +49,83 @@ _WORTH = 500_000
 """Multiply-adds that a part of the batch has at the least: those of parts have to be added up."""
 
 
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """How a problem is cut.
+class _Blocking(NamedTuple):
+    """How backward-weights is cut; channels and filters are those of one group."""
 
-    Attributes
-    ----------
-    dtype : str
-    turned : bool
-        Whether images are turned, and not dy; all else is then of dy for the images.
-    sizes : np.ndarray
-        int64; what the kernel unpacks.
-    reach : np.ndarray, (2, RS), int64
-        For each pixel of the window: its row and column from where an output pixel looks.
-    shares, splits : int
-        Of all work, and of the batch.
-    room, work : int
-        Elements of a copy of images, and of all scratch memory.
-    """
-
-    dtype: str
-    turned: bool
-    sizes: np.ndarray
+    turned: int
+    """Whether images are turned, and not dy. All else is then of dy for the images."""
+    batch: int
+    """Images."""
+    groups: int
+    """Groups of channels that do not meet."""
+    channels: int
+    """Channels of the images."""
+    height: int
+    """Rows of the images."""
+    width: int
+    """Columns of the images."""
+    filters: int
+    """Channels of dy."""
+    p_size: int
+    """Rows of dy."""
+    q_size: int
+    """Columns of dy."""
+    rows: int
+    """Rows of the window."""
+    cols: int
+    """Columns of the window."""
+    step_h: int
+    """Stride of rows."""
+    step_w: int
+    """Stride of columns."""
+    dilation_w: int
+    """Dilation of columns."""
+    top: int
+    """Padding above an image."""
+    left: int
+    """Padding before its lines."""
     reach: np.ndarray
-    shares: int
+    """(2, windows), int64: row and column of each pixel of the window, from where a pixel looks."""
+    images: int
+    """Images of a block."""
+    parts: int
+    """Parts of an image that are a block each, where `images` is 1."""
+    block: int
+    """Pixels of a block, at the most."""
+    lines: int
+    """Lines of an image that a block sees, at the most."""
+    span_h: int
+    """Lines that the window spans."""
+    pitch: int
+    """Elements from one line of a copy to the next."""
+    region: int
+    """Elements of the copy of one channel of a block."""
+    copied: int
+    """Whether images are copied, with zeros around them."""
+    along: int
+    """Whether the rows of a tile are channels, and not the pixels of a line of the window."""
+    panel_width: int
+    """Filters of a panel, in whole vectors."""
+    panels: int
+    """Groups of panels that share a pass over the images."""
+    together: int
+    """Panels that share a pass."""
+    ranges: int
+    """Ranges of channels."""
+    in_range: int
+    """Channels of a range."""
     splits: int
+    """Parts of the batch, whose gradients are added up in the end."""
+    copy_room: int
+    """Elements of scratch memory for copies of images."""
     room: int
-    work: int
-
-    @functools.cached_property
-    def tables(self) -> tuple[int, int]:
-        """Where kernels find reach and sizes."""
-        return self.reach.ctypes.data, self.sizes.ctypes.data
+    """Elements of all scratch memory of a thread."""
 
 
-_SIZES = 31
-
-
-def cut(problem: Conv2D) -> Cut:
+def _blocking(problem: Conv2D) -> _Blocking:
     """Return how a problem is cut."""
     images_turned = _images_turned(problem)
-    if images_turned:
-        problem = images_turned
+    problem = images_turned or problem
     channels = problem.in_channels // problem.groups
     filters = problem.out_channels // problem.groups
     rows, cols = problem.kernel_size
@@ -152,66 +186,91 @@ def cut(problem: Conv2D) -> Cut:
     worth = problem.multiply_adds // _WORTH
     enough = -(-(_SHARES if streamed else _SHARES // 2) // units)
     splits = max(1, min(problem.batch // images, enough, worth))
-    sizes = (
-        problem.batch, problem.groups, channels, problem.height, problem.width, filters,
-        p_size, q_size, rows, cols, step_h, step_w, dilation_h, dilation_w, top, left,
-        images, parts, lines, pitch, region, copied, along, panels, ranges, in_range, splits,
-        span_h, together, width, block,
-    )  # fmt: skip
     copy = in_range * region + width if copied else 0
     panel = (block + width + in_range * windows) * width
     work = -(-(copy + together * panel) // 32) * 32
     r, s = (axis.ravel() for axis in np.indices((rows, cols)))
-    return Cut(
-        dtype=problem.dtype,
+    return _Blocking(
         turned=images_turned is not None,
-        sizes=np.array(sizes, np.int64),
+        batch=problem.batch,
+        groups=problem.groups,
+        channels=channels,
+        height=problem.height,
+        width=problem.width,
+        filters=filters,
+        p_size=p_size,
+        q_size=q_size,
+        rows=rows,
+        cols=cols,
+        step_h=step_h,
+        step_w=step_w,
+        dilation_w=dilation_w,
+        top=top,
+        left=left,
         reach=np.stack((r * dilation_h - top, s * dilation_w - left)),
-        shares=splits * units,
+        images=images,
+        parts=parts,
+        block=block,
+        lines=lines,
+        span_h=span_h,
+        pitch=pitch,
+        region=region,
+        copied=copied,
+        along=along,
+        panel_width=width,
+        panels=panels,
+        together=together,
+        ranges=ranges,
+        in_range=in_range,
         splits=splits,
-        room=-(-copy // 32) * 32,
-        work=work + 64,
+        copy_room=-(-copy // 32) * 32,
+        room=work + 64,
     )
 
 
 def needed(problem: Conv2D) -> int:
     """Return how many bytes of tables and scratch memory are needed, about."""
-    here, itemsize = cut(problem), np.dtype(problem.dtype).itemsize
+    here, itemsize = _blocking(problem), np.dtype(problem.dtype).itemsize
     parts = here.splits * math.prod(problem.shapes.w) if here.splits > 1 else 0
-    return 80 * math.prod(problem.kernel_size) + itemsize * (here.work + parts)
+    return 80 * math.prod(problem.kernel_size) + itemsize * (here.room + parts)
 
 
-def run(cut: Cut, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
-    """Set the gradient of the weights.
+def prepare(problem: Conv2D) -> WeightsDriver:
+    """Return the function that computes backward-weights.
 
-    Parameters
-    ----------
-    cut : Cut
-    dy, x, dw : np.ndarray
-        C-contiguous, of the problem's shapes and dtype, not empty.
+    Its shares depend on the problem alone, not on the number of threads.
     """
+    return functools.partial(_run, problem.dtype, records.record(_blocking(problem)))
+
+
+class _Call(NamedTuple):
+    """What `_correlate` is given."""
+
+    tile: int
+    """Address of the micro-kernel."""
+    x: np.ndarray
+    """Images, or dy where images are turned."""
+    dy: np.ndarray
+    """Gradient of the outputs, or images where they are turned."""
+    out: np.ndarray
+    """The gradient of the weights, of each part of the batch."""
+    zeros: np.ndarray
+    """`microkernel.MOST_ROWS` zeros."""
+    blocking: int
+    """Address of a `_Blocking`."""
+
+
+def _run(
+    dtype: str, blocking: records.Record[_Blocking], dy: np.ndarray, x: np.ndarray, dw: np.ndarray
+) -> None:
+    cut = blocking.fields
     if cut.turned:
         dy, x = x, dy
-    dtype = cut.dtype
-    parts = dw if cut.splits == 1 else np.empty((cut.splits, dw.size), dtype)
-    _correlate(
-        cut.shares,
-        dtype,
-        (
-            microkernel.tile_address(dtype),
-            x,
-            dy,
-            parts,
-            parts.size,
-            cut.work,
-            cut.room,
-            _zeros(dtype),
-            *cut.tables,
-            int(cut.turned),
-        ),
-    )
+    out = dw if cut.splits == 1 else np.empty((cut.splits, dw.size), dtype)
+    call = _Call(microkernel.tile_address(dtype), x, dy, out, _zeros(dtype), blocking.address)
+    _correlate(cut.splits * cut.groups * cut.panels * cut.ranges, dtype, call)
     if cut.splits > 1:
-        np.add.reduce(parts, axis=0, out=dw.reshape(-1))
+        np.add.reduce(out, axis=0, out=dw.reshape(-1))
 
 
 def _images_turned(problem: Conv2D) -> Conv2D | None:
@@ -235,33 +294,36 @@ def _zeros(dtype: str) -> np.ndarray:
 
 
 @parallel.ParallelKernel
-def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
+def _correlate(number, words, like):  # type: ignore[no-untyped-def]
     """Set the gradients of one panel of filters and a range of channels, over a split's images."""
-    micro = arguments[0]
-    room, copy_room = arguments[5], arguments[6]
-    (
-        batch, groups, channels, height, wide, filters, p_size, q_size, rows, cols, step_h, step_w,
-        _, dilation_w, top, left, images, parts, lines, pitch, region, copied, along, panels,
-        ranges, in_range, splits, span_h, together, width, in_block,
-    ) = to_fixed_tuple(records.array_at(arguments[9], arguments, (_SIZES,)), _SIZES)  # fmt: skip
+    call = records.read(_Call, words)
+    blocking = records.read(_Blocking, call.blocking)
+    batch, groups, channels = blocking.batch, blocking.groups, blocking.channels
+    height, wide, filters = blocking.height, blocking.width, blocking.filters
+    q_size, rows, cols, step_h = blocking.q_size, blocking.rows, blocking.cols, blocking.step_h
+    step_w, top, images, parts = blocking.step_w, blocking.top, blocking.images, blocking.parts
+    pitch, along, panels = blocking.pitch, blocking.along, blocking.panels
+    ranges, splits, together = blocking.ranges, blocking.splits, blocking.together
+    width, in_block = blocking.panel_width, blocking.block
     windows = rows * cols
-    plane, pixels = height * wide, p_size * q_size
-    x = records.array_at(arguments[1], like, (batch * groups * channels * plane,))
-    dy = records.array_at(arguments[2], like, (batch * groups * filters * pixels,))
-    out = records.array_at(arguments[3], like, (arguments[4],))
-    work = simd.scratch(room, out)
-    zeros = records.array_at(arguments[7], like, (microkernel.MOST_ROWS,))
-    reach = records.array_at(arguments[8], arguments, (2, windows))
+    plane, pixels = height * wide, blocking.p_size * q_size
+    x = records.array_at(call.x, like, (batch * groups * channels * plane,))
+    dy = records.array_at(call.dy, like, (batch * groups * filters * pixels,))
+    out = records.array_at(call.out, like, (splits * groups * filters * channels * windows,))
+    work = simd.scratch(blocking.room, out)
+    zeros = records.array_at(call.zeros, like, (microkernel.MOST_ROWS,))
+    reach = records.array_at(blocking.reach, words, (2, windows))
     lanes = width // _VECTORS
     split, unit = number // (groups * panels * ranges), number % (groups * panels * ranges)
     group, panel, share = unit // (panels * ranges), unit // ranges % panels, unit % ranges
     first_filter = panel * together * width
     together = min(together, (filters - first_filter + width - 1) // width)
-    c0, c1 = share * in_range, min(channels, (share + 1) * in_range)
+    c0, c1 = share * blocking.in_range, min(channels, (share + 1) * blocking.in_range)
     blocks = (batch + images - 1) // images
     looks, of_dy = np.empty(in_block, np.int64), np.empty(in_block, np.int64)
     one_phase = np.zeros(1, np.int64)
     size = (in_block + width) * width
+    copy_room = blocking.copy_room
     sums = copy_room + together * size
     sums_size = (c1 - c0) * windows * width
     simd.fill_run(work, sums, together * sums_size, 0, lanes)
@@ -271,17 +333,17 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
             t0, t1 = part * pixels // parts, (part + 1) * pixels // parts
             # Where the block's pixels look, and what they see there.
             first_line = t0 // q_size * step_h - top
-            if copied:
-                seen = ((t1 - 1) // q_size - t0 // q_size) * step_h + span_h
+            if blocking.copied:
+                seen = ((t1 - 1) // q_size - t0 // q_size) * step_h + blocking.span_h
                 for c in range(c0, c1):
                     for i in range(i1 - i0):
                         simd.copy_phases(
-                            work, (c - c0) * region + i * lines * pitch,
+                            work, (c - c0) * blocking.region + i * blocking.lines * pitch,
                             x, (((i0 + i) * groups + group) * channels + c) * plane, height, wide,
-                            first_line, -left, seen, 1, 1, pitch, one_phase, 0, lanes,
+                            first_line, -blocking.left, seen, 1, 1, pitch, one_phase, 0, lanes,
                         )  # fmt: skip
-                image, base, line, image_size, row = work, 0, pitch, lines * pitch, region
-                base = top * pitch + left
+                image, line, image_size, row = work, pitch, blocking.lines * pitch, blocking.region
+                base = top * pitch + blocking.left
             else:
                 image, line, image_size, row = x, wide, groups * channels * plane, plane
                 base = ((i0 * groups + group) * channels + c0) * plane + (first_line + top) * wide
@@ -295,8 +357,9 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                     )  # fmt: skip
             if not along:  # all of them, in a copy with zeros around the images
                 count = _look(
-                    looks, of_dy, 0, 0, t0, t1, i1 - i0, q_size, step_h * p_size, step_w * q_size,
-                    step_h, step_w, line, image_size, width,
+                    looks, of_dy, 0, 0, t0, t1, i1 - i0, q_size,
+                    step_h * blocking.p_size, step_w * q_size, step_h, step_w,
+                    line, image_size, width,
                 )  # fmt: skip
             # Rows of a tile: channels under one pixel of the window, or pixels of its line.
             for outer in range(windows if along else (c1 - c0) * rows):
@@ -315,12 +378,12 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
                         window, c, a_row, c_row = outer, k0, row, windows * width
                     else:
                         window, c = outer % rows * cols + k0, outer // rows
-                        a_row, c_row = dilation_w, width
+                        a_row, c_row = blocking.dilation_w, width
                     first = base + c * row + reach[0, window] * line + reach[1, window]
                     for number in range(together):
                         here = min(width, filters - first_filter - number * width)
                         microkernel.multiply_tile(
-                            micro, k1 - k0, (here + lanes - 1) // lanes, image, first, a_row,
+                            call.tile, k1 - k0, (here + lanes - 1) // lanes, image, first, a_row,
                             looks, 0,
                             work, copy_room + number * size, of_dy, 0, count,
                             work, sums + number * sums_size + (c * windows + window) * width,
@@ -329,17 +392,17 @@ def _correlate(number, arguments, like):  # type: ignore[no-untyped-def]
     taps = channels * windows
     for number in range(together):
         m0, of = first_filter + number * width, sums + number * sums_size
-        rows = min(width, filters - m0)
-        if arguments[10]:  # images are turned: sums stand as weights do
+        filled = min(width, filters - m0)
+        if blocking.turned:  # images are turned: sums stand as weights do
             for c in range(c0, c1):
                 to = ((split * groups + group) * channels + c) * filters + m0
-                for m in range(rows):
+                for m in range(filled):
                     out[to + m] = work[of + m]
                 of += width
         else:
             simd.turn_back(
                 out, ((split * groups + group) * filters + m0) * taps + c0 * windows, taps,
-                work, of, width, rows, (c1 - c0) * windows, lanes,
+                work, of, width, filled, (c1 - c0) * windows, lanes,
             )  # fmt: skip
 
 
@@ -367,29 +430,45 @@ def _look(  # type: ignore[no-untyped-def]
     return count
 
 
+class _SumCall(NamedTuple):
+    """What `_sum_filters` is given."""
+
+    dy: np.ndarray
+    """(batch, filters, pixels)."""
+    db: np.ndarray
+    """(filters,)."""
+    batch: int
+    """Images."""
+    filters: int
+    """Filters of all groups."""
+    pixels: int
+    """Pixels of an image."""
+    shares: int
+    """Shares of the filters."""
+    lanes: int
+    """Elements of a vector."""
+
+
 def sum_filters(problem: Conv2D, dy: np.ndarray) -> np.ndarray:
     """Return the gradient of the biases, (K,): the sums of dy over images and pixels."""
     db = arrays.empty(problem.shapes.b, problem.dtype)
-    _, filters, height, width = dy.shape
+    batch, filters, height, width = dy.shape
     shares = min(filters, 4 * parallel.threads())
-    _sum_filters(
-        shares,
-        problem.dtype,
-        (dy, db, problem.batch, filters, height * width, shares, simd.lanes(dy.itemsize)),
-    )
+    call = _SumCall(dy, db, batch, filters, height * width, shares, simd.lanes(dy.itemsize))
+    _sum_filters(shares, problem.dtype, call)
     return db
 
 
 @parallel.ParallelKernel
-def _sum_filters(number, arguments, like):  # type: ignore[no-untyped-def]
+def _sum_filters(number, words, like):  # type: ignore[no-untyped-def]
     """Set the bias gradients of some filters."""
-    batch, filters, pixels, shares = arguments[2], arguments[3], arguments[4], arguments[5]
-    lanes = arguments[6]
-    dy = records.array_at(arguments[0], like, (batch * filters * pixels,))
-    db = records.array_at(arguments[1], like, (filters,))
+    call = records.read(_SumCall, words)
+    batch, filters, pixels, lanes = call.batch, call.filters, call.pixels, call.lanes
+    dy = records.array_at(call.dy, like, (batch * filters * pixels,))
+    db = records.array_at(call.db, like, (filters,))
     sums = np.empty(lanes, db.dtype)
     whole = pixels // lanes * lanes
-    for k in range(number * filters // shares, (number + 1) * filters // shares):
+    for k in range(number * filters // call.shares, (number + 1) * filters // call.shares):
         simd.fill_vector(sums, 0, 0)
         for pixel in range(0, whole, lanes):
             simd.add_rows(sums, 0, dy, k * pixels + pixel, filters * pixels, batch)

@@ -1,0 +1,350 @@
+"""Correlations with few filters in a group, or wide lines, on padded copies of planes.
+
+Where few filters use what is gathered, `gathered_panels` would spend its time gathering. Where
+filters do not fill the lanes, as `filter_lanes` needs, but lines do, little is lost in the gaps
+between lines. Here the lines of a channel are copied once, with zeros around them, and every tap is
+read where it stands in that copy. The sums of a line of output pixels are next to those of the
+following line, so that all are made in one go, and the sums in the gaps between lines are thrown
+away. For a stride of s the columns and rows of the copy are sorted by their remainders, so that
+each tap sees its pixels side by side.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnkernels import microkernel, packing, parallel, records, simd
+from cnnkernels.convolution.numba_simd.correlation import (
+    Correlation,
+    Driver,
+    Sizes,
+    WeightsDriver,
+)
+
+_FEW = 8
+"""Filters of a group that are too few for gathering."""
+
+_WIDE = 24
+"""Columns of a line, at the least, that is wide: a few columns between lines are a small part."""
+
+_COPY = 48 * 1024
+"""Elements of a copy, about: it stays in the second cache."""
+
+_SUMS = 128 * 1024
+"""Elements of the sums of a copy's lines, about: they stay there, too."""
+
+
+class _Blocking(NamedTuple):
+    """How the planes of a correlation are copied and cut."""
+
+    in_block: int
+    """Channels of a block of taps."""
+    in_window: int
+    """Pixels of the window of a block of taps."""
+    first_row: int
+    """Row of the source, from where a pixel looks, that the window begins with."""
+    first_col: int
+    """Column of the source that it begins with."""
+    more_rows: int
+    """Lines of a phase that the last pixels of a chunk see beyond their own."""
+    pitch: int
+    """Elements from one line of a copy to the next."""
+    gap: int
+    """Elements that the last line sees beyond its own."""
+    lines: int
+    """Lines of pixels in a chunk, at the most."""
+    chunks: int
+    """Chunks of an image's lines."""
+    plane: int
+    """Elements of the copy of one phase of a channel."""
+    used: int
+    """Phases that some tap sees."""
+    positions: int
+    """Elements of the sums of one filter in a chunk."""
+    copy: int
+    """Elements of all copies: sums stand after them."""
+    taps: np.ndarray
+    """int64: for each pixel of the window the number of its phase, among those in use; then for
+    each its place in the copy of that phase; then the phases in use, `row * step_w + column`."""
+    room: int
+    """Elements of scratch memory of a thread."""
+    shares: int
+    """Shares of the chunks of all images and groups."""
+
+
+def _pitch(correlation: Correlation) -> tuple[int, int]:
+    """Return how far apart lines of a copy are, and what a line sees of the next.
+
+    Zeros before a line are those after the line before it, too: as many as do for both.
+    """
+    across, step = correlation.windows[1], correlation.step[1]
+    first, wide = int(across.min()), correlation.source[2]
+    seen = correlation.grid[1] + int(np.ptp(across)) // step
+    columns = np.unique(first + (across - first) % step)  # where each phase begins
+    zeros = int(np.maximum(-(columns // step), 0).min())
+    pixels = int((-((columns - wide) // step)).max())
+    pitch = min(seen, max(pixels, seen - zeros))
+    return pitch, seen - pitch
+
+
+def _blocking(correlation: Correlation, threads: int) -> _Blocking:
+    """Return how planes are copied and cut for some threads."""
+    (p_size, q_size), (step_h, step_w) = correlation.grid, correlation.step
+    down, across, _ = correlation.windows
+    first_row, first_col = int(down.min()), int(across.min())
+    more_rows = int(np.ptp(down)) // step_h
+    pitch, gap = _pitch(correlation)
+    phases = (down - first_row) % step_h * step_w + (across - first_col) % step_w
+    place = (down - first_row) // step_h * pitch + (across - first_col) // step_w
+    in_block = correlation.blocks[0]
+    used = np.unique(phases)
+    # Lines of a chunk: as many as the copy has room for, but enough chunks for all threads.
+    line = in_block * used.size * pitch
+    images = correlation.batch * correlation.groups
+    fitting = min(_COPY // line - more_rows, _SUMS // (correlation.filters * pitch))
+    lines = max(1, min(p_size, fitting, -(-p_size * images // (4 * threads))))
+    chunks = -(-p_size // lines)
+    lines = -(-p_size // chunks)
+    plane = (lines + more_rows) * pitch
+    width = 8 * correlation.lanes
+    positions = -(-((lines - 1) * pitch + q_size) // width) * width
+    copy = in_block * used.size * plane + 2 * width + pitch + gap
+    taps = np.concatenate((np.searchsorted(used, phases), place, used))
+    return _Blocking(
+        *correlation.blocks,
+        first_row=first_row,
+        first_col=first_col,
+        more_rows=more_rows,
+        pitch=pitch,
+        gap=gap,
+        lines=lines,
+        chunks=chunks,
+        plane=plane,
+        used=used.size,
+        positions=positions,
+        copy=copy,
+        taps=taps,
+        room=-(-(copy + correlation.filters * (positions + pitch) + width) // 32) * 32,
+        shares=min(images * chunks, 4 * threads),
+    )
+
+
+def needed(correlation: Correlation) -> int:
+    """Return how many bytes of tables and scratch memory are needed, about."""
+    itemsize = np.dtype(correlation.dtype).itemsize
+    elements = _blocking(correlation, 1).room + packing.elements(correlation.layout.fields)
+    return 80 * correlation.area + itemsize * elements
+
+
+def suits(correlation: Correlation) -> bool:
+    """Return whether filters are few, or several taps share wide lines."""
+    wide = correlation.grid[1] >= _WIDE and correlation.spread == (1, 1)
+    several = correlation.windows.shape[1] > 1
+    return correlation.filters <= _FEW or (wide and several)
+
+
+def prepare(correlation: Correlation, threads: int) -> Driver:
+    """Return the function that computes a correlation in some threads."""
+    return functools.partial(_run, correlation, records.record(_blocking(correlation, threads)))
+
+
+class _Call(NamedTuple):
+    """What `_correlate` is given."""
+
+    tile: int
+    """Address of the micro-kernel."""
+    source: np.ndarray
+    """(N, channels of all groups, height, width)."""
+    packed: np.ndarray
+    """Weights in the order of `Correlation.layout`."""
+    start: np.ndarray
+    """What the sums of each filter begin with, and then `microkernel.MOST_ROWS` zeros."""
+    out: np.ndarray
+    """(N, filters of all groups, height, width)."""
+    sizes: int
+    """Address of the correlation's `Sizes`."""
+    blocking: int
+    """Address of a `_Blocking`."""
+
+
+def _run(
+    correlation: Correlation,
+    blocking: records.Record[_Blocking],
+    source: np.ndarray,
+    w: np.ndarray,
+    start: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    dtype, sizes = correlation.dtype, correlation.sizes.address
+    tile, packed = microkernel.packed_tile_address(dtype), packing.pack(correlation.layout, w)
+    call = _Call(tile, source, packed, start, out, sizes, blocking.address)
+    _correlate(blocking.fields.shares, dtype, call)
+
+
+@parallel.ParallelKernel
+def _correlate(number, words, like):  # type: ignore[no-untyped-def]
+    """Set the outputs of some chunks of lines of some images' groups."""
+    call = records.read(_Call, words)
+    sizes = records.read(Sizes, call.sizes)
+    blocking = records.read(_Blocking, call.blocking)
+    batch, groups, filters, channels = sizes.batch, sizes.groups, sizes.filters, sizes.channels
+    height, wide, q_size, out_width = sizes.height, sizes.width, sizes.q_size, sizes.out_width
+    spread_h, windows, lanes = sizes.spread_h, sizes.windows, sizes.lanes
+    in_block, pitch, chunks = blocking.in_block, blocking.pitch, blocking.chunks
+    plane, used, positions = blocking.plane, blocking.used, blocking.positions
+    out_row = sizes.out_height * out_width
+    source = records.array_at(call.source, like, (batch * groups * channels * height * wide,))
+    tiles = (filters + microkernel.ROWS - 1) // microkernel.ROWS
+    packed = records.array_at(
+        call.packed, like, (groups * tiles * channels * windows * microkernel.ROWS,)
+    )
+    start = records.array_at(call.start, like, (groups * filters + microkernel.MOST_ROWS,))
+    out = records.array_at(call.out, like, (batch * groups * filters * out_row,))
+    work = simd.scratch(blocking.room, out)
+    step_h, step_w, lines = sizes.step_h, sizes.step_w, blocking.lines + blocking.more_rows
+    taps = records.array_at(blocking.taps, words, (2 * windows + used,))
+    phases = taps[2 * windows :]
+    looks = np.empty(in_block * windows, np.int64)
+    widest = microkernel.widest((filters + tiles - 1) // tiles)
+    units = batch * groups * chunks
+    for unit in range(number * units // blocking.shares, (number + 1) * units // blocking.shares):
+        image, group, chunk = unit // (groups * chunks), unit // chunks % groups, unit % chunks
+        p0, p1 = chunk * sizes.p_size // chunks, (chunk + 1) * sizes.p_size // chunks
+        count = (p1 - p0 - 1) * pitch + q_size
+        for c0 in range(0, channels, in_block):
+            c1 = min(channels, c0 + in_block)
+            for c in range(c1 - c0):
+                simd.copy_phases(
+                    work, c * used * plane, source,
+                    ((image * groups + group) * channels + c0 + c) * height * wide, height, wide,
+                    p0 * step_h + blocking.first_row, blocking.first_col, lines, step_h, step_w,
+                    pitch, phases, 0, lanes,
+                )  # fmt: skip
+            simd.fill_run(work, (c1 - c0) * used * plane, blocking.gap, 0, lanes)
+            for r0 in range(0, windows, blocking.in_window):
+                r1 = min(windows, r0 + blocking.in_window)
+                before, many = c0 * windows + (c1 - c0) * r0, (c1 - c0) * (r1 - r0)
+                for r in range(r0, r1):
+                    for c in range(c1 - c0):
+                        at = (c * used + taps[r]) * plane + taps[windows + r]
+                        looks[(r - r0) * (c1 - c0) + c] = at
+                a_block = (group * channels * windows + before) * tiles * microkernel.ROWS
+                at = 0
+                while at < count:
+                    vectors = microkernel.covering(count - at, lanes, widest)
+                    for tile in range(tiles):
+                        m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
+                        microkernel.multiply_packed_tile(
+                            call.tile, m1 - m0, vectors, packed,
+                            a_block + tile * many * microkernel.ROWS,
+                            work, at, looks, 0, many,
+                            work, blocking.copy + m0 * positions + at, positions,
+                            start, groups * filters if before else group * filters + m0, before > 0,
+                            source, 0, 0,
+                        )  # fmt: skip
+                    at += vectors * lanes
+        for m in range(filters):
+            row = ((image * groups + group) * filters + m) * out_row + sizes.corner_h * out_width
+            row += sizes.corner_w + p0 * spread_h * out_width
+            end = row + (p1 - p0 - 1) * spread_h * out_width + q_size
+            of = blocking.copy + m * positions
+            for _ in range(p1 - p0):
+                if spread_h == 1 and sizes.spread_w == 1 and row + q_size + lanes <= end:
+                    # What is written beyond the end of this line is overwritten by the next.
+                    simd.copy_run(out, row, work, of, q_size, lanes, 1)
+                else:
+                    for q in range(q_size):
+                        out[row + q * sizes.spread_w] = work[of + q]
+                row += spread_h * out_width
+                of += pitch
+
+
+def prepare_weights(correlation: Correlation, threads: int) -> WeightsDriver:
+    """Return the function that computes backward-weights of a depthwise convolution.
+
+    The correlation is that of forward, with one channel a group.
+    """
+    shares = min(correlation.groups, 4 * threads)
+    # How lines are cut orders sums: for any threads as for one.
+    blocking = records.record(_blocking(correlation, 1))
+    return functools.partial(_run_weights, correlation, blocking, shares)
+
+
+class _WeightsCall(NamedTuple):
+    """What `_sum_weights` is given."""
+
+    x: np.ndarray
+    """Images."""
+    dy: np.ndarray
+    """Gradient of the outputs."""
+    dw: np.ndarray
+    """Gradient of the weights."""
+    shares: int
+    """Shares of the groups."""
+    sizes: int
+    """Address of the correlation's `Sizes`."""
+    blocking: int
+    """Address of a `_Blocking`."""
+
+
+def _run_weights(
+    correlation: Correlation,
+    blocking: records.Record[_Blocking],
+    shares: int,
+    dy: np.ndarray,
+    x: np.ndarray,
+    dw: np.ndarray,
+) -> None:
+    call = _WeightsCall(x, dy, dw, shares, correlation.sizes.address, blocking.address)
+    _sum_weights(shares, correlation.dtype, call)
+
+
+@parallel.ParallelKernel
+def _sum_weights(number, words, like):  # type: ignore[no-untyped-def]
+    """Set the gradients of some groups' weights, summed over all images."""
+    call = records.read(_WeightsCall, words)
+    sizes = records.read(Sizes, call.sizes)
+    blocking = records.read(_Blocking, call.blocking)
+    batch, groups, filters, height = sizes.batch, sizes.groups, sizes.filters, sizes.height
+    wide, p_size, q_size, windows = sizes.width, sizes.p_size, sizes.q_size, sizes.windows
+    lanes = sizes.lanes
+    pitch, chunks, copy = blocking.pitch, blocking.chunks, blocking.copy
+    source = records.array_at(call.x, like, (batch * groups * height * wide,))
+    dy = records.array_at(call.dy, like, (batch * groups * filters * p_size * q_size,))
+    dw = records.array_at(call.dw, like, (groups * filters * windows,))
+    work = simd.scratch(blocking.room, dw)
+    step_h, step_w, lines = sizes.step_h, sizes.step_w, blocking.lines + blocking.more_rows
+    taps = records.array_at(blocking.taps, words, (2 * windows + blocking.used,))
+    phases = taps[2 * windows :]
+    for group in range(number * groups // call.shares, (number + 1) * groups // call.shares):
+        for j in range(group * filters * windows, (group + 1) * filters * windows):
+            dw[j] = 0
+        for image in range(batch):
+            for chunk in range(chunks):
+                p0, p1 = chunk * p_size // chunks, (chunk + 1) * p_size // chunks
+                simd.copy_phases(
+                    work, 0, source, (image * groups + group) * height * wide, height, wide,
+                    p0 * step_h + blocking.first_row, blocking.first_col, lines, step_h, step_w,
+                    pitch, phases, 0, lanes,
+                )  # fmt: skip
+                simd.fill_run(work, lines * pitch * phases.size, blocking.gap, 0, lanes)
+                count = (p1 - p0 - 1) * pitch + q_size
+                for m in range(filters):
+                    of = (((image * groups + group) * filters + m) * p_size + p0) * q_size
+                    to = copy
+                    for _ in range(p1 - p0):  # dy with gaps of zeros between its lines
+                        simd.copy_run(work, to, dy, of, q_size, lanes, 1)
+                        simd.fill_run(work, to + q_size, pitch - q_size, 0, lanes)
+                        of += q_size
+                        to += pitch
+                    gradient = work[copy : copy + count]
+                    for r in range(windows):
+                        at = taps[r] * blocking.plane + taps[windows + r]
+                        pixels = work[at : at + count]
+                        total = dw.dtype.type(0)
+                        for v in range(count):
+                            total += gradient[v] * pixels[v]
+                        dw[(group * filters + m) * windows + r] += total
