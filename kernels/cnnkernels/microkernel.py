@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from cnnkernels import jit, simd
+from cnnkernels import jit, simd, tile_code
 
 SUMS = 24 if simd.vector_bytes() != 32 and simd.has_fma() else 12
 """Vectors of sums that a tile has at the most: of 32 registers, or of the 16 that AVX2 has.
@@ -136,7 +136,7 @@ def _emit_tiles(packed: bool, context: Any, builder: Any, signature: Any, argume
     kind = signature.args[1].dtype
     sizes = [(m, v) for m in range(1, MOST_ROWS + 1) for v in _WIDTHS if v <= _widest(m)]
     for rows, vectors in _each_size(builder, sizes, named["rows"], named["vectors"]):
-        _emit_tile(builder, rows, vectors, kind, named, packed)
+        tile_code.emit_tile(builder, rows, vectors, kind, named, ROWS if packed else 0)
     return context.get_dummy_value()
 
 
@@ -308,122 +308,6 @@ def _call_address(builder: Any, address: Any, values: list[Any]) -> None:
     builder.call(builder.inttoptr(address, kind.as_pointer()), [table, null])
 
 
-def _emit_tile(
-    builder: Any, rows: int, vectors: int, element: Any, named: dict[str, Any], packed: bool
-) -> None:
-    """Emit the multiplication of a tile with a known number of rows and vectors."""
-    vector = simd.vector_type(element)
-    width, size = vector.count, element.bitwidth // 8
-    word = ir.IntType(64)
-    multiply_add = simd.fma(builder, vector)
-    tile = [(i, v) for i in range(rows) for v in range(vectors)]
-
-    def vector_at(pointer: Any, number: int) -> Any:
-        place = builder.gep(pointer, [word(number * width)])
-        return builder.bitcast(place, vector.as_pointer())
-
-    def prefetch_row(place: Any) -> None:
-        for v in range(vectors):
-            simd.emit_prefetch(builder, builder.gep(place, [word(v * width)]), write=True)
-
-    # The lines of the result are fetched while the sums are made: a row with each step, so that
-    # other operands need not wait for all of them. Without packed rows that would spill sums.
-    body = builder.append_basic_block("body")
-    store = builder.append_basic_block("store")
-    given, c_rows = [], []
-    pointer = named["c"]
-    entry = builder.block
-    for i in range(rows):
-        c_rows.append(pointer)
-        if not packed:
-            prefetch_row(pointer)
-        pointer = builder.gep(pointer, [named["c_row"]])
-        start = builder.load(builder.gep(named["start"], [word(i)]))
-        given.append(simd.splat(builder, start, width))
-    builder.branch(body)
-
-    builder.position_at_end(body)
-    j = builder.phi(word)
-    sums = {place: builder.phi(vector) for place in tile}
-    j.add_incoming(word(0), entry)
-    for i, v in tile:
-        sums[i, v].add_incoming(given[i], entry)
-    if packed:
-        line, ahead, c_row = (builder.phi(named[name].type) for name in ("a", "ahead", "c"))
-        line.add_incoming(named["a"], entry)
-        ahead.add_incoming(named["ahead"], entry)
-        c_row.add_incoming(named["c"], entry)
-
-    def offset(table: str) -> Any:
-        return builder.load(builder.gep(named[f"{table}_offsets"], [j]))
-
-    b = builder.gep(named["b"], [offset("b")])
-    if packed:
-        scalars = [builder.gep(line, [word(i)]) for i in range(rows)]
-        line.add_incoming(builder.gep(line, [word(ROWS)]), body)
-        simd.emit_prefetch(builder, ahead, write=False, cache=2)
-        ahead.add_incoming(builder.gep(ahead, [named["ahead_row"]]), body)
-        prefetch_row(c_row)
-        further = builder.icmp_signed("<", j, word(rows - 1))
-        step = builder.select(further, named["c_row"], word(0))
-        c_row.add_incoming(builder.gep(c_row, [step]), body)
-    else:
-        scalars = _spaced(builder, builder.gep(named["a"], [offset("a")]), named["a_row"], rows)
-
-    @functools.cache
-    def factor(i: int) -> Any:
-        return simd.splat(builder, builder.load(scalars[i], align=size), width)
-
-    @functools.cache
-    def strip(v: int) -> Any:
-        return builder.load(vector_at(b, v), align=size)
-
-    results: dict[tuple[int, int], Any] = {}
-    for place in sorted(tile, key=None if vectors <= rows else lambda place: place[::-1]):
-        i, v = place
-        results[place] = builder.call(multiply_add, [factor(i), strip(v), sums[place]])
-    following = builder.add(j, word(1))
-    j.add_incoming(following, body)
-    for place in tile:
-        sums[place].add_incoming(results[place], body)
-    _repeat(builder, builder.icmp_signed("<", following, named["count"]), body, store)
-
-    builder.position_at_end(store)
-    places = [[vector_at(c_rows[i], v) for v in range(vectors)] for i in range(rows)]
-    with builder.if_else(builder.icmp_signed("!=", named["add"], word(0))) as (added, alone):
-        with added:
-            for i, v in tile:
-                total = builder.fadd(builder.load(places[i][v], align=size), results[i, v])
-                builder.store(total, places[i][v], align=size)
-        with alone:
-            for i, v in tile:
-                builder.store(results[i, v], places[i][v], align=size)
-
-
-def _repeat(builder: Any, again: Any, body: Any, after: Any) -> None:
-    """Close a loop that LLVM must not unroll.
-
-    A tile fills the registers: where LLVM unrolls (it does for some processors), the scalars of two
-    steps do not fit in, and a spill a sum makes the loop three times slower.
-    """
-    simd.forbid_unrolling(builder, builder.cbranch(again, body, after))
-
-
-def _spaced(builder: Any, place: Any, row: Any, rows: int) -> list[Any]:
-    """Return addresses that lie `row` elements apart.
-
-    They are reached in threes from one pointer, by one or two strides: few registers hold all.
-    """
-    word = ir.IntType(64)
-    two_rows, three_rows = (builder.mul(row, word(times)) for times in (2, 3))
-    places = []
-    for i in range(rows):
-        if i and i % 3 == 0:
-            place = builder.gep(place, [three_rows])
-        places.append(builder.gep(place, [(word(0), row, two_rows)[i % 3]]))
-    return places
-
-
 @intrinsic
 def _lanes_tile(typingctx, arguments, like):  # type: ignore[no-untyped-def]
     del typingctx
@@ -433,129 +317,7 @@ def _lanes_tile(typingctx, arguments, like):  # type: ignore[no-untyped-def]
         kind = signature.args[1].dtype
         sizes = [(m, n) for m in range(1, ROWS + 1) for n in range(1, VECTORS + 1)]
         for rows, columns in _each_size(builder, sizes, named["rows"], named["columns"]):
-            _emit_lanes_tile(builder, rows, columns, kind, named)
+            tile_code.emit_lanes_tile(builder, rows, columns, kind, named)
         return context.get_dummy_value()
 
     return types.void(arguments, like), emit
-
-
-def _emit_lanes_tile(
-    builder: Any, rows: int, columns: int, element: Any, named: dict[str, Any]
-) -> None:
-    """Emit the sums of a tile with a known number of rows and columns."""
-    vector = simd.vector_type(element)
-    word = ir.IntType(64)
-    multiply_add = simd.fma(builder, vector)
-    tile = [(i, k) for i in range(rows) for k in range(columns)]
-    entry = builder.block
-    body, store = builder.append_basic_block("body"), builder.append_basic_block("store")
-    builder.branch(body)
-
-    builder.position_at_end(body)
-    j = builder.phi(word)
-    sums = {place: builder.phi(vector) for place in tile}
-
-    def strips(name: str, number: int) -> list[Any]:
-        offset = builder.load(builder.gep(named[f"{name}_offsets"], [j]))
-        place = builder.gep(named[name], [offset])
-        places = _spaced(builder, place, named[f"{name}_row"], number)
-        return [simd.load_vector(builder, builder.bitcast(p, vector.as_pointer())) for p in places]
-
-    across, down = strips("b", columns), strips("a", rows)
-    results = {
-        (i, k): builder.call(multiply_add, [down[i], across[k], sums[i, k]]) for i, k in tile
-    }
-    following = builder.add(j, word(1))
-    j.add_incoming(word(0), entry)
-    j.add_incoming(following, body)
-    for place in tile:
-        sums[place].add_incoming(ir.Constant(vector, None), entry)
-        sums[place].add_incoming(results[place], body)
-    _repeat(builder, builder.icmp_signed("<", following, named["count"]), body, store)
-
-    builder.position_at_end(store)
-    c_row, c_column = named["c_row"], named["c_column"]
-    totals = _sums_of_lanes(builder, list(results.values()))
-    places = [
-        builder.gep(named["c"], [builder.add(builder.mul(c_row, word(i)), at)])
-        for i in range(rows)
-        for at in (builder.mul(c_column, word(k)) for k in range(columns))
-    ]
-    with builder.if_else(builder.icmp_signed("!=", named["add"], word(0))) as (added, alone):
-        with added:
-            for place, total in zip(places, totals, strict=True):
-                builder.store(builder.fadd(builder.load(place), total), place)
-        with alone:
-            for place, total in zip(places, totals, strict=True):
-                builder.store(total, place)
-
-
-def _sums_of_lanes(builder: Any, vectors: list[Any]) -> list[Any]:
-    """Return the sum of the lanes of each vector: two vectors are halved to one, and so on."""
-    count, totals = vectors[0].type.count, []
-    for first in range(0, len(vectors), count):
-        strips = vectors[first : first + count]
-        wanted = len(strips)
-        strips += [ir.Constant(strips[0].type, None)] * (count - wanted)
-        step = 1
-        while step < count:
-            low, high = simd.corners(count, step)
-            pairs = zip(strips[::2], strips[1::2], strict=True)
-            strips = [
-                builder.fadd(builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high))
-                for a, b in pairs
-            ]
-            step *= 2
-        number = ir.IntType(32)
-        totals += [builder.extract_element(strips[0], number(lane)) for lane in range(wanted)]
-    return totals
-
-
-@intrinsic
-def copy_rows(typingctx, to, to_first, of, of_first):  # type: ignore[no-untyped-def]
-    """Copy `ROWS` elements between flat arrays."""
-    del typingctx
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target, source = simd.vector_places(context, builder, signature.args, arguments)
-        rows = ir.VectorType(target.type.pointee.element, ROWS).as_pointer()
-        target, source = (builder.bitcast(place, rows) for place in (target, source))
-        builder.store(simd.load_vector(builder, source), target, align=simd.alignment(target))
-        return context.get_dummy_value()
-
-    return types.void(to, to_first, of, of_first), emit
-
-
-@intrinsic
-def transpose_tile(  # type: ignore[no-untyped-def]
-    typingctx, to, to_first, to_offsets, to_from, of, of_first, of_row, rows, count,
-):  # fmt: skip
-    """Transpose a strip of weights into `count` lines of `ROWS`, anywhere: see `transpose_square`.
-
-    Line i is written at ``to_first + to_offsets[to_from + i]``, and no element beyond it.
-    """
-    del typingctx
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(64)
-        to, to_first, to_offsets, to_from, *source, count = zip(
-            signature.args, arguments, strict=True
-        )
-        cast = functools.partial(simd.cast_word, context, builder)
-        place = builder.gep(simd.data_of(context, builder, *to), [cast(*to_first)])
-        offsets = builder.gep(simd.data_of(context, builder, *to_offsets), [cast(*to_from)])
-        strips = simd.transposed(context, builder, *source)
-        whole = strips[0].type
-        line = ir.VectorType(whole.element, ROWS)
-        lanes = [min(lane, whole.count - 1) for lane in range(ROWS)]
-        first_lanes = ir.Constant(ir.VectorType(ir.IntType(32), ROWS), lanes)
-        for i, strip in enumerate(strips):
-            with builder.if_then(builder.icmp_signed("<", word(i), cast(*count))):
-                at = builder.load(builder.gep(offsets, [word(i)]))
-                target = builder.bitcast(builder.gep(place, [at]), line.as_pointer())
-                value = builder.shuffle_vector(strip, strip, first_lanes)
-                builder.store(value, target, align=simd.alignment(target))
-        return context.get_dummy_value()
-
-    kinds = (to, to_first, to_offsets, to_from, of, of_first, of_row, rows, count)
-    return types.void(*kinds), emit

@@ -6,9 +6,13 @@ one stream for `microkernel.multiply_packed_tile`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from cnnkernels import jit, microkernel, parallel, records, simd
 
@@ -96,6 +100,57 @@ class _Call(NamedTuple):
     """Address of a `Layout`."""
 
 
+@intrinsic
+def _copy_rows(typingctx, to, to_first, of, of_first):  # type: ignore[no-untyped-def]
+    """Copy `microkernel.ROWS` elements between flat arrays."""
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target, source = simd.vector_places(context, builder, signature.args, arguments)
+        rows = ir.VectorType(target.type.pointee.element, microkernel.ROWS).as_pointer()
+        target, source = (builder.bitcast(place, rows) for place in (target, source))
+        builder.store(simd.load_vector(builder, source), target, align=simd.alignment(target))
+        return context.get_dummy_value()
+
+    return types.void(to, to_first, of, of_first), emit
+
+
+@intrinsic
+def _transpose_tile(  # type: ignore[no-untyped-def]
+    typingctx, to, to_first, to_offsets, to_from, of, of_first, of_row, rows, count,
+):  # fmt: skip
+    """Transpose a strip of weights into `count` lines of `microkernel.ROWS` elements.
+
+    Line i is written at ``to_first + to_offsets[to_from + i]``, and no element beyond it. See
+    `simd.transpose_square` for the strip.
+    """
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        to, to_first, to_offsets, to_from, *source, count = zip(
+            signature.args, arguments, strict=True
+        )
+        cast = functools.partial(simd.cast_word, context, builder)
+        place = builder.gep(simd.data_of(context, builder, *to), [cast(*to_first)])
+        offsets = builder.gep(simd.data_of(context, builder, *to_offsets), [cast(*to_from)])
+        strips = simd.transposed(context, builder, *source)
+        whole = strips[0].type
+        line = ir.VectorType(whole.element, microkernel.ROWS)
+        lanes = [min(lane, whole.count - 1) for lane in range(microkernel.ROWS)]
+        first_lanes = ir.Constant(ir.VectorType(ir.IntType(32), microkernel.ROWS), lanes)
+        for i, strip in enumerate(strips):
+            with builder.if_then(builder.icmp_signed("<", word(i), cast(*count))):
+                at = builder.load(builder.gep(offsets, [word(i)]))
+                target = builder.bitcast(builder.gep(place, [at]), line.as_pointer())
+                value = builder.shuffle_vector(strip, strip, first_lanes)
+                builder.store(value, target, align=simd.alignment(target))
+        return context.get_dummy_value()
+
+    kinds = (to, to_first, to_offsets, to_from, of, of_first, of_row, rows, count)
+    return types.void(*kinds), emit
+
+
 @parallel.ParallelKernel
 def _pack(number, words, like):  # type: ignore[no-untyped-def]
     """Pack the weights of one tile of one group."""
@@ -128,9 +183,7 @@ def _pack(number, words, like):  # type: ignore[no-untyped-def]
                 for c in range(c1 - c0):
                     at = to + c * microkernel.ROWS
                     for r in range(r0, r1):
-                        microkernel.copy_rows(
-                            packed, at, w, first + c * w_channel + offsets[r] - offsets[r0]
-                        )
+                        _copy_rows(packed, at, w, first + c * w_channel + offsets[r] - offsets[r0])
                         at += (c1 - c0) * microkernel.ROWS
             elif contiguous and r1 - r0 > 1:
                 for i in range(r1 - r0):
@@ -155,9 +208,7 @@ def _pack_line(packed, to, order, w, first, w_row, rows, count, lanes):  # type:
     """Pack the weights of taps that lie side by side, each to its place in the order of taps."""
     for t in range(0, count, lanes):
         if lanes >= microkernel.ROWS and first + t + (rows - 1) * w_row + lanes <= w.size:
-            microkernel.transpose_tile(
-                packed, to, order, t, w, first + t, w_row, rows, min(lanes, count - t)
-            )
+            _transpose_tile(packed, to, order, t, w, first + t, w_row, rows, min(lanes, count - t))
         else:
             for i in range(t, min(count, t + lanes)):
                 for m in range(rows):

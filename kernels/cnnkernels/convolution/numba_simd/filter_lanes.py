@@ -280,11 +280,13 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                 if count > 0:  # of the last images there may be fewer
                     first, seen = classes[kind]
                     microkernel.multiply_tile(
-                        call.tile, count, min(blocking.vectors, wanted),
-                        source, at + look, next_look, of_source, first,
-                        packed, tap, of_weights, first, (c1 - c0) * seen,
-                        sums, (to + place) * step, next_place * step,
-                        start, groups * filters, 1,
+                        call.tile, rows=count, vectors=min(blocking.vectors, wanted),
+                        count=(c1 - c0) * seen, add=1,
+                        a=source, a_first=at + look, a_row=next_look,
+                        a_offsets=of_source, a_from=first,
+                        b=packed, b_first=tap, b_offsets=of_weights, b_from=first,
+                        c=sums, c_first=(to + place) * step, c_row=next_place * step,
+                        start=start, start_first=groups * filters,
                     )  # fmt: skip
     for panel in range(panel0, panel1):
         rows = min(step, filters - panel * step)

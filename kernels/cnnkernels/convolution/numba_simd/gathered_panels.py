@@ -219,14 +219,16 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                             m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
                             for q in range(many):
                                 asked = min((tile - first_tile) * many + q, last_ahead)
+                                value = groups * filters if add else group * filters + m0
                                 microkernel.multiply_packed_tile(
-                                    call.tile, m1 - m0, microkernel.VECTORS, packed,
-                                    a_block + tile * count * microkernel.ROWS,
-                                    work, q * count * width, ramp, 0, count,
-                                    out, corner + image * image_size + m0 * out_row + pixel
-                                    + q * width, out_row,
-                                    start, groups * filters if add else group * filters + m0, add,
-                                    source, ahead[asked], between,
+                                    call.tile, rows=m1 - m0, vectors=microkernel.VECTORS,
+                                    count=count, add=add,
+                                    a=packed, a_first=a_block + tile * count * microkernel.ROWS,
+                                    b=work, b_first=q * count * width, b_offsets=ramp, b_from=0,
+                                    c=out, c_first=corner + image * image_size + m0 * out_row
+                                    + pixel + q * width, c_row=out_row,
+                                    start=start, start_first=value,
+                                    ahead=source, ahead_first=ahead[asked], ahead_row=between,
                                 )  # fmt: skip
                         panel += many
                         continue
@@ -250,7 +252,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                         sizes.spread_h, spread_w,
                     )  # fmt: skip
                     in_line = segments == 1 and columns == vectors * lanes and spread_w == 1
-                    kept = sums + (panel - g0) * rows * width
+                    apart = sums + (panel - g0) * rows * width
                     for tile in range(first_tile, last_tile):
                         m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
                         a_first = a_block + tile * count * microkernel.ROWS
@@ -258,21 +260,25 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                         asked = min(tile - first_tile, last_ahead)
                         if in_line:
                             microkernel.multiply_packed_tile(
-                                call.tile, m1 - m0, vectors, packed, a_first,
-                                work, 0, ramp, 0, count,
-                                out, corner + m0 * out_row + places[0, 2], out_row,
-                                start, value, add, source, ahead[asked], between,
+                                call.tile, rows=m1 - m0, vectors=vectors, count=count, add=add,
+                                a=packed, a_first=a_first,
+                                b=work, b_first=0, b_offsets=ramp, b_from=0,
+                                c=out, c_first=corner + m0 * out_row + places[0, 2], c_row=out_row,
+                                start=start, start_first=value,
+                                ahead=source, ahead_first=ahead[asked], ahead_row=between,
                             )  # fmt: skip
                         else:
                             microkernel.multiply_packed_tile(
-                                call.tile, m1 - m0, vectors, packed, a_first,
-                                work, 0, ramp, 0, count,
-                                work, kept + (m0 - first_row) * width, width,
-                                start, value, add, source, ahead[asked], between,
+                                call.tile, rows=m1 - m0, vectors=vectors, count=count, add=add,
+                                a=packed, a_first=a_first,
+                                b=work, b_first=0, b_offsets=ramp, b_from=0,
+                                c=work, c_first=apart + (m0 - first_row) * width, c_row=width,
+                                start=start, start_first=value,
+                                ahead=source, ahead_first=ahead[asked], ahead_row=between,
                             )  # fmt: skip
                     if not in_line and before + count == taps:
                         _scatter(
-                            out, corner + first_row * out_row, out_row, work, kept, width, lanes,
+                            out, corner + first_row * out_row, out_row, work, apart, width, lanes,
                             rows, places, segments, spread_w,
                         )  # fmt: skip
                     panel += 1

@@ -201,10 +201,12 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
             at = sums + pixel * width + m0 * sums_row
             if count:
                 microkernel.multiply_tile(
-                    call.tile, m1 - m0, vectors,
-                    w, group * sizes.w_group + m0 * w_row, w_row, weights, tap,
-                    work, sees[0, pixel], looks, tap, count,
-                    work, at, sums_row, start, group * filters + m0, 0,
+                    call.tile, rows=m1 - m0, vectors=vectors, count=count, add=0,
+                    a=w, a_first=group * sizes.w_group + m0 * w_row, a_row=w_row,
+                    a_offsets=weights, a_from=tap,
+                    b=work, b_first=sees[0, pixel], b_offsets=looks, b_from=tap,
+                    c=work, c_first=at, c_row=sums_row,
+                    start=start, start_first=group * filters + m0,
                 )  # fmt: skip
             else:
                 for m in range(m1 - m0):
@@ -325,10 +327,11 @@ def _correlate_weights(number, words, like):  # type: ignore[no-untyped-def]
                     to = group * sizes.w_group + m0 * w_row + c0 * w_channel + table[2, r]
                     if count:
                         microkernel.multiply_lanes(
-                            call.tile, m1 - m0, c1 - c0,
-                            work, gradients + (m0 - first_filter) * pixels * width, pixels * width,
-                            of_dy, work, c0 * plane * width, plane * width, of_x, count,
-                            dw, to, w_row, w_channel, first > 0,
+                            call.tile, rows=m1 - m0, columns=c1 - c0, count=count, add=first > 0,
+                            a=work, a_first=gradients + (m0 - first_filter) * pixels * width,
+                            a_row=pixels * width, a_offsets=of_dy,
+                            b=work, b_first=c0 * plane * width, b_row=plane * width, b_offsets=of_x,
+                            c=dw, c_first=to, c_row=w_row, c_column=w_channel,
                         )  # fmt: skip
                     else:
                         for m in range(m1 - m0):

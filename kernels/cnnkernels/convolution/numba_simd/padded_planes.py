@@ -237,13 +237,14 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                     vectors = microkernel.covering(count - at, lanes, widest)
                     for tile in range(tiles):
                         m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
+                        value = groups * filters if before else group * filters + m0
                         microkernel.multiply_packed_tile(
-                            call.tile, m1 - m0, vectors, packed,
-                            a_block + tile * many * microkernel.ROWS,
-                            work, at, looks, 0, many,
-                            work, blocking.copy + m0 * positions + at, positions,
-                            start, groups * filters if before else group * filters + m0, before > 0,
-                            source, 0, 0,
+                            call.tile, rows=m1 - m0, vectors=vectors, count=many, add=before > 0,
+                            a=packed, a_first=a_block + tile * many * microkernel.ROWS,
+                            b=work, b_first=at, b_offsets=looks, b_from=0,
+                            c=work, c_first=blocking.copy + m0 * positions + at, c_row=positions,
+                            start=start, start_first=value,
+                            ahead=source, ahead_first=0, ahead_row=0,
                         )  # fmt: skip
                     at += vectors * lanes
         for m in range(filters):

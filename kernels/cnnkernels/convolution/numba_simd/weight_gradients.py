@@ -383,11 +383,13 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                     for number in range(together):
                         here = min(width, filters - first_filter - number * width)
                         microkernel.multiply_tile(
-                            call.tile, k1 - k0, (here + lanes - 1) // lanes, image, first, a_row,
-                            looks, 0,
-                            work, copy_room + number * size, of_dy, 0, count,
-                            work, sums + number * sums_size + (c * windows + window) * width,
-                            c_row, zeros, 0, 1,
+                            call.tile, rows=k1 - k0, vectors=(here + lanes - 1) // lanes,
+                            count=count, add=1,
+                            a=image, a_first=first, a_row=a_row, a_offsets=looks, a_from=0,
+                            b=work, b_first=copy_room + number * size, b_offsets=of_dy, b_from=0,
+                            c=work,
+                            c_first=sums + number * sums_size + (c * windows + window) * width,
+                            c_row=c_row, start=zeros, start_first=0,
                         )  # fmt: skip
     taps = channels * windows
     for number in range(together):
