@@ -17,12 +17,12 @@ import numpy as np
 
 from cnnkernels import memory, parallel, records, simd
 from cnnkernels.contract import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Conv2D, Direction
-from cnnkernels.convolution.numba_simd.correlation import Driver, WeightsDriver
+from cnnkernels.convolution.numba_simd.correlation import SECOND_CACHE, Driver, WeightsDriver
 
-_COPY = 64 * 1024
+_COPY = SECOND_CACHE // 4
 """Elements of turned planes, at the most: the lists of products are larger."""
 
-_STRIDED_COPY = 256 * 1024
+_STRIDED_COPY = SECOND_CACHE
 """The same with a stride: lists are shorter, and vectors of pixels would need a copy a phase."""
 
 

@@ -14,6 +14,13 @@ import numpy as np
 from cnnkernels import memory, microkernel, packing, records, simd
 from cnnkernels.contract import Conv2D
 
+SECOND_CACHE = 256 * 1024
+"""Elements of float32 in a second cache of 1 MiB: drivers let parts of it hold what they reuse.
+
+They were tuned on caches of 1 and 2 MiB. Elements of float64 get the same numbers: blocks order
+sums, and a network should be cut alike in both.
+"""
+
 BLOCK = 336 if microkernel.VECTORS == 3 else 288
 """Taps of a block, at the most: 63 KiB of a panel with the widest vectors, 18 KiB with AVX2's."""
 

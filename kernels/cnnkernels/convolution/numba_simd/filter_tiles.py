@@ -16,16 +16,16 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnkernels import memory, microkernel, records
-from cnnkernels.convolution.numba_simd.correlation import Correlation, even
+from cnnkernels.convolution.numba_simd.correlation import SECOND_CACHE, Correlation, even
 
 _TAPS = 1152 if microkernel.SUMS == 24 else 192
 """Taps of a block, about: a panel of their weights is a part of the second cache."""
 
-_BLOCK = 160 * 1024
-"""Elements of pixels and weights that a block reads, about: that cache has room for them."""
+_BLOCK = 5 * SECOND_CACHE // 8
+"""Elements of pixels and weights that a block reads, about."""
 
-SUMS = 128 * 1024
-"""Sums of a unit of work, about: they stay there, too."""
+SUMS = SECOND_CACHE // 2
+"""Sums of a unit of work, about."""
 
 MOST_VECTORS = 4
 """Vectors of filters in a tile, at the most."""

@@ -23,7 +23,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnkernels import arrays, jit, microkernel, packing, parallel, records, simd
-from cnnkernels.convolution.numba_simd.correlation import Correlation, Driver, Sizes, even
+from cnnkernels.convolution.numba_simd.correlation import (
+    SECOND_CACHE,
+    Correlation,
+    Driver,
+    Sizes,
+    even,
+)
 
 _PANELS = 64
 """Panels of a share, at the most: their source pixels stay in the second cache between windows."""
@@ -32,11 +38,11 @@ _PANELS = 64
 _AHEAD = 256
 """Lines of the cache, at the most, that each channel is asked for before they are gathered."""
 
-_GROUP = 64 * 1024
-"""Elements of panels that are gathered together: a part of the second cache."""
+_GROUP = SECOND_CACHE // 4
+"""Elements of panels that are gathered together, at the most."""
 
-_SUMS = 192 * 1024
-"""Sums of a few panels that stand apart in the output: half of the second cache, at the most."""
+_SUMS = 3 * SECOND_CACHE // 4
+"""Sums of a few panels that stand apart in the output, at the most."""
 
 
 class _Blocking(NamedTuple):

@@ -15,14 +15,15 @@ import numpy as np
 
 from cnnkernels import memory, microkernel, parallel, records, simd
 from cnnkernels.convolution.numba_simd.correlation import (
+    SECOND_CACHE,
     Correlation,
     Driver,
     Sizes,
     WeightsDriver,
 )
 
-_COPY = 128 * 1024
-"""Elements of the turned images, before and after, at the most: half of the second cache."""
+_COPY = SECOND_CACHE // 2
+"""Elements of the turned images, before and after, at the most."""
 
 _VECTORS = 2
 """Vectors of images side by side: more would leave too few shares of a batch to the threads."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from cnnkernels import microkernel, packing, parallel, records, simd
 from cnnkernels.convolution.numba_simd.correlation import (
+    SECOND_CACHE,
     Correlation,
     Driver,
     Sizes,
@@ -30,11 +31,11 @@ _FEW = 8
 _WIDE = 24
 """Columns of a line, at the least, that is wide: a few columns between lines are a small part."""
 
-_COPY = 48 * 1024
-"""Elements of a copy, about: it stays in the second cache."""
+_COPY = 3 * SECOND_CACHE // 16
+"""Elements of a copy, about."""
 
-_SUMS = 128 * 1024
-"""Elements of the sums of a copy's lines, about: they stay there, too."""
+_SUMS = SECOND_CACHE // 2
+"""Elements of the sums of a copy's lines, about."""
 
 
 class _Blocking(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 
 from cnnkernels import arrays, jit, microkernel, parallel, records, simd
 from cnnkernels.contract import Conv2D
-from cnnkernels.convolution.numba_simd.correlation import WeightsDriver, even
+from cnnkernels.convolution.numba_simd.correlation import SECOND_CACHE, WeightsDriver, even
 
 _VECTORS = 2
 """Vectors of filters side by side."""
@@ -30,14 +30,14 @@ _BLOCK = 800
 _TAPS = 2304
 """Taps of a share, about: their sums stay in the second cache."""
 
-_COPY = 96 * 1024
-"""Elements of a copy of what a block's taps reach, about: it stays in the second cache."""
+_COPY = 3 * SECOND_CACHE // 8
+"""Elements of a copy of what a block's taps reach, about."""
 
 _TOGETHER = 8
 """Panels of filters that share a pass over the images, at the most; half as many over a copy."""
 
-_SUMS = 128 * 1024
-"""Elements of sums, at the most: they stay there, too."""
+_SUMS = SECOND_CACHE // 2
+"""Elements of sums, at the most."""
 
 _CACHED = 4 * 1024 * 1024
 """Elements of images, at the most, that some cache keeps from one pass to the next."""
