@@ -281,6 +281,9 @@ EXTREMES = (
 )
 """Strides, windows, padding and dilations that are far larger than what arrays hold."""
 
+WINDOWS_THAT_TAKE_MUCH = "g1mb2ic1ih200iw1000oc1oh1ow4kh200kw1000sh200sw300ph100pw499dh1dw0f64"
+"""Lists of its windows take a large part of what a call may take."""
+
 
 @pytest.mark.parametrize("descriptor", EXTREMES)
 def test_a_call_takes_memory_in_proportion_to_its_arrays(descriptor):
@@ -300,6 +303,25 @@ def test_a_call_takes_memory_in_proportion_to_its_arrays(descriptor):
     tracemalloc.stop()
     assert most <= 4 * memory.allowed(problem.bytes_moved("forward"))
     assert_exact(problem, x, w, b, dy, y, gradients)
+
+
+@pytest.mark.parametrize("descriptor", [*EXTREMES, WINDOWS_THAT_TAKE_MUCH])
+def test_a_driver_gets_what_lists_of_windows_leave_of_the_memory(descriptor, monkeypatch):
+    problem = parse(descriptor)
+    tables = numba_simd.correlation.bytes_of_windows(problem)
+    allowed = memory.allowed(problem.bytes_moved("forward"))
+    taken = []
+    for module in numba_simd._DRIVERS:
+
+        def prepare(correlation, threads, module=module, prepare=module.prepare):
+            taken.append(tables + module.needed(correlation))
+            return prepare(correlation, threads)
+
+        monkeypatch.setattr(module, "prepare", prepare)
+    memory.PLANS.clear()
+    numba_simd._forward((problem, 1))
+    numba_simd._backward_data((problem, 1))
+    assert max(taken, default=0) <= allowed
 
 
 def assert_exact(problem, x, w, b, dy, y, gradients):

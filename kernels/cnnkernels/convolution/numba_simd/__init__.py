@@ -136,7 +136,8 @@ def _forward(key: _Key) -> Driver:
     most = memory.allowed(problem.bytes_moved(FORWARD))
     if channel_lanes.suits(problem) and channel_lanes.needed(problem) <= most:
         return channel_lanes.prepare(problem, FORWARD, threads)
-    if correlation.bytes_of_windows(problem) <= most:
+    most -= correlation.bytes_of_windows(problem)
+    if most >= 0:
         seeing = correlation.forward(problem).seeing()
         driver = seeing and _driver(seeing, threads, most)
         if driver:
@@ -151,8 +152,8 @@ def _backward_data(key: _Key) -> tuple[tuple[Driver, ...], bool]:
     most = memory.allowed(problem.bytes_moved(FORWARD))
     if channel_lanes.suits(problem) and channel_lanes.needed(problem) <= most:
         return (channel_lanes.prepare(problem, BACKWARD_DATA, threads),), True
-    tables = correlation.bytes_of_windows(problem) + correlation.bytes_of_phases(problem)
-    if tables <= most:
+    most -= correlation.bytes_of_windows(problem) + correlation.bytes_of_phases(problem)
+    if most >= 0:
         phases, everywhere = correlation.backward_data(problem)
         drivers = [_driver(phase, threads, most) for phase in phases]
         if None not in drivers:
@@ -167,7 +168,8 @@ def _backward_weights(key: _Key) -> WeightsDriver:
     most = memory.allowed(problem.bytes_moved(FORWARD))
     if channel_lanes.suits(problem) and channel_lanes.needed(problem) <= most:
         return channel_lanes.prepare_weights(problem)
-    if correlation.bytes_of_windows(problem) <= most:
+    most -= correlation.bytes_of_windows(problem)
+    if most >= 0:
         forward_ = correlation.forward(problem)
         if problem.groups == problem.in_channels == problem.out_channels:
             if padded_planes.needed(forward_) <= most:
