@@ -336,6 +336,16 @@ def test_numbers_that_no_kernel_can_compute_with_are_refused(backend, function, 
         function(padding=number, stride=number, backend=backend)
 
 
+@pytest.mark.parametrize("backend", ["naive", "numpy", "numba", "numba-simd"], indirect=True)
+def test_the_longest_stride_gives_one_window(backend):
+    _, found = convolved(backend, {"stride": 2**48})
+    _, expected = convolved("naive", {"stride": 6})
+    assert_same(found, expected)
+    _, found = pooled(backend, {"kernel_size": 2, "stride": 2**48})
+    _, expected = pooled("naive", {"kernel_size": 2, "stride": 7})
+    assert_same(found, expected)
+
+
 def test_needs_may_be_a_plain_tuple():
     gradients = conv2d_backward(needs=(False, False, True))
     assert tuple(gradient is not None for gradient in gradients) == (False, False, True)
