@@ -36,9 +36,14 @@ def memory_bytes() -> int | None:
 
 
 def name() -> str:
-    """Return a name for the results folder: processor and cores, never the host's name."""
+    """Return a name for the results folder: processor and cores, never the host's name.
+
+    The processor is named twice, as the system does and by its microarchitecture: an "AMD EPYC" may
+    be of several.
+    """
     processor = slug(host.cpu_model())[:_LONGEST].rstrip("-")
-    return f"{processor}-{host.cores()}-cores"
+    kind = host.microarchitecture()
+    return "-".join([processor, *([slug(kind)] if kind else []), f"{host.cores()}-cores"])
 
 
 def versions() -> dict[str, str]:
@@ -99,6 +104,7 @@ def environment(command: list[str]) -> dict[str, Any]:
     return {
         "machine": name(),
         "cpu": host.cpu_model(),
+        "microarchitecture": host.microarchitecture(),
         "cores": host.cores(),
         "visible_cores": host.visible_cores(),
         "cpu_quota": host.quota(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import platform
@@ -124,6 +125,20 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine() or "unknown processor"
 
 
+@functools.cache
+def microarchitecture() -> str:
+    """Return LLVM's name of the processor's microarchitecture, such as 'znver4'; '' if unknown.
+
+    Processors of one name may be of several: an "AMD EPYC" may be a Zen 3 or a Zen 4.
+    """
+    try:
+        from llvmlite import binding
+    except ImportError:
+        return ""
+    name = str(binding.get_host_cpu_name())
+    return "" if name == "generic" else name
+
+
 def features() -> str:
     """Return the widest vectors that the processor has, as the system tells them."""
     told = _cpuinfo()
@@ -154,6 +169,7 @@ def fingerprint() -> dict[str, str]:
     """Return what tells this machine from those on which another kernel may be the fastest."""
     return {
         "processor": cpu_model(),
+        "microarchitecture": microarchitecture(),
         "vectors": features(),
         "cores": str(cores()),
         "system": f"{platform.system()} {platform.machine()}",

@@ -208,9 +208,12 @@ class Plan:
 
     def _elsewhere(self) -> str:
         """Return in what the plan's machine differs from this one; nothing if it is this one."""
+        here = host.fingerprint()
+        if "microarchitecture" not in self.machine:  # a plan of before it was recorded
+            del here["microarchitecture"]
         return "; ".join(
             f"{key} {self.machine.get(key, 'unknown')!r}, here {value!r}"
-            for key, value in host.fingerprint().items()
+            for key, value in here.items()
             if self.machine.get(key) != value
         )
 

@@ -46,8 +46,19 @@ def test_the_environment_has_no_host_name_anywhere(environment):
 
 def test_the_machines_name_is_its_processor_and_cores_as_a_folder(environment):
     assert environment["machine"] == machine.name()
-    assert environment["machine"] == results.slug(f"{host.cpu_model()} {host.cores()} cores")
+    words = host.cpu_model(), host.microarchitecture(), str(host.cores()), "cores"
+    assert environment["machine"] == results.slug(" ".join(words))
+    assert environment["microarchitecture"] == host.microarchitecture()
     assert environment["machine"].endswith(f"-{host.cores()}-cores")
+
+
+def test_processors_of_one_name_and_two_kinds_have_names_of_their_own(monkeypatch):
+    monkeypatch.setattr(host, "cpu_model", lambda: "AMD EPYC")
+    named = []
+    for kind in ("znver3", "znver4", ""):
+        monkeypatch.setattr(host, "microarchitecture", lambda kind=kind: kind)
+        named.append(machine.name().removesuffix(f"-{host.cores()}-cores"))
+    assert named == ["amd-epyc-znver3", "amd-epyc-znver4", "amd-epyc"]
 
 
 def test_a_quota_is_recorded_beside_the_cores_that_are_visible(environment, monkeypatch):

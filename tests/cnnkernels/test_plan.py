@@ -149,7 +149,9 @@ def test_a_file_keeps_everything(made, tmp_path):
     assert plan.load(tmp_path / "plan.json") == made
     plain = json.loads((tmp_path / "plan.json").read_text())
     assert plain["schema"] == plan.SCHEMA
-    assert set(plain["machine"]) == {"processor", "vectors", "cores", "system"}
+    assert set(plain["machine"]) == {
+        "processor", "microarchitecture", "vectors", "cores", "system",
+    }  # fmt: skip
 
 
 def test_another_machines_plan_is_refused(made, tmp_path):
@@ -158,6 +160,19 @@ def test_another_machines_plan_is_refused(made, tmp_path):
     with pytest.raises(PlanError, match=r"another machine \(processor 'Z80', here .*force"):
         plan.load(tmp_path / "plan.json")
     assert plan.load(tmp_path / "plan.json", force=True).choices == made.choices
+
+
+def test_a_plan_of_another_microarchitecture_is_refused(made, tmp_path):
+    made.machine = {**made.machine, "microarchitecture": "znver0"}
+    made.save(tmp_path / "plan.json")
+    with pytest.raises(PlanError, match=r"another machine \(microarchitecture 'znver0', here"):
+        plan.load(tmp_path / "plan.json")
+
+
+def test_a_plan_of_before_microarchitectures_were_recorded_is_read(made, tmp_path):
+    del made.machine["microarchitecture"]
+    made.save(tmp_path / "plan.json")
+    assert plan.load(tmp_path / "plan.json").choices == made.choices
 
 
 def test_other_versions_are_said(made, tmp_path):
