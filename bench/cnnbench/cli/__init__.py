@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Annotated
 
 import typer
 
+from cnnbench import __version__
 from cnnbench.cli import (
     check,
     compare,
@@ -26,7 +28,6 @@ from cnnbench.cli import (
 )
 
 app = typer.Typer(
-    help="Conv2D and MaxPool kernels: checked exactly, timed side by side, used in training.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,6 +47,21 @@ for command in (
     history.history,
 ):
     app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cnnbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Conv2D and MaxPool kernels: checked exactly, timed side by side, used in training."""
 
 
 def main() -> None:
