@@ -1,9 +1,9 @@
 """Rows, and the file they are kept in: nothing measured is ever lost.
 
-A run is one JSON object: ``schema``, ``environment`` and ``rows``. It is written anew after every
-case, whole or not at all, so that an interrupted run leaves what it had. A stream, such as a pipe
-or /dev/stdout, gets it once, when the run is finished or interrupted: written anew after every
-case, it would have one object after another.
+A run is one JSON object: ``schema``, ``environment`` and ``rows``, a row a line. It is written anew
+after every case, whole or not at all, so that an interrupted run leaves what it had. A stream, such
+as a pipe or /dev/stdout, gets it once, when the run is finished or interrupted: written anew after
+every case, it would have one object after another.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from cnnkernels import files
 from cnnkernels.conformance import Outcome
 
 SCHEMA = "cnnbench/1"
+
+_LONGEST = 60
+"""Letters of a subject in a file's name, at the most."""
 
 
 class ResultsError(OSError):
@@ -149,7 +152,7 @@ class Run:
         ResultsError
             If one cannot be written; the others are written even so.
         """
-        text = json.dumps(_strict(self.as_json()), indent=1, allow_nan=False) + "\n"
+        text = self.as_text()
         streams = [path for path in self.paths if files.is_stream(path)]
         whole = [path for path in self.paths if path not in streams]
         failed = []
@@ -161,13 +164,18 @@ class Run:
         if failed:
             raise ResultsError("; ".join(failed))
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the object that is written."""
-        return {
-            "schema": SCHEMA,
-            "environment": self.environment,
-            "rows": [row.as_json() for row in self.rows],
-        }
+    def as_text(self) -> str:
+        """Return the run as JSON, with a row a line: small, and a change in git shows its rows."""
+        environment = json.dumps(_strict(self.environment), indent=1, allow_nan=False)
+        rows = (
+            json.dumps(_strict(row.as_json()), separators=(",", ":"), allow_nan=False)
+            for row in self.rows
+        )
+        return (
+            f'{{"schema": {json.dumps(SCHEMA)},\n"environment": {environment},\n"rows": [\n'
+            + ",\n".join(rows)
+            + "\n]}\n"
+        )
 
 
 def read(path: Path) -> Run:
@@ -224,15 +232,16 @@ def claim(path: Path) -> Path:
     return path
 
 
-def fresh_path(folder: Path, command: str) -> Path:
-    """Make an empty file by command and date: results are never overwritten, nor shared.
+def fresh_path(folder: Path, command: str, subject: str = "") -> Path:
+    """Make an empty file by command, subject and date: results are never overwritten, nor shared.
 
     Raises
     ------
     ResultsError
         If it cannot be made.
     """
-    stem = f"{command}-{datetime.date.today().isoformat()}"
+    words = [command, *([slug(subject)[:_LONGEST].rstrip("-")] if subject else [])]
+    stem = "-".join([*words, datetime.date.today().isoformat()])
     with _writing(folder / f"{stem}.json"):
         folder.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from html import unescape
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,17 @@ def test_every_command_has_help(command, name):
     code, out, err = command(name, "--help")
     assert (code, err) == (0, "")
     assert re.match(rf"Usage: .* {name} ", out)
+
+
+def test_the_version_is_that_of_the_package(command):
+    assert command("--version") == (0, f"cnnbench {metadata.version('cnnbench')}\n", "")
+
+
+def test_a_line_of_help_says_what_a_command_does_to_its_end(command):
+    _, out, _ = command("--help")
+    lines = out.partition("Commands:")[2].strip().splitlines()
+    assert len(lines) == len(COMMANDS)
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
 
 
 def test_help_names_every_command_and_so_does_no_word_at_all(command):

@@ -1,5 +1,6 @@
 """Rows survive being written and read; a file is whole or as it was; nothing is overwritten."""
 
+import datetime
 import json
 import math
 import os
@@ -186,6 +187,22 @@ def test_a_fresh_path_is_one_that_does_not_exist(tmp_path):
         seen.append(path)
     assert [path.name.startswith("time-") for path in seen] == [True] * 3
     assert results.fresh_path(tmp_path / "deep", "check").name.startswith("check-")
+
+
+@pytest.mark.parametrize(
+    ("subject", "stem"),
+    [
+        ("resnet50", "time-resnet50"),
+        ("digits-layers", "time-digits-layers"),
+        ("my_model:Network", "time-my-model-network"),
+        ("s" * 300, f"time-{'s' * 60}"),
+        ("", "time"),
+    ],
+)
+def test_a_fresh_path_is_named_by_command_subject_and_date(tmp_path, subject, stem):
+    today = datetime.date.today().isoformat()
+    assert results.fresh_path(tmp_path, "time", subject).name == f"{stem}-{today}.json"
+    assert results.fresh_path(tmp_path, "time", subject).name == f"{stem}-{today}-2.json"
 
 
 def test_two_runs_that_begin_at_once_do_not_share_a_fresh_path(tmp_path):

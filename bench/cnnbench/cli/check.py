@@ -13,6 +13,7 @@ from cnnbench.cli.options import (
     Threads,
     backend_names,
     case_sets,
+    subject,
     thread_counts,
 )
 from cnnbench.cli.runs import finish, keep, new_run, progress_bar, recording
@@ -29,7 +30,10 @@ def check(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Check backends on cases, exactly and in every direction; exit 1 if one is wrong or failed."""
+    """Check backends on cases, exactly and in every direction.
+
+    The exit code is 1 if a backend is wrong or fails.
+    """
     from cnnbench import checking
     from cnnbench.report import tables
 
@@ -39,7 +43,7 @@ def check(
         thread_counts(threads),
     )
     run = new_run()
-    keep(run, "check", json_file, save, machine)
+    keep(run, "check", subject(sets), json_file, save, machine)
     with recording(run), progress_bar() as progress:
         checking.check(run, sets, names, counts, progress)
     console = console_of_text()

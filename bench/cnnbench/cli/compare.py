@@ -43,7 +43,9 @@ def compare(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Check, time the digits layers, train on every backend, and say which to train with here.
+    """Check, time and train with every backend; say which is best.
+
+    The layers are those of the digits CNN, and so is the training.
 
     The layers are timed on one thread, too, in a few rounds: the page shows what more threads gain.
     """
@@ -60,7 +62,7 @@ def compare(
     (count,) = thread_counts("" if threads is None else str(threads))
     console = console_of_text()
     run = new_run()
-    keep(run, "compare", json_file, save, machine)
+    keep(run, "compare", "digits", json_file, save, machine)
     budget = QUICK if quick else SHORT
     digits, recipe = case_sets("digits", None, None), RECIPES["digits"]
     with recording(run), progress_bar() as progress, temporary_folder() as caches:

@@ -14,7 +14,10 @@ def history(
         Path | None, typer.Option(help="asv's results, if not this checkout's.")
     ] = None,
 ) -> None:
-    """Write the performance history that asv measured as one HTML page, which opens offline."""
+    """Write the performance history as one HTML page.
+
+    asv has measured it, by make history. The page opens offline.
+    """
     from cnnbench.history import asv, page, series
     from cnnbench.results import claim
 

@@ -8,7 +8,10 @@ from cnnbench.cli.tables import console_of_text
 
 
 def info(json_file: Json = None) -> None:
-    """Show this machine, its measured ceilings, libraries, and which backends can run here."""
+    """Show this machine, its libraries, and which backends run here.
+
+    Its ceilings, the FMA peak and the memory bandwidth, are measured.
+    """
     from cnnbench.judging import limits
     from cnnbench.report import numbers, tables
     from cnnbench.workers.pool import WorkerPool
@@ -16,7 +19,7 @@ def info(json_file: Json = None) -> None:
 
     console = console_of_text()
     run = new_run()
-    keep(run, "info", json_file, False, None, own=False)
+    keep(run, "info", "", json_file, False, None, own=False)
     about = run.environment
     counts = list(dict.fromkeys((1, host.cores())))
     with progress_bar() as progress:

@@ -56,6 +56,11 @@ def case_sets(text: str, batch: int | None, dtype: str | None) -> list[CaseSet]:
     return cases.load(text, batch, dtype)
 
 
+def subject(sets: list[CaseSet]) -> str:
+    """Return what a run on some sets is called: their names, or 'layers' where they have none."""
+    return "-".join(dict.fromkeys(group.name or "layers" for group in sets))
+
+
 def backend_names(text: str) -> list[str]:
     """Return the backends in a text; all without any."""
     from cnnkernels import registry

@@ -66,7 +66,7 @@ def recommend(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Choose a backend for each layer of a network to train, and write it down as a plan."""
+    """Choose a backend for each layer of a network; write a plan."""
     import dataclasses
 
     from cnnbench import results
@@ -102,7 +102,7 @@ def recommend(
         network = networks.of_cases(case_sets(model, batch, None))
     results.claim(output)
     run = new_run()
-    keep(run, "recommend", json_file, save, machine)
+    keep(run, "recommend", model, json_file, save, machine)
     budget = Budget(seconds=2.0, call_seconds=choose.budget(network))
     if quick:
         budget = dataclasses.replace(budget, rounds=LEAST_ROUNDS, seconds=0.7)

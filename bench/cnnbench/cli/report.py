@@ -20,7 +20,7 @@ def report(
         Path | None, typer.Option(help="Another saved run, to be shown beside it.")
     ] = None,
 ) -> None:
-    """Write a run as one HTML page with every figure, which opens offline."""
+    """Write a saved run as one HTML page that opens offline."""
     from cnnbench import results
     from cnnbench.report import page
 

@@ -34,23 +34,24 @@ def new_run() -> Run:
 def keep(
     run: Run,
     command: str,
+    subject: str,
     json_file: Path | None,
     save: bool,
     machine: str | None,
     own: bool = True,
 ) -> None:
-    """Decide where a run's rows are kept, before anything is measured."""
+    """Decide where a run's rows go, before anything is measured; files are named by subject."""
     from cnnbench import results
 
     if json_file is not None:
         run.paths.append(results.claim(json_file))
     if own:
-        run.paths.insert(0, results.fresh_path(OWN_FOLDER, command))
+        run.paths.insert(0, results.fresh_path(OWN_FOLDER, command, subject))
     if save:
         if machine is not None:
             run.environment["machine"] = results.slug(machine)
         folder = RESULTS / run.environment["machine"]
-        run.paths.append(results.fresh_path(folder, command))
+        run.paths.append(results.fresh_path(folder, command, subject))
     run.write()
 
 

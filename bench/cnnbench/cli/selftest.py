@@ -12,7 +12,10 @@ from cnnbench.cli.tables import console_of_text
 def selftest(
     threads: Threads = "", baseline: Baseline = "torch-cpu", json_file: Json = None
 ) -> None:
-    """Let the suite judge itself: broken kernels that it must catch, and the A/A floor."""
+    """Try the suite itself: it must catch every broken kernel.
+
+    It also shows the A/A floor: by how much two identical sides differ on this machine.
+    """
     import dataclasses
 
     from cnnbench import checking
@@ -29,7 +32,7 @@ def selftest(
     problems = [parse(text) for text in conformance.CORNER]
     lines, missed = [], []
     run = new_run()
-    keep(run, "selftest", json_file, False, None, own=False)
+    keep(run, "selftest", "", json_file, False, None, own=False)
     with recording(run), progress_bar() as progress:
         progress.begin(len(conformance.BROKEN) + 1)
         for name, broken in conformance.BROKEN.items():

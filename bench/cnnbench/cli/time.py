@@ -15,6 +15,7 @@ from cnnbench.cli.options import (
     Threads,
     backend_names,
     case_sets,
+    subject,
     thread_counts,
     with_baseline,
 )
@@ -34,14 +35,17 @@ def time(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Check backends on cases, then time them side by side, in every direction."""
+    """Check backends on cases, then time them side by side.
+
+    Every direction is timed: forward, and each gradient.
+    """
     from cnnbench import speed
     from cnnbench.budget import QUICK, Budget
 
     sets, counts = case_sets(cases, batch, dtype), thread_counts(threads)
     names = with_baseline(backend_names(backends), baseline)
     run = new_run()
-    keep(run, "time", json_file, save, machine)
+    keep(run, "time", subject(sets), json_file, save, machine)
     budget = QUICK if quick else Budget()
     with recording(run), progress_bar() as progress, temporary_folder() as caches:
         speed.time(run, sets, names, counts, baseline, budget, progress, caches)

@@ -73,7 +73,10 @@ def train(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Train a small CNN on backends and by programs, in turns: what it took, what it gave."""
+    """Train a small CNN on backends and by programs, in turns.
+
+    The table has the time of each, and the loss and accuracy that it came to.
+    """
     import dataclasses
 
     from cnnbench import results, trainings
@@ -112,6 +115,7 @@ def train(
         typer.echo(scale, err=True)
     chosen = dataclasses.replace(chosen, options=options)
     counts = thread_counts(threads)
+    subject = recipe if arch is None else f"{recipe}-{arch}"
     console = console_of_text()
     run = new_run()
     if save_weights is not None:
@@ -119,7 +123,7 @@ def train(
     if chosen.backend:
         if backends and backends != chosen.backend:
             raise typer.BadParameter(f"recipe {recipe} is for {chosen.backend} alone")
-        keep(run, "train", json_file, save, machine)
+        keep(run, "train", subject, json_file, save, machine)
         with recording(run), progress_bar() as progress:
             trainings.train_alone(run, recipe, chosen, counts[0], progress)
         for row in run.rows:
@@ -132,7 +136,7 @@ def train(
             names.append(AUTO)
         budget = QUICK if quick else Budget()
         with hearing(run) as heard, following(plan, force, counts):
-            keep(run, "train", json_file, save, machine)
+            keep(run, "train", subject, json_file, save, machine)
             with recording(run), progress_bar() as progress, temporary_folder() as caches:
                 trainings.train(
                     run, names, counts, baseline, chosen, full, budget, progress, caches
