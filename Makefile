@@ -17,7 +17,7 @@ help:
 	@echo "make test-fast  the tests that take no more than a few seconds"
 	@echo "make lint       ruff, rules and format"
 	@echo "make types      mypy, strict"
-	@echo "make readme     write the tables of README.md anew from results/"
+	@echo "make readme     write the tables of README.md, and results/README.md, anew from results/"
 	@echo "make tutorial   make the notebook docs/tutorial/tutorial.ipynb of its script"
 	@echo "make history    measure the kernels of old commits by asv (RANGE=a..b, QUICK=1)"
 	@echo "make regress    whether HEAD is slower than BASE=main~1, by asv"
@@ -55,6 +55,7 @@ types: $(STAMP)
 
 readme: $(STAMP)
 	$(BIN)/python -m cnnbench.report.readme README.md
+	$(BIN)/python -m cnnbench.report.index results
 
 tutorial: $(STAMP)
 	$(BIN)/jupytext --to ipynb docs/tutorial/tutorial.py
