@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= yes
 comma := ,
 EXTRAS := history$(comma)report$(comma)dev$(if $(filter no,$(TORCH)),,$(comma)torch)
+FIGURE := $(addprefix results/amd-epyc-znver4-2-cores/,compare-digits-2026-11-26.json time-resnet50-2026-11-26.json)
 STAMP := .venv/.installed-torch-$(TORCH)
 BIN := .venv/bin
 
@@ -17,7 +18,7 @@ help:
 	@echo "make test-fast  the tests that take no more than a few seconds"
 	@echo "make lint       ruff, rules and format"
 	@echo "make types      mypy, strict"
-	@echo "make readme     write the tables of README.md, and results/README.md, anew from results/"
+	@echo "make readme     write figures and tables of documents anew from results/"
 	@echo "make tutorial   make the notebook docs/tutorial/tutorial.ipynb of its script"
 	@echo "make history    measure the kernels of old commits by asv (RANGE=a..b, QUICK=1)"
 	@echo "make regress    whether HEAD is slower than BASE=main~1, by asv"
@@ -56,6 +57,7 @@ types: $(STAMP)
 readme: $(STAMP)
 	$(BIN)/python -m cnnbench.report.readme README.md
 	$(BIN)/python -m cnnbench.report.index results
+	$(BIN)/python -m cnnbench.report.figure $(FIGURE) docs/figures/speed.svg
 
 tutorial: $(STAMP)
 	$(BIN)/jupytext --to ipynb docs/tutorial/tutorial.py

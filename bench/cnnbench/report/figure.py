@@ -1,0 +1,173 @@
+"""Draws the README's figure from committed results: an SVG for light and dark pages.
+
+``python -m cnnbench.report.figure TRAINED TIMED FIGURE`` draws how long each backend trains the
+digits CNN, of a run of compare or train, beside how fast each computes a network's convolutions, of
+a run of time on one thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.sax.saxutils import escape
+
+from cnnbench import results
+from cnnbench.report import numbers
+from cnnbench.report.tables import threads_in_words
+from cnnbench.results import Row, Run
+from cnnkernels import files
+
+_WIDTH, _LINE, _LABELS, _GAP = 420, 22, 150, 60
+
+_STYLE = """
+text { font: 13px system-ui, sans-serif; fill: #1f2328 }
+.title { font-weight: 600 } .note { fill: #59636e; font-size: 12px }
+.bar { fill: #8c959f } .ours { fill: #0969da } .peak { stroke: #d1242f; stroke-dasharray: 4 3 }
+@media (prefers-color-scheme: dark) {
+  text { fill: #e6edf3 } .note { fill: #9198a1 }
+  .bar { fill: #656c76 } .ours { fill: #4493f8 } .peak { stroke: #f85149 }
+}
+"""
+
+_OURS = ("numba-simd", "numba (compiled run)", "numba")
+"""Bars of this project, which are drawn in colour."""
+
+
+class _Bar(NamedTuple):
+    label: str
+    length: float
+    value: str
+    ours: bool
+
+
+class _Panel(NamedTuple):
+    title: str
+    note: str
+    bars: Sequence[_Bar]
+    most: float
+    """What a bar of the whole width stands for."""
+    limit: tuple[float, str] | None = None
+    """Where a limit lies, and what it is called."""
+
+
+def training(run: Run) -> _Panel:
+    """Return how long each backend and program trains, those that trained to the end."""
+    threads = max(row.threads for row in run.rows if row.op == "train")
+    rows = sorted(
+        (
+            row
+            for row in run.rows
+            if row.op == "train" and row.threads == threads and row.samples and row.seconds
+        ),
+        key=lambda row: row.seconds or 0.0,
+    )
+    bars = [
+        _Bar(row.backend, row.seconds or 0.0, numbers.seconds(row.seconds), row.backend in _OURS)
+        for row in rows
+    ]
+    epochs = len(rows[0].details["epochs"])
+    return _Panel(
+        f"Training the digits CNN, {epochs} epochs",
+        f"run time, {threads_in_words(threads)}; shorter is better",
+        bars,
+        max(bar.length for bar in bars),
+    )
+
+
+def layers(run: Run) -> _Panel:
+    """Return how fast each backend computes a set's convolutions, summed, on one thread."""
+    sums = [
+        row
+        for row in run.rows
+        if row.op == "conv2d" and not row.problem and row.threads == 1 and row.gflops
+    ]
+    peak = run.environment["ceilings"]["1"]["flops"]["float32"] / 1e9
+    name = sums[0].case.removesuffix(" (sum)")
+    bars = [bar for direction in _directions(sums) for bar in _bars(sums, direction)]
+    return _Panel(
+        f"Convolutions of {name}",
+        "GFLOP/s, 1 thread; longer is better",
+        bars,
+        peak,
+        (peak, "FMA peak"),
+    )
+
+
+def _directions(rows: Sequence[Row]) -> list[str]:
+    return [d for d in dict.fromkeys(row.direction for row in rows) if d != "backward"]
+
+
+def _bars(rows: Sequence[Row], direction: str) -> Iterator[_Bar]:
+    yield _Bar(direction.replace("_", "-"), 0.0, "", False)
+    for row in rows:
+        if row.direction == direction and row.gflops:
+            value = f"{row.gflops:.0f}"
+            yield _Bar(row.backend, row.gflops, value, row.backend in _OURS)
+
+
+def figure(panels: Sequence[_Panel], source: str) -> str:
+    """Return panels side by side as an SVG, with their machine under them."""
+    lines = max(len(panel.bars) for panel in panels)
+    height = 60 + lines * _LINE + 34
+    width = len(panels) * _WIDTH + (len(panels) - 1) * _GAP
+    drawn = [
+        part
+        for number, panel in enumerate(panels)
+        for part in _drawn(panel, number * (_WIDTH + _GAP), lines)
+    ]
+    title = escape("; ".join(panel.title for panel in panels))
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
+            f"<title>{title}</title>",
+            f"<style>{_STYLE}</style>",
+            *drawn,
+            f'<text class="note" x="0" y="{height - 6}">{escape(source)}</text>',
+            "</svg>\n",
+        ]
+    )
+
+
+def _drawn(panel: _Panel, x: int, lines: int) -> Iterator[str]:
+    yield f'<text class="title" x="{x}" y="16">{escape(panel.title)}</text>'
+    yield f'<text class="note" x="{x}" y="36">{escape(panel.note)}</text>'
+    room = _WIDTH - _LABELS - 64
+    left = x + _LABELS
+    for number, bar in enumerate(panel.bars):
+        y = 50 + number * _LINE
+        length = room * bar.length / panel.most
+        if not bar.value:  # the heading of a group
+            yield f'<text class="note" x="{x}" y="{y + 15}">{escape(bar.label)}</text>'
+            continue
+        kind = "ours" if bar.ours else "bar"
+        yield f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(bar.label)}</text>'
+        yield (
+            f'<rect class="{kind}" x="{left}" y="{y + 3}" width="{length:.1f}" '
+            f'height="{_LINE - 6}" rx="2"/>'
+        )
+        yield f'<text x="{left + length + 6:.1f}" y="{y + 15}">{escape(bar.value)}</text>'
+    if panel.limit is not None:
+        value, name = panel.limit
+        at, end = left + room * value / panel.most, 50 + lines * _LINE
+        yield f'<line class="peak" x1="{at:.1f}" x2="{at:.1f}" y1="44" y2="{end}"/>'
+        label = f"{escape(name)} {value:.0f}"
+        yield f'<text class="note" x="{at:.1f}" y="36" text-anchor="middle">{label}</text>'
+
+
+def main() -> None:
+    """Draw the figure of the runs on the command line."""
+    trained, timed, path = map(Path, sys.argv[1:])
+    try:
+        runs = results.read(trained), results.read(timed)
+        where = runs[1].environment
+        days = " and ".join(dict.fromkeys(run.environment["started"][:10] for run in runs))
+        source = f"{where['cpu']} ({where['machine']}), float32, {days}"
+        files.write(path, figure([training(runs[0]), layers(runs[1])], source))
+    except (files.WriteError, results.ResultsError) as error:
+        sys.exit(f"figure: {error}")
+
+
+if __name__ == "__main__":
+    main()
