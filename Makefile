@@ -55,7 +55,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 readme: $(STAMP)
-	$(BIN)/python -m cnnbench.report.readme README.md
+	$(BIN)/python -m cnnbench.report.readme docs/measuring.md docs/training.md
 	$(BIN)/python -m cnnbench.report.index results
 	$(BIN)/python -m cnnbench.report.figure $(FIGURE) docs/figures/speed.svg
 

@@ -19,7 +19,7 @@ from cnnbench.report.tables import threads_in_words
 from cnnbench.results import Row, Run
 from cnnkernels import files
 
-_WIDTH, _LINE, _LABELS, _GAP = 420, 22, 150, 60
+_WIDTH, _LINE, _LABELS, _GAP = 430, 22, 168, 50
 
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }

@@ -1,12 +1,12 @@
-"""Writes the tables of README.md from committed results, so that no figure is typed by hand.
+"""Writes the tables of documents from committed results, so that no figure is typed by hand.
 
 A table stands between two comments, of which the first names its file and kind::
 
-    <!-- table: results/some-machine/compare-2026-01-31.json train -->
+    <!-- table: ../results/some-machine/compare-digits-2026-01-31.json train -->
     ...
     <!-- end of table -->
 
-``python -m cnnbench.report.readme README.md`` writes what is between them anew.
+``python -m cnnbench.report.readme docs/training.md`` writes what is between them anew.
 """
 
 from __future__ import annotations
