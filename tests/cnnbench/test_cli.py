@@ -284,6 +284,22 @@ def test_check_prints_a_table_and_keeps_the_rows_twice(command, tmp_path):
     assert f"rows: .cnnbench/{own.name}, deep/out.json" in out
 
 
+def test_show_takes_the_newest_run_and_check_ends_in_a_sentence(command, tmp_path):
+    code, out, _ = command("check", "--cases", TINY, "--backends", "numpy")
+    assert code == 0
+    assert "4 checks passed, 0 wrong or failed, 0 not supported here" in " ".join(out.split())
+    (own,) = (tmp_path / ".cnnbench").iterdir()
+    assert command("show") == command("show", own)
+
+
+def test_a_check_that_nothing_can_run_says_why_and_exits_1(command, monkeypatch):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    code, out, _ = command("check", "--cases", TINY, "--backends", "numba")
+    assert code == 1
+    assert "numba: unsupported: NUMBA_DISABLE_JIT is set" in " ".join(out.split())
+    assert "0 checks passed" in out
+
+
 def test_names_are_printed_as_they_are(command):
     words = ("--backends", "numpy", "--cases", f'{TINY}n"[/x]:fire:"', "--threads", "1")
     code, out, err = command("check", *words, "--json", "[red]out[/b].json")

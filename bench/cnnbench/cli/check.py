@@ -32,10 +32,10 @@ def check(
 ) -> None:
     """Check backends on cases, exactly and in every direction.
 
-    The exit code is 1 if a backend is wrong or fails.
+    The exit code is 1 if a backend is wrong or fails, and if none can run here.
     """
     from cnnbench import checking
-    from cnnbench.report import tables
+    from cnnbench.report import answer, tables
 
     sets, names, counts = (
         case_sets(cases, batch, dtype),
@@ -49,4 +49,5 @@ def check(
     console = console_of_text()
     for sheet in tables.check_sheets(run.rows):
         tables.show(console, sheet)
+    console.print(answer.checks(run.rows), style="bold", highlight=False)
     finish(run)

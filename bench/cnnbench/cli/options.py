@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnnbench.cases import SETS
+
 if TYPE_CHECKING:
     from cnnbench.cases import CaseSet
 
@@ -22,7 +24,10 @@ Trainers = Annotated[
     ),
 ]
 Cases = Annotated[
-    str, typer.Option(help="Comma-separated sets, files or descriptors.", metavar="CASES")
+    str,
+    typer.Option(
+        help=f"Comma-separated files, descriptors, or sets: {', '.join(SETS)}.", metavar="CASES"
+    ),
 ]
 Threads = Annotated[
     str, typer.Option(help="Comma-separated thread counts; all cores if not given.", metavar="N,M")

@@ -104,9 +104,10 @@ def progress_bar() -> Iterator[ProgressBar]:
 
 
 def finish(run: Run) -> None:
-    """Say where the rows are; exit 1 if a backend was wrong or failed."""
+    """Say where the rows are; exit 1 if a backend was wrong or failed, or if none could run."""
     typer.echo(f"rows: {', '.join(map(str, run.paths))}")
-    if any(row.outcome in ("wrong", "failed") for row in run.rows):
+    outcomes = {row.outcome for row in run.rows}
+    if outcomes & {"wrong", "failed"} or "ok" not in outcomes:
         raise typer.Exit(1)
 
 

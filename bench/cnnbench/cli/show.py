@@ -8,16 +8,22 @@ from typing import Annotated
 import typer
 
 from cnnbench.cli.plans import show_warnings
+from cnnbench.cli.runs import OWN_FOLDER
 from cnnbench.cli.tables import console_of_text, rows_of_layers, show_recommendation, show_times
 
 
-def show(file: Annotated[Path, typer.Argument(help="A file that a command has written.")]) -> None:
+def show(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A saved run; the newest of .cnnbench/ if not given."),
+    ] = None,
+) -> None:
     """Show the tables of a saved run."""
     from cnnbench import results
     from cnnbench.recommend import recommendation
     from cnnbench.report import tables
 
-    run = results.read(file)
+    run = results.read(file or results.newest(OWN_FOLDER))
     console = console_of_text()
     where = run.environment
     console.print(f"{' '.join(where['command'])}: {where['cpu']}, {where['started']}")

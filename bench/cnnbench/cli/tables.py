@@ -38,7 +38,8 @@ def show_times(console: Console, rows: list[Row], environment: dict[str, Any]) -
         ceilings = environment.get("ceilings", {}).get(count, {})
         peak = ceilings.get("flops", {}).get("float32")
         fma = f"FMA peak {numbers.significant(peak / 1e9)} GFLOP/s, " if peak else ""
-        console.print(f"{count} threads: {fma}A/A floor {numbers.floor(floor)}", highlight=False)
+        threads = tables.threads_in_words(int(count))
+        console.print(f"{threads}: {fma}A/A floor {numbers.floor(floor)}", highlight=False)
     console.print()
 
 

@@ -65,6 +65,18 @@ def _recommendation(trained: Sequence[Row], floor: float) -> str:
     )
 
 
+def checks(rows: Sequence[Row]) -> str:
+    """Return how many checks passed, and the largest error."""
+    passed = sum(row.outcome == "ok" for row in rows)
+    refused = sum(row.outcome == "unsupported" for row in rows)
+    worst = max((row.error_over_bound or 0.0 for row in rows), default=0.0)
+    return (
+        f"{passed} checks passed, {len(rows) - passed - refused} wrong or failed, "
+        f"{refused} not supported here; "
+        f"the largest error is {numbers.of_bound(worst)} of what rounding can make"
+    )
+
+
 def evidence(rows: Sequence[Row], floor: float) -> list[str]:
     """Return what the answer stands on: checks passed, and how finely this machine can tell.
 
@@ -82,13 +94,8 @@ def evidence(rows: Sequence[Row], floor: float) -> list[str]:
         for row in rows
         if row.op != "train" and row.problem and (not trained or row.threads in trained)
     ]
-    passed = sum(row.outcome == "ok" for row in checked)
-    refused = sum(row.outcome == "unsupported" for row in checked)
-    bad = len(checked) - passed - refused
-    worst = max((row.error_over_bound or 0.0 for row in checked), default=0.0)
     return [
         *lines,
-        f"{passed} checks passed, {bad} wrong or failed, {refused} not supported here; "
-        f"the largest error is {numbers.of_bound(worst)} of what rounding can make",
+        checks(checked),
         f"two identical sides differ by up to {numbers.floor(floor)} on this machine (A/A floor)",
     ]

@@ -57,6 +57,15 @@ class Sheet:
 
 def show(console: Console, sheet: Sheet) -> None:
     """Print a sheet as a table, in the console's width: long headings and names are folded."""
+    console.print(Text(sheet.title, style="bold"))
+    if sheet.columns:
+        console.print(_table(console, sheet))
+    for note in sheet.notes:
+        console.print(Text(f"- {note}", style="dim"))
+    console.print()
+
+
+def _table(console: Console, sheet: Sheet) -> Table:
     headings = [textwrap.wrap(heading, _LONGEST_HEADING) for heading in sheet.columns]
     cells = list(zip(*filter(None, sheet.rows), strict=True)) or [()] * len(headings)
     widths = [
@@ -81,27 +90,20 @@ def show(console: Console, sheet: Sheet) -> None:
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in line))
         else:
             table.add_section()
-    console.print(Text(sheet.title, style="bold"))
-    console.print(table)
-    for note in sheet.notes:
-        console.print(Text(f"- {note}", style="dim"))
-    console.print()
+    return table
 
 
 def markdown(sheet: Sheet) -> str:
     """Return a sheet as a Markdown table, its notes as a list below."""
-    lines = [
-        f"**{sheet.title}**",
-        "",
-        "| " + " | ".join(sheet.columns) + " |",
-        "|"
-        + "|".join(" --- " if i < sheet.texts else " ---: " for i in range(len(sheet.columns)))
-        + "|",
-    ]
-    lines += ["| " + " | ".join(cells) + " |" for cells in sheet.rows if cells]
+    parts = [[f"**{sheet.title}**"]]
+    if sheet.columns:
+        sides = (" --- " if i < sheet.texts else " ---: " for i in range(len(sheet.columns)))
+        lines = [sheet.columns, *filter(None, sheet.rows)]
+        heading, *rows = ["| " + " | ".join(cells) + " |" for cells in lines]
+        parts.append([heading, f"|{'|'.join(sides)}|", *rows])
     if sheet.notes:
-        lines += ["", *(f"- {note}" for note in sheet.notes)]
-    return "\n".join(lines) + "\n"
+        parts.append([f"- {note}" for note in sheet.notes])
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
 def check_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
@@ -132,7 +134,9 @@ def check_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
     ]
     notes += [f"{b}: gives other bits from run to run" for b in unsteady]
     title = "Correctness: exact on integers; on real data the largest error over its bound"
-    for first in range(0, max(1, len(shown)), _BACKENDS_ABREAST):
+    if not shown:
+        yield Sheet(title, (), (), tuple(notes))
+    for first in range(0, len(shown), _BACKENDS_ABREAST):
         abreast = shown[first : first + _BACKENDS_ABREAST]
         last = first + _BACKENDS_ABREAST >= len(shown)
         yield Sheet(
