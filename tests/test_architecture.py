@@ -151,6 +151,16 @@ def test_a_module_of_cnnkernels_imports_from_lower_floors_only(name):
         assert at_home or floor(other) < floor(name), other
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_the_files_of_a_kernel_that_is_a_folder_are_imported_by_one_another_only(name):
+    folders = {
+        package(other)
+        for other in imported(name, "cnnkernels")
+        if package(other) and ".".join(other.split(".")[:4]) in OURS
+    }
+    assert folders <= {package(name)}
+
+
 @pytest.mark.parametrize(
     "name", ["convolution.naive", "pooling.naive", "conformance.reference", "conformance.fences"]
 )

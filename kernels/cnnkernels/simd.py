@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 from cnnkernels import arrays, jit
 
@@ -187,189 +187,6 @@ def fill_vector(typingctx, to, to_first, value):  # type: ignore[no-untyped-def]
     return types.void(to, to_first, value), emit
 
 
-def _store_in_turns(builder: Any, target: Any, pair: list[Any]) -> None:
-    """Store the elements of two vectors in turns, from the place of a vector on."""
-    number, count = ir.IntType(32), target.type.pointee.count
-    for half in range(2):
-        lanes = [half * count // 2 + lane // 2 + lane % 2 * count for lane in range(count)]
-        mask = ir.Constant(ir.VectorType(number, count), lanes)
-        place = builder.gep(target, [number(half)])
-        builder.store(builder.shuffle_vector(*pair, mask), place, align=alignment(place))
-
-
-@intrinsic
-def select_tap(  # type: ignore[no-untyped-def]
-    typingctx, best, best_first, winners, winners_first, of, of_first, offsets, offsets_first,
-    count, start, start_first,
-):  # fmt: skip
-    """Find the greatest of some taps for a vector of windows, and which it is.
-
-    Tap j, from 0 to count - 1, is ``of[of_first + offsets[offsets_first + j] + lanes]``. The first
-    of equals wins, and a NaN wins always; before, ``start[start_first + lanes]`` has won with -inf.
-    `start` is of int32.
-    """
-    del typingctx
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pairs = list(zip(signature.args, arguments, strict=True))
-        best, best_first, winners, winners_first, of, of_first, offsets, *pairs = pairs
-        offsets_first, count, start, first = pairs
-        cast = functools.partial(cast_word, context, builder)
-        vector = vector_type(of[0].dtype)
-        word = ir.IntType(64)
-        numbers = ir.VectorType(ir.IntType(32), vector.count)
-        pixels = builder.gep(data_of(context, builder, *of), [cast(*of_first)])
-        table = builder.gep(data_of(context, builder, *offsets), [cast(*offsets_first)])
-        given = builder.gep(data_of(context, builder, *start), [cast(*first)])
-        given = builder.load(builder.bitcast(given, numbers.as_pointer()), align=4)
-        lowest = ir.Constant(vector, [float("-inf")] * vector.count)
-        entry, body, done = builder.block, *(builder.append_basic_block() for _ in range(2))
-        builder.branch(body)
-        builder.position_at_end(body)
-        j, most, winner = builder.phi(word), builder.phi(vector), builder.phi(numbers)
-        place = builder.gep(pixels, [builder.load(builder.gep(table, [j]))])
-        pixel = load_vector(builder, builder.bitcast(place, vector.as_pointer()))
-        won = wins(builder, pixel, most)
-        tap = splat(builder, builder.trunc(j, ir.IntType(32)), vector.count)
-        following = builder.add(j, word(1))
-        for phi, initial, value in (
-            (j, word(0), following),
-            (most, lowest, builder.select(won, pixel, most)),
-            (winner, given, builder.select(won, tap, winner)),
-        ):
-            phi.add_incoming(initial, entry)
-            phi.add_incoming(value, body)
-        builder.cbranch(builder.icmp_signed("<", following, cast(*count)), body, done)
-        builder.position_at_end(done)
-        target = builder.gep(data_of(context, builder, *best), [cast(*best_first)])
-        target = builder.bitcast(target, vector.as_pointer())
-        builder.store(most.incomings[1][0], target, align=alignment(target))
-        kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
-        resize = builder.trunc if winners[0].dtype.bitwidth < 32 else builder.sext
-        target = builder.gep(data_of(context, builder, *winners), [cast(*winners_first)])
-        target = builder.bitcast(target, kind.as_pointer())
-        builder.store(resize(winner.incomings[1][0], kind), target, align=1)
-        return context.get_dummy_value()
-
-    kinds = (
-        best, best_first, winners, winners_first, of, of_first, offsets, offsets_first, count,
-        start, start_first,
-    )  # fmt: skip
-    return types.void(*kinds), emit
-
-
-@intrinsic
-def sum_won(  # type: ignore[no-untyped-def]
-    typingctx, to, to_first, of, winners, first, offsets, taps, taps_first, count,
-):  # fmt: skip
-    """Set a vector of pixels to the sum of the gradients that they have won.
-
-    Each j, from taps_first on, adds ``of[first + offsets[j] + lanes]`` where `winners` there is
-    ``taps[j]``.
-    """
-    del typingctx
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        to, to_first, *rest, taps_first, count = zip(signature.args, arguments, strict=True)
-        total = _sum_of_won(context, builder, rest, taps_first, count)
-        (target,) = vector_places(context, builder, *zip(to, to_first, strict=True))
-        builder.store(total, target, align=alignment(target))
-        return context.get_dummy_value()
-
-    kinds = (to, to_first, of, winners, first, offsets, taps, taps_first, count)
-    return types.void(*kinds), emit
-
-
-@intrinsic
-def sum_won_in_turns(  # type: ignore[no-untyped-def]
-    typingctx, to, to_first, of, winners, first, offsets, taps, taps_first, count, more,
-):  # fmt: skip
-    """Set two vectors of pixels to two sums in turns: see `sum_won`.
-
-    Those of the second are the `more` taps after the `count` of the first.
-    """
-    del typingctx
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pairs = list(zip(signature.args, arguments, strict=True))
-        to, to_first, *rest, taps_first, count, more = pairs
-        words = [cast_word(context, builder, *pair) for pair in (taps_first, count)]
-        second = types.int64, builder.add(*words)
-        sums = [
-            _sum_of_won(context, builder, rest, *which)
-            for which in ((taps_first, count), (second, more))
-        ]
-        (target,) = vector_places(context, builder, *zip(to, to_first, strict=True))
-        _store_in_turns(builder, target, sums)
-        return context.get_dummy_value()
-
-    kinds = (to, to_first, of, winners, first, offsets, taps, taps_first, count, more)
-    return types.void(*kinds), emit
-
-
-def _sum_of_won(context: Any, builder: Any, rest: Any, taps_first: Any, count: Any) -> Any:
-    """Return what `sum_won` sums, given the type and the value of each of its parameters."""
-    of, winners, first, offsets, taps = rest
-    cast = functools.partial(cast_word, context, builder)
-    vector = vector_type(of[0].dtype)
-    kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
-    gradients = builder.gep(data_of(context, builder, *of), [cast(*first)])
-    won = builder.gep(data_of(context, builder, *winners), [cast(*first)])
-    places = builder.gep(data_of(context, builder, *offsets), [cast(*taps_first)])
-    numbers = builder.gep(data_of(context, builder, *taps), [cast(*taps_first)])
-    zero = ir.Constant(vector, None)
-
-    def add(j: Any, total: Any) -> Any:
-        at = builder.load(builder.gep(places, [j]))
-        number = builder.trunc(builder.load(builder.gep(numbers, [j])), kind.element)
-        place = builder.bitcast(builder.gep(won, [at]), kind.as_pointer())
-        mine = builder.icmp_signed(
-            "==", builder.load(place, align=1), splat(builder, number, kind.count)
-        )
-        place = builder.bitcast(builder.gep(gradients, [at]), vector.as_pointer())
-        return builder.select(mine, builder.fadd(total, load_vector(builder, place)), total)
-
-    # Of the few taps that a pixel has, an unrolled loop has more to prepare than to do.
-    return _sum_up(builder, cast(*count), zero, add, unrolled=False)
-
-
-def _gradients_won(
-    context: Any, builder: Any, of: Any, winners: Any, first: Any, taps: list[Any]
-) -> list[Any]:
-    """Load a vector of gradients, and return for each tap those that it has won, and zeros."""
-    at = cast_word(context, builder, *first)
-    (source,) = vector_places(context, builder, *zip(of, first, strict=True))
-    vector = source.type.pointee
-    kind = ir.VectorType(ir.IntType(winners[0].dtype.bitwidth), vector.count)
-    place = builder.gep(data_of(context, builder, *winners), [at])
-    won = builder.load(builder.bitcast(place, kind.as_pointer()), align=1)
-    gradients = load_vector(builder, source)
-    results = []
-    for tap in taps:
-        number = builder.trunc(cast_word(context, builder, *tap), kind.element)
-        mine = builder.icmp_signed("==", won, splat(builder, number, kind.count))
-        results.append(builder.select(mine, gradients, ir.Constant(vector, None)))
-    return results
-
-
-@intrinsic
-def spread_won(typingctx, to, to_first, of, winners, first, tap, other_tap):  # type: ignore[no-untyped-def]
-    """Set two vectors of pixels to what two taps have won in turns, and to zero elsewhere.
-
-    Those are ``of[first + lanes]`` where ``winners[first + lanes]`` is the tap.
-    """
-    del typingctx
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        to, to_first, of, winners, first, *taps = zip(signature.args, arguments, strict=True)
-        (target,) = vector_places(context, builder, *zip(to, to_first, strict=True))
-        pair = _gradients_won(context, builder, of, winners, first, taps)
-        _store_in_turns(builder, target, pair)
-        return context.get_dummy_value()
-
-    return types.void(to, to_first, of, winners, first, tap, other_tap), emit
-
-
 @intrinsic
 def transpose_square(typingctx, to, to_first, to_row, of, of_first, of_row, rows):  # type: ignore[no-untyped-def]
     """Transpose a square as wide as a vector: ``to[to_first + i*to_row + lanes]``, for each i.
@@ -425,7 +242,7 @@ def sum_products(  # type: ignore[no-untyped-def]
                 factors.append(load_vector(builder, builder.bitcast(place, vector.as_pointer())))
             return builder.call(fma(builder, vector), [*factors, total])
 
-        total = _sum_up(builder, cast(*count), start, add)
+        total = sum_up(builder, cast(*count), start, add)
         builder.store(total, target, align=alignment(target))
         return context.get_dummy_value()
 
@@ -452,7 +269,7 @@ def add_rows(typingctx, to, to_first, of, of_first, row, rows):  # type: ignore[
             vector = load_vector(builder, builder.bitcast(place, source.type))
             return builder.fadd(total, vector)
 
-        total = _sum_up(builder, rows, load_vector(builder, target), add)
+        total = sum_up(builder, rows, load_vector(builder, target), add)
         builder.store(total, target, align=alignment(target))
         return context.get_dummy_value()
 
@@ -487,7 +304,7 @@ def transposed(
     return strips
 
 
-def _sum_up(
+def sum_up(
     builder: Any,
     count: Any,
     start: Any,
@@ -577,19 +394,6 @@ def alignment(place: Any) -> int:
 def load_vector(builder: Any, place: Any) -> Any:
     """Load a vector from an address, which an element may have."""
     return builder.load(place, align=alignment(place))
-
-
-def _integer_of(like: Any) -> Any:
-    """Return the integer dtype as wide as what a pointer points to: for kernels only."""
-
-
-integer: Any = _integer_of
-
-
-@overload(integer)
-def _integer(like):  # type: ignore[no-untyped-def]
-    kind = np.int32 if like.dtype.bitwidth == 32 else np.int64
-    return lambda like: kind  # noqa: ARG005
 
 
 @jit.inlined

@@ -26,6 +26,13 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import arrays, geometry, jit, memory, parallel, records, simd
 from cnnkernels.contract import FORWARD, ArraySpec, Cache, MaxPool2D
+from cnnkernels.pooling.numba_simd.intrinsics import (
+    integer,
+    select_tap,
+    spread_won,
+    sum_won,
+    sum_won_interleaved,
+)
 
 _COPY = 16 * 1024
 """Elements of a copy, about: it stays in the second cache, and half of it in the first."""
@@ -334,14 +341,14 @@ def _select_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
                 to, of = (n * p_size + p0 + p) * q_size, p * pitch
                 end, first = to + together * q_size, min(p0 + p, edge) * pitch
                 while to < end and to + lanes <= last:
-                    simd.select_tap(y, to, winners, to, work, of, offsets, 0, taps, start, first)
+                    select_tap(y, to, winners, to, work, of, offsets, 0, taps, start, first)
                     to += lanes
                     of += lanes
                     first += lanes
                     if first >= repeated:
                         first -= period
                 if to < end:
-                    simd.select_tap(
+                    select_tap(
                         work, copy, line_winners, 0, work, of, offsets, 0, taps, start, first
                     )
                     for lane in range(end - to):
@@ -532,14 +539,14 @@ def _credit_planes(number, arguments, like):  # type: ignore[no-untyped-def]
                 line, to = (work, copy) if aside else (dx, at)
                 if step_w == 2:
                     for v in range(0, v_size, lanes):
-                        simd.sum_won_in_turns(
+                        sum_won_interleaved(
                             line, to + 2 * v, gradients, their_winners, here + v, offsets, numbers,
                             kinds[0], kinds[1] - kinds[0], kinds[2] - kinds[1],
                         )  # fmt: skip
                 else:
                     for col in range(phases_w):
                         for v in range(0, v_size, lanes):
-                            simd.sum_won(
+                            sum_won(
                                 line, to + v, gradients, their_winners, here + v, offsets, numbers,
                                 kinds[col], kinds[col + 1] - kinds[col],
                             )  # fmt: skip
@@ -566,7 +573,7 @@ def _spread_plane(  # type: ignore[no-untyped-def]
         for row in range(min(step_h, height - h)):
             tap, other = taps[2 * row], taps[2 * row + 1]
             for q in range(0, q_size, lanes):
-                simd.spread_won(dx, to + 2 * q, dy, winners, first + q, tap, other)
+                spread_won(dx, to + 2 * q, dy, winners, first + q, tap, other)
             to += wide
         first += q_size
 
@@ -646,7 +653,7 @@ def _select_lanes(number, arguments, like, index, wide):  # type: ignore[no-unty
         simd.turn(work, 0, lanes, x, n0 * pixels, pixels, rows, pixels, lanes)
         simd.fill_vector(work, pixels * lanes, -np.inf)
         for window in range(windows):
-            simd.select_tap(
+            select_tap(
                 work, best + window * lanes, won, window * lanes, work, 0,
                 sees, window * taps, taps, start, firsts[window] * lanes,
             )  # fmt: skip
@@ -684,7 +691,7 @@ def _credit_lanes(number, arguments, like, wide):  # type: ignore[no-untyped-def
             turned[i] = mine[i]
         simd.turn(won, 0, lanes, turned, 0, windows, rows, windows, lanes)
         for pixel in range(pixels):
-            simd.sum_won(
+            sum_won(
                 work, sums + pixel * lanes, work, won, 0, sees, numbers, firsts[pixel],
                 firsts[pixel + 1] - firsts[pixel],
             )  # fmt: skip
@@ -693,17 +700,17 @@ def _credit_lanes(number, arguments, like, wide):  # type: ignore[no-untyped-def
 
 @parallel.ParallelKernel
 def _select_in_lanes(number, arguments, like):  # type: ignore[no-untyped-def]
-    _select_lanes(number, arguments, like, np.uint8, simd.integer(like))
+    _select_lanes(number, arguments, like, np.uint8, integer(like))
 
 
 @parallel.ParallelKernel
 def _select_of_many_in_lanes(number, arguments, like):  # type: ignore[no-untyped-def]
-    _select_lanes(number, arguments, like, np.int64, simd.integer(like))
+    _select_lanes(number, arguments, like, np.int64, integer(like))
 
 
 @parallel.ParallelKernel
 def _credit_in_lanes(number, arguments, like):  # type: ignore[no-untyped-def]
-    _credit_lanes(number, arguments, like, simd.integer(like))
+    _credit_lanes(number, arguments, like, integer(like))
 
 
 # --------------------------------------------------------------------------------------------
@@ -775,7 +782,7 @@ def _first_greatest(x, first, step, count, vectors, start, work, chosen, lanes):
     best, winner = x[first], 0
     whole = count // lanes if step == 1 else 0
     if whole:
-        simd.select_tap(work, 0, chosen, 0, x, first, vectors, 0, whole, start, 0)
+        select_tap(work, 0, chosen, 0, x, first, vectors, 0, whole, start, 0)
         best, winner = work[0], chosen[0] * lanes
         for lane in range(1, lanes):
             pixel, place = work[lane], chosen[lane] * lanes + lane
