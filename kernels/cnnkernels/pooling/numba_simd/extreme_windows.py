@@ -1,34 +1,95 @@
-"""One window after another: for windows that are extreme beside their images.
+"""One window after another: for windows far larger than the images, and for many taps backward.
 
-A window looks at its pixels in place, and gives its gradient to the pixel that has won.
+A window reads its pixels in place, and gives its gradient to the pixel that has won.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import geometry, jit, memory, parallel, records, simd
 from cnnkernels.contract import MaxPool2D
-from cnnkernels.pooling.numba_simd.calls import Plan
+from cnnkernels.pooling.numba_simd import calls
+from cnnkernels.pooling.numba_simd.calls import BackwardCall, ForwardCall, Launch
 from cnnkernels.pooling.numba_simd.intrinsics import select_tap
 
-_PLAIN_SIZES = 13
+
+def forward_launch(problem: MaxPool2D) -> Launch:
+    """Return the launch of the forward kernel."""
+    winner, planes = calls.winner_dtype(problem), calls.planes(problem)
+    kernel = {"uint8": _select_uint8, "int64": _select_int64}[winner]
+    units = planes * problem.out_height
+    return Launch(kernel, _blocking, calls.one_plane(problem), planes, units, winner)
+
+
+def backward_launch(problem: MaxPool2D) -> Launch:
+    """Return the launch of the backward kernel."""
+    winner, planes = calls.winner_dtype(problem), calls.planes(problem)
+    kernel = {"uint8": _credit_uint8, "int64": _credit_int64}[winner]
+    return Launch(kernel, _blocking, calls.one_plane(problem), planes, planes, winner)
+
+
+class Blocking(NamedTuple):
+    """The geometry of a plane; its lines are cut in vectors."""
+
+    height: int
+    """Lines of a plane."""
+    width: int
+    """Pixels of a line."""
+    out_height: int
+    """Lines of windows."""
+    out_width: int
+    """Windows of a line."""
+    rows: int
+    """Rows of a window's taps."""
+    cols: int
+    """Columns of a window's taps."""
+    step_h: int
+    """Lines from a window to the one below."""
+    step_w: int
+    """Pixels from a window to the one beside."""
+    dilation_h: int
+    """Lines from a tap to the one below."""
+    dilation_w: int
+    """Pixels from a tap to the one beside."""
+    top: int
+    """Lines of padding above the plane."""
+    left: int
+    """Pixels of padding before a line."""
+    lanes: int
+    """Pixels of a vector."""
+    vectors: np.ndarray
+    """int64, (width // lanes,): where each vector of a line begins."""
+    scratch: int
+    """Elements of scratch memory: a vector."""
 
 
 @memory.PLANS.kept
-def plan(problem: MaxPool2D) -> Plan:
-    """Return the geometry, and where the vectors of a line are: nothing is copied."""
-    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
-    (top, _), (left, _) = problem.padding
-    sizes = (
-        problem.height, problem.width, *problem.shapes.y[2:], *problem.kernel_size, *problem.steps,
-        *problem.dilation, top, left, lanes,
-    )  # fmt: skip
-    return Plan(
-        np.concatenate((sizes, np.arange(problem.width // lanes) * lanes)),
-        np.zeros(lanes, np.int32),
-        lanes,
+def _blocking(problem: MaxPool2D) -> records.Record[Blocking]:
+    """Return the blocking of a plane: nothing is copied."""
+    lanes = calls.lanes(problem)
+    (rows, cols), (step_h, step_w) = problem.kernel_size, problem.steps
+    (dilation_h, dilation_w), ((top, _), (left, _)) = problem.dilation, problem.padding
+    return records.record(
+        Blocking(
+            height=problem.height,
+            width=problem.width,
+            out_height=problem.out_height,
+            out_width=problem.out_width,
+            rows=rows,
+            cols=cols,
+            step_h=step_h,
+            step_w=step_w,
+            dilation_h=dilation_h,
+            dilation_w=dilation_w,
+            top=top,
+            left=left,
+            lanes=lanes,
+            vectors=np.arange(problem.width // lanes) * lanes,
+            scratch=lanes,
+        )
     )
 
 
@@ -36,45 +97,43 @@ _tap_range = jit.inlined(geometry.tap_range)
 
 
 @jit.kernel
-def _select_windows(number, arguments, like, index):  # type: ignore[no-untyped-def]
-    """Set the outputs and winners of some lines of windows."""
-    table = records.array_at(arguments[6], arguments, (arguments[7],))
-    (
-        height, wide, p_size, q_size, rows, cols, step_h, step_w, dilation_h, dilation_w, top, left,
-        lanes,
-    ) = to_fixed_tuple(table[:_PLAIN_SIZES], _PLAIN_SIZES)  # fmt: skip
-    shares, planes = arguments[3], arguments[4]
-    x = records.array_at(arguments[0], like, (planes * height * wide,))
-    y = records.array_at(arguments[1], like, (planes * p_size, q_size))
-    winners = records.array_of(index, arguments[2], (planes * p_size, q_size))
-    work = simd.scratch(arguments[5], y)
-    start = records.array_of(np.int32, arguments[8], (arguments[9],))
-    vectors = table[_PLAIN_SIZES:]
+def _select(number, words, like, winner):  # type: ignore[no-untyped-def]
+    """Set the maxima and winners of a share of the lines of windows."""
+    call = records.read(ForwardCall, words)
+    blocking = records.read(Blocking, call.blocking)
+    height, width, lanes = blocking.height, blocking.width, blocking.lanes
+    dilation_h, dilation_w = blocking.dilation_h, blocking.dilation_w
+    lines = call.planes * blocking.out_height
+    x = records.array_at(call.x, like, (call.planes * height * width,))
+    y = records.array_at(call.y, like, (lines, blocking.out_width))
+    winners = records.array_of(winner, call.winners, (lines, blocking.out_width))
+    vectors = records.array_at(blocking.vectors, words, (width // lanes,))
+    work = simd.scratch(blocking.scratch, y)
+    start = np.zeros(lanes, np.int32)
     chosen = np.empty(lanes, np.int64)
-    lines = planes * p_size
-    for line in range(number * lines // shares, (number + 1) * lines // shares):
-        h0 = line % p_size * step_h - top
-        first_r, last_r = _tap_range(rows, height, dilation_h, h0)
-        h0 += line // p_size * height
-        for q in range(q_size):
-            v0 = q * step_w - left
-            first_s, last_s = _tap_range(cols, wide, dilation_w, v0)
+    for line in range(number * lines // call.shares, (number + 1) * lines // call.shares):
+        h0 = line % blocking.out_height * blocking.step_h - blocking.top
+        first_r, last_r = _tap_range(blocking.rows, height, dilation_h, h0)
+        h0 += line // blocking.out_height * height
+        for q in range(blocking.out_width):
+            v0 = q * blocking.step_w - blocking.left
+            first_s, last_s = _tap_range(blocking.cols, width, dilation_w, v0)
             v0 += first_s * dilation_w
             for r in range(first_r, last_r):
                 pixel, s = _first_greatest(
-                    x, (h0 + r * dilation_h) * wide + v0, dilation_w, last_s - first_s, vectors,
+                    x, (h0 + r * dilation_h) * width + v0, dilation_w, last_s - first_s, vectors,
                     start, work, chosen, lanes,
                 )  # fmt: skip
                 if r == first_r or pixel > y[line, q] or np.isnan(pixel):
                     y[line, q] = pixel
-                    winners[line, q] = r * cols + first_s + s
+                    winners[line, q] = r * blocking.cols + first_s + s
 
 
 @jit.kernel
 def _first_greatest(x, first, step, count, vectors, start, work, chosen, lanes):  # type: ignore[no-untyped-def]
-    """Return the greatest of every step-th pixel, and which of them it is.
+    """Return the greatest of every step-th pixel, and its number among them.
 
-    The first of equals wins, and a NaN always, the last of several.
+    The first of equal pixels wins; a NaN wins, the last of several.
     """
     best, winner = x[first], 0
     whole = count // lanes if step == 1 else 0
@@ -96,44 +155,40 @@ def _first_greatest(x, first, step, count, vectors, start, work, chosen, lanes):
 
 
 @jit.kernel
-def _credit_windows(number, arguments, like, index):  # type: ignore[no-untyped-def]
-    """Set the gradients of some planes: each window gives its own to the pixel that has won."""
-    table = records.array_at(arguments[6], arguments, (_PLAIN_SIZES,))
-    (
-        height, wide, p_size, q_size, _, cols, step_h, step_w, dilation_h, dilation_w, top, left, _,
-    ) = to_fixed_tuple(table, _PLAIN_SIZES)  # fmt: skip
-    shares, planes = arguments[3], arguments[4]
-    dy = records.array_at(arguments[0], like, (planes, p_size, q_size))
-    winners = records.array_of(index, arguments[1], (planes, p_size, q_size))
-    dx = records.array_at(arguments[2], like, (planes, height, wide))
+def _credit(number, words, like, winner):  # type: ignore[no-untyped-def]
+    """Set the gradients of a share of the planes: each window gives its own to its winner."""
+    call = records.read(BackwardCall, words)
+    blocking = records.read(Blocking, call.blocking)
+    p_size, q_size, cols = blocking.out_height, blocking.out_width, blocking.cols
+    planes, shares = call.planes, call.shares
+    dy = records.array_at(call.dy, like, (planes, p_size, q_size))
+    winners = records.array_of(winner, call.winners, (planes, p_size, q_size))
+    dx = records.array_at(call.dx, like, (planes, blocking.height, blocking.width))
     for n in range(number * planes // shares, (number + 1) * planes // shares):
         dx[n] = 0
         for p in range(p_size):
             for q in range(q_size):
-                winner = np.int64(winners[n, p, q])
-                h = p * step_h + winner // cols * dilation_h - top
-                dx[n, h, q * step_w + winner % cols * dilation_w - left] += dy[n, p, q]
+                tap = np.int64(winners[n, p, q])
+                h = p * blocking.step_h + tap // cols * blocking.dilation_h - blocking.top
+                v = q * blocking.step_w + tap % cols * blocking.dilation_w - blocking.left
+                dx[n, h, v] += dy[n, p, q]
 
 
 @parallel.ParallelKernel
-def select(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set maxima and winners, of uint8."""
-    _select_windows(number, arguments, like, np.uint8)
+def _select_uint8(number, words, like):  # type: ignore[no-untyped-def]
+    _select(number, words, like, np.uint8)
 
 
 @parallel.ParallelKernel
-def select_of_many(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set maxima and winners, of int64."""
-    _select_windows(number, arguments, like, np.int64)
+def _select_int64(number, words, like):  # type: ignore[no-untyped-def]
+    _select(number, words, like, np.int64)
 
 
 @parallel.ParallelKernel
-def credit(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set gradients; winners are of uint8."""
-    _credit_windows(number, arguments, like, np.uint8)
+def _credit_uint8(number, words, like):  # type: ignore[no-untyped-def]
+    _credit(number, words, like, np.uint8)
 
 
 @parallel.ParallelKernel
-def credit_of_many(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set gradients; winners are of int64."""
-    _credit_windows(number, arguments, like, np.int64)
+def _credit_int64(number, words, like):  # type: ignore[no-untyped-def]
+    _credit(number, words, like, np.int64)

@@ -1,8 +1,8 @@
-"""Backward, a lane is a pixel: each sums the gradients of the windows that it has won.
+"""Backward, a lane is a pixel, which sums the gradients of the windows that it wins.
 
-The pixels of one phase of the stride lie under the same taps, of windows that are side by side. So
-such pixels of a line, a vector of them at a time, compare vectors of winners with those taps, and
-add the vectors of dy that they select.
+The pixels of a line that have one phase of the stride lie under the same taps, of windows that are
+side by side. So a vector of such pixels compares each of these taps with a vector of winners, and
+adds a vector of dy in the lanes that are equal.
 """
 
 from __future__ import annotations
@@ -10,23 +10,29 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import jit, memory, parallel, records, simd
 from cnnkernels.contract import MaxPool2D
 from cnnkernels.pooling.numba_simd import calls
-from cnnkernels.pooling.numba_simd.calls import COPY, Plan
+from cnnkernels.pooling.numba_simd.calls import COPY, NO_TABLE, BackwardCall, Launch
 from cnnkernels.pooling.numba_simd.intrinsics import spread_won, sum_won, sum_won_interleaved
 
 
 def suits(problem: MaxPool2D) -> bool:
     """Return whether copies and tables are in proportion to the images."""
-    cut = _credit_cut(problem)
-    return calls.fits(problem, cut.work, 4 * calls.taps(problem) + cut.kinds)
+    sizes = _sizes(problem, _axis(problem, 0), _axis(problem, 1))
+    numbers = 4 * calls.taps(problem) + sizes.phases_h * sizes.phases_w
+    return calls.fits(problem, sizes.scratch, numbers)
+
+
+def backward_launch(problem: MaxPool2D) -> Launch:
+    """Return the launch of the backward kernel; winners are of uint8."""
+    planes = calls.planes(problem)
+    return Launch(_credit, _blocking, calls.one_plane(problem), planes, planes, "uint8")
 
 
 def in_pairs(problem: MaxPool2D) -> bool:
-    """Return whether each pixel has one window at the most, and two columns each window."""
+    """Return whether windows share no pixel, and two columns of pixels belong to each."""
     (rows, cols), (step_h, step_w) = problem.kernel_size, problem.steps
     (dilation_h, dilation_w), (_, _, p_size, q_size) = problem.dilation, problem.shapes.y
     return (
@@ -37,38 +43,32 @@ def in_pairs(problem: MaxPool2D) -> bool:
     )
 
 
-_BACKWARD_SIZES = 21
-
-
 class _Axis(NamedTuple):
-    """Under which windows pixels lie along an axis.
+    """Which windows the pixels of an axis lie under.
 
-    Attributes
-    ----------
-    size, phases : int
-        Pixels of one phase of the stride, at the most, and how many phases pixels have.
-    before, after : int
-        Windows before and after a pixel's own that it may lie under.
-    inside : bool
-        Whether all of those exist, for all pixels.
-    seen : np.ndarray, (kernel,), bool
-        Which taps lie on pixels at all.
-    phase, shift : np.ndarray, (kernel,), int64
-        For each tap the phase of its pixels, and how far from a pixel's own its window is.
+    The own window of a pixel has the pixel's number, divided by the stride.
     """
 
     size: int
+    """Pixels of one phase of the stride, at the most."""
     phases: int
+    """Phases that pixels have."""
     before: int
+    """Windows before its own that a pixel may lie under."""
     after: int
+    """Windows after its own that a pixel may lie under."""
     inside: bool
+    """Whether all these windows exist, for every pixel."""
     seen: np.ndarray
+    """bool, (kernel,): whether a tap lies on pixels at all."""
     phase: np.ndarray
+    """int64, (kernel,): phase of the pixels under a tap."""
     shift: np.ndarray
+    """int64, (kernel,): how many windows after a pixel's own the window of a tap is."""
 
 
 def _axis(problem: MaxPool2D, axis: int) -> _Axis:
-    """Return under which windows pixels lie: pixel u * step + phase under windows u + shift."""
+    """Return an axis: pixel u * step + phase lies under the tap of window u + shift."""
     pixels, out = problem.shapes.x[2 + axis], problem.shapes.y[2 + axis]
     step = problem.steps[axis]
     place = np.arange(problem.kernel_size[axis]) * problem.dilation[axis] - problem.padding[axis][0]
@@ -77,7 +77,7 @@ def _axis(problem: MaxPool2D, axis: int) -> _Axis:
     seen = np.maximum(0, -shift) < np.minimum(count, out - shift)
     return _Axis(
         size=-(-pixels // step),
-        phases=max(min(step, pixels), min(step, 2)),  # two columns are always done together
+        phases=max(min(step, pixels), min(step, 2)),  # two columns are summed at once
         before=max(0, -int(shift[seen].min())),
         after=max(0, int(shift[seen].max())),
         inside=bool(((shift >= 0) & (count + shift <= out))[count > 0].all()),
@@ -87,111 +87,167 @@ def _axis(problem: MaxPool2D, axis: int) -> _Axis:
     )
 
 
-class _CreditCut(NamedTuple):
-    """How lines of dy are copied: see `plan`.
+class Blocking(NamedTuple):
+    """How dy is copied, and which taps the pixels of a kind lie under.
 
-    Attributes
-    ----------
-    rows, columns : _Axis
-    apart : bool
-        Whether lines can be read in place, where nothing is around them.
-    lanes, pitch, chunks : int
-    copy, work, kinds : int
-        Elements of a copy, and of all scratch memory; kinds of pixels.
+    A kind of pixels is a phase of their line and a phase of their column. Lines are done in blocks,
+    so that copies stay in a near cache. A copy is lines of dy, with zeros around them for windows
+    that do not exist; where all windows exist, dy itself is read.
     """
 
-    rows: _Axis
-    columns: _Axis
-    apart: bool
+    height: int
+    """Lines of a plane."""
+    width: int
+    """Pixels of a line."""
+    out_height: int
+    """Lines of windows."""
+    out_width: int
+    """Windows of a line."""
+    step_h: int
+    """Lines from a window to the one below."""
+    step_w: int
+    """Pixels from a window to the one beside."""
     lanes: int
+    """Pixels of a vector."""
+    in_pairs: int
+    """Whether windows share no pixel, and two columns of pixels belong to each: see `in_pairs`."""
+    in_place: int
+    """Whether dy is read in place, wherever vectors do not reach beyond its end."""
+    blocks: int
+    """Blocks that the lines of a plane are cut in."""
+    phases_h: int
+    """Phases of the stride that lines have."""
+    phases_w: int
+    """Phases of the stride that columns have."""
+    phase_height: int
+    """Lines of one phase, at the most."""
+    phase_width: int
+    """Pixels of one phase in a line, at the most."""
+    above: int
+    """Lines of windows above its own that a pixel may lie under."""
+    below: int
+    """Lines of windows below its own that a pixel may lie under."""
+    before: int
+    """Windows before its own, in a line, that a pixel may lie under."""
+    after: int
+    """Windows after its own, in a line, that a pixel may lie under."""
     pitch: int
-    chunks: int
+    """Elements of a line of dy, or of its copy."""
     copy: int
-    work: int
-    kinds: int
+    """Elements of a copy, and of the vectors that reach beyond its end."""
+    scratch: int
+    """Elements of scratch memory: a copy, and a line of pixels."""
+    taps: int = 0
+    """Taps that lie on pixels."""
+    offsets: np.ndarray = NO_TABLE
+    """int64, (taps,), sorted by kind: place of the tap's window, from the first of a copy on."""
+    numbers: np.ndarray = NO_TABLE
+    """int64, (taps,), sorted by kind: the tap's number."""
+    first_taps: np.ndarray = NO_TABLE
+    """int64, (phases_h * phases_w + 1,): first of the taps of each kind, then `taps`."""
 
 
-def _credit_cut(problem: MaxPool2D) -> _CreditCut:
-    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
-    rows, columns = _axis(problem, 0), _axis(problem, 1)
-    apart = rows.inside and columns.inside
-    pitch = problem.out_width if apart else columns.before + columns.size + columns.after
-    more_rows = rows.before + rows.after
-    lines = max(1, min(rows.size, COPY // (2 * pitch) - more_rows))
-    chunks = -(-rows.size // lines)
-    copy = (-(-rows.size // chunks) + more_rows) * pitch + 3 * lanes
-    work = copy + 2 * (columns.size + 2 * lanes)
-    kinds = rows.phases * columns.phases
-    return _CreditCut(rows, columns, apart, lanes, pitch, chunks, copy, work, kinds)
-
-
-@memory.PLANS.kept
-def plan(problem: MaxPool2D) -> Plan:
-    """Return how lines of dy are copied, and where the windows of each kind of pixels lie there."""
-    cut = _credit_cut(problem)
-    rows, columns = cut.rows, cut.columns
-    r, s = np.flatnonzero(rows.seen), np.flatnonzero(columns.seen)
-    # For each phase of rows, and each of columns: the taps under which such pixels lie.
-    kinds = np.add.outer(rows.phase[r] * columns.phases, columns.phase[s]).ravel()
-    offsets = np.add.outer(
-        (rows.before + rows.shift[r]) * cut.pitch, columns.before + columns.shift[s]
-    ).ravel()
-    numbers = np.add.outer(r * problem.kernel_size[1], s).ravel()
-    order = np.argsort(kinds, kind="stable")
-    firsts = np.searchsorted(kinds[order], np.arange(cut.kinds + 1))
-    sizes = (
-        problem.height, problem.width, *problem.shapes.y[2:], *problem.steps, kinds.size,
-        rows.before, rows.after, columns.before, columns.after, rows.phases, columns.phases,
-        cut.pitch, cut.chunks, rows.size, columns.size, cut.lanes, cut.copy, cut.apart,
-        in_pairs(problem),
-    )  # fmt: skip
-    return Plan(
-        np.concatenate((sizes, offsets[order], numbers[order], firsts)).astype(np.int64),
-        np.zeros(1, np.int32),
-        cut.work,
+def _sizes(problem: MaxPool2D, rows: _Axis, columns: _Axis) -> Blocking:
+    """Return the blocking of a plane without its tables."""
+    lanes = calls.lanes(problem)
+    in_place = rows.inside and columns.inside
+    pitch = problem.out_width if in_place else columns.before + columns.size + columns.after
+    more_lines = rows.before + rows.after
+    lines = max(1, min(rows.size, COPY // (2 * pitch) - more_lines))
+    blocks = -(-rows.size // lines)
+    copy = (-(-rows.size // blocks) + more_lines) * pitch + 3 * lanes
+    return Blocking(
+        height=problem.height,
+        width=problem.width,
+        out_height=problem.out_height,
+        out_width=problem.out_width,
+        step_h=problem.steps[0],
+        step_w=problem.steps[1],
+        lanes=lanes,
+        in_pairs=in_pairs(problem),
+        in_place=in_place,
+        blocks=blocks,
+        phases_h=rows.phases,
+        phases_w=columns.phases,
+        phase_height=rows.size,
+        phase_width=columns.size,
+        above=rows.before,
+        below=rows.after,
+        before=columns.before,
+        after=columns.after,
+        pitch=pitch,
+        copy=copy,
+        scratch=copy + 2 * (columns.size + 2 * lanes),
     )
 
 
-@jit.kernel
-def _credit_planes(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set the gradients of some planes."""
-    table = records.array_at(arguments[6], arguments, (arguments[7],))
-    (
-        height, wide, p_size, q_size, step_h, step_w, taps, above, below, before, after, phases_h,
-        phases_w, pitch, chunks, u_size, v_size, lanes, copy, apart, pairs,
-    ) = to_fixed_tuple(table[:_BACKWARD_SIZES], _BACKWARD_SIZES)  # fmt: skip
-    shares, planes = arguments[3], arguments[4]
-    dy = records.array_at(arguments[0], like, (planes * p_size * q_size,))
-    winners = records.array_of(np.uint8, arguments[1], (planes * p_size * q_size,))
-    dx = records.array_at(arguments[2], like, (planes * height * wide,))
-    work = simd.scratch(arguments[5], dx)
-    won = np.zeros(copy, winners.dtype)
-    offsets = table[_BACKWARD_SIZES : _BACKWARD_SIZES + taps]
-    numbers = table[_BACKWARD_SIZES + taps : _BACKWARD_SIZES + 2 * taps]
-    firsts = table[_BACKWARD_SIZES + 2 * taps :]
-    alone = np.full(2 * phases_h, -1, np.int64)  # where no tap lies, nothing is won
+@memory.PLANS.kept
+def _blocking(problem: MaxPool2D) -> records.Record[Blocking]:
+    """Return the blocking of a plane."""
+    rows, columns = _axis(problem, 0), _axis(problem, 1)
+    sizes = _sizes(problem, rows, columns)
+    r, s = np.flatnonzero(rows.seen), np.flatnonzero(columns.seen)
+    kinds = np.add.outer(rows.phase[r] * columns.phases, columns.phase[s]).ravel()
+    offsets = np.add.outer(
+        (rows.before + rows.shift[r]) * sizes.pitch, columns.before + columns.shift[s]
+    ).ravel()
+    numbers = np.add.outer(r * problem.kernel_size[1], s).ravel()
+    order = np.argsort(kinds, kind="stable")
+    first_taps = np.searchsorted(kinds[order], np.arange(sizes.phases_h * sizes.phases_w + 1))
+    return records.record(
+        sizes._replace(
+            taps=kinds.size,
+            offsets=offsets[order],
+            numbers=numbers[order],
+            first_taps=first_taps,
+        )
+    )
+
+
+@parallel.ParallelKernel
+def _credit(number, words, like):  # type: ignore[no-untyped-def]
+    """Set the gradients of a share of the planes."""
+    call = records.read(BackwardCall, words)
+    blocking = records.read(Blocking, call.blocking)
+    height, width = blocking.height, blocking.width
+    step_h, step_w = blocking.step_h, blocking.step_w
+    p_size, q_size, lanes = blocking.out_height, blocking.out_width, blocking.lanes
+    phases_h, phases_w, taps = blocking.phases_h, blocking.phases_w, blocking.taps
+    u_size, v_size, blocks = blocking.phase_height, blocking.phase_width, blocking.blocks
+    above, below, before = blocking.above, blocking.below, blocking.before
+    pitch, copy, pairs = blocking.pitch, blocking.copy, blocking.in_pairs
+    planes, shares = call.planes, call.shares
+    dy = records.array_at(call.dy, like, (planes * p_size * q_size,))
+    winners = records.array_of(np.uint8, call.winners, (planes * p_size * q_size,))
+    dx = records.array_at(call.dx, like, (planes * height * width,))
+    offsets = records.array_at(blocking.offsets, words, (taps,))
+    numbers = records.array_at(blocking.numbers, words, (taps,))
+    first_taps = records.array_at(blocking.first_taps, words, (phases_h * phases_w + 1,))
+    work = simd.scratch(blocking.scratch, dx)
+    copied_winners = np.zeros(copy, winners.dtype)
+    alone = np.full(2 * phases_h, -1, np.int64)  # no tap: such pixels win nothing
     if pairs:
         for kind in range(2 * phases_h):
-            if firsts[kind] < firsts[kind + 1]:
-                alone[kind] = numbers[firsts[kind]]
+            if first_taps[kind] < first_taps[kind + 1]:
+                alone[kind] = numbers[first_taps[kind]]
     n0, n1 = number * planes // shares, (number + 1) * planes // shares
-    last = n1 * height * wide
+    last = n1 * height * width
     for n in range(n0, n1):
-        beyond = (n + 1) * height * wide + 2 * lanes > last
+        beyond = (n + 1) * height * width + 2 * lanes > last
         if pairs and not beyond and (n + 1) * p_size * q_size + lanes <= dy.size:
             _spread_plane(
-                dx, n * height * wide, height, wide, dy, winners, n * p_size * q_size, q_size,
+                dx, n * height * width, height, width, dy, winners, n * p_size * q_size, q_size,
                 step_h, alone, lanes,
             )  # fmt: skip
             continue
-        for chunk in range(chunks):
-            u0, u1 = chunk * u_size // chunks, (chunk + 1) * u_size // chunks
+        for block in range(blocks):
+            u0, u1 = block * u_size // blocks, (block + 1) * u_size // blocks
             first = (n * p_size + u0) * q_size
             gradients, their_winners = dy, winners
-            if not (apart and first + (u1 - u0 + below) * pitch + 3 * lanes <= dy.size):
-                # dy with zeros around it, and its winners: beyond the edges nothing is won.
+            if not (blocking.in_place and first + (u1 - u0 + below) * pitch + 3 * lanes <= dy.size):
+                # Copy dy with zeros around it, and its winners: beyond the edges no pixel wins.
                 first, to = 0, 0
-                inside = min(q_size, v_size + after)
+                inside = min(q_size, v_size + blocking.after)
                 for p in range(u0 - above, u1 + below):
                     if 0 <= p < p_size:
                         of = (n * p_size + p) * q_size
@@ -199,20 +255,20 @@ def _credit_planes(number, arguments, like):  # type: ignore[no-untyped-def]
                         simd.copy_run(work, to + before, dy, of, inside, lanes, 1)
                         end = to + before + inside
                         simd.fill_run(work, end, to + pitch - end, 0, lanes)
-                        line_won = won[to + before : end]
+                        line_copy = copied_winners[to + before : end]
                         line_winners = winners[of : of + inside]
                         for q in range(inside):
-                            line_won[q] = line_winners[q]
+                            line_copy[q] = line_winners[q]
                     else:
                         simd.fill_run(work, to, pitch, 0, lanes)
                     to += pitch
-                gradients, their_winners = work, won
+                gradients, their_winners = work, copied_winners
             row, here = 0, first
             for h in range(u0 * step_h, min(height, u1 * step_h)):
-                kinds = firsts[row * phases_w :]
-                at = (n * height + h) * wide
-                # What is written beyond the end of a line is overwritten by the next.
-                aside = step_w > 2 or at + wide + 2 * lanes * step_w > last
+                kinds = first_taps[row * phases_w :]
+                at = (n * height + h) * width
+                # Vectors reach beyond the end of a line; the next line overwrites that.
+                aside = step_w > 2 or at + width + 2 * lanes * step_w > last
                 line, to = (work, copy) if aside else (dx, at)
                 if step_w == 2:
                     for v in range(0, v_size, lanes):
@@ -228,10 +284,10 @@ def _credit_planes(number, arguments, like):  # type: ignore[no-untyped-def]
                                 kinds[col], kinds[col + 1] - kinds[col],
                             )  # fmt: skip
                         if step_w > 2:
-                            for v in range((wide - col + step_w - 1) // step_w):
+                            for v in range((width - col + step_w - 1) // step_w):
                                 dx[at + v * step_w + col] = work[copy + v]
                 if aside and step_w <= 2:
-                    for w in range(wide):
+                    for w in range(width):
                         dx[at + w] = work[copy + w]
                 row += 1
                 if row == step_h:
@@ -240,22 +296,16 @@ def _credit_planes(number, arguments, like):  # type: ignore[no-untyped-def]
 
 @jit.kernel
 def _spread_plane(  # type: ignore[no-untyped-def]
-    dx, to, height, wide, dy, winners, first, q_size, step_h, taps, lanes,
+    dx, to, height, width, dy, winners, first, q_size, step_h, taps, lanes,
 ):  # fmt: skip
-    """Set the gradients of a plane of windows that share no pixel, two columns or fewer wide.
+    """Set the gradients of a plane of windows that are in pairs: see `in_pairs`.
 
-    What is written beyond its end, up to two vectors, is for the next to overwrite.
+    Vectors reach beyond its end, by two of them at the most; the next plane overwrites that.
     """
     for h in range(0, height, step_h):
         for row in range(min(step_h, height - h)):
             tap, other = taps[2 * row], taps[2 * row + 1]
             for q in range(0, q_size, lanes):
                 spread_won(dx, to + 2 * q, dy, winners, first + q, tap, other)
-            to += wide
+            to += width
         first += q_size
-
-
-@parallel.ParallelKernel
-def credit(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set gradients; winners are of uint8."""
-    _credit_planes(number, arguments, like)

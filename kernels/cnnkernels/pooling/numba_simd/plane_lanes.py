@@ -6,94 +6,142 @@ by side. Tables say which pixels a window sees, and which windows see a pixel.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import jit, memory, parallel, records, simd
 from cnnkernels.contract import MaxPool2D
 from cnnkernels.pooling.numba_simd import calls
-from cnnkernels.pooling.numba_simd.calls import COPY, Plan
+from cnnkernels.pooling.numba_simd.calls import COPY, BackwardCall, ForwardCall, Launch
 from cnnkernels.pooling.numba_simd.intrinsics import integer, select_tap, sum_won
 
 
 def suits(problem: MaxPool2D) -> bool:
-    """Return whether lanes are planes: lines are short, and there are enough planes."""
-    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
+    """Return whether lines are short, and there are enough planes."""
+    lanes = calls.lanes(problem)
     _, _, p_size, q_size = problem.shapes.y
     return (
-        q_size < lanes <= problem.batch * problem.channels
+        q_size < lanes <= calls.planes(problem)
         and problem.height * problem.width * lanes <= COPY
         and max(p_size * q_size, 2 * lanes) * calls.taps(problem) <= 4 * COPY
     )
 
 
-def together(problem: MaxPool2D) -> tuple[int, int, int]:
-    """Return planes that are taken as one, how many such there are, and parts for threads.
+def forward_launch(problem: MaxPool2D) -> Launch:
+    """Return the launch of the forward kernel."""
+    winner = calls.winner_dtype(problem)
+    return _launch(problem, {"uint8": _select_uint8, "int64": _select_int64}[winner], winner)
 
-    Planes of few windows are taken several at a time: so many that they fill squares.
+
+def backward_launch(problem: MaxPool2D) -> Launch:
+    """Return the launch of the backward kernel; winners are of uint8."""
+    return _launch(problem, _credit, "uint8")
+
+
+def _launch(problem: MaxPool2D, kernel: parallel.ParallelKernel, winner: str) -> Launch:
+    """Return the launch of a kernel.
+
+    Planes of few windows are joined, so many that their windows fill the squares that are turned.
     """
-    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
+    lanes, planes = calls.lanes(problem), calls.planes(problem)
     _, _, p_size, q_size = problem.shapes.y
-    planes = problem.batch * problem.channels
-    together = max(1, min(-(-lanes // (p_size * q_size)), planes // lanes))
-    while planes % together:
-        together -= 1
-    planes //= together
-    return together, planes, -(-planes // lanes)
+    joined = max(1, min(-(-lanes // (p_size * q_size)), planes // lanes))
+    while planes % joined:
+        joined -= 1
+    planes //= joined
+    geometry = calls.one_plane(problem), joined
+    return Launch(kernel, _blocking, geometry, planes, -(-planes // lanes), winner)
 
 
-_LANES_SIZES = 4
+class Blocking(NamedTuple):
+    """Which pixels the windows of a plane see; a plane may be several planes, taken as one."""
+
+    pixels: int
+    """Pixels of a plane."""
+    windows: int
+    """Windows of a plane."""
+    taps: int
+    """Taps of a window."""
+    lanes: int
+    """Planes that are turned at once, as many as a vector has elements."""
+    pairs: int
+    """Pairs of a window and a pixel that lies under one of its taps."""
+    scratch: int
+    """Elements of scratch memory."""
+    tap_places: np.ndarray
+    """int64, (windows, taps): place of the pixel under each tap, in the turned planes.
+
+    Taps beyond the edges have the place of a vector of -inf, which stands after the pixels.
+    """
+    first_taps: np.ndarray
+    """int64, (windows,): number of each window's first tap on a pixel."""
+    tap_numbers: np.ndarray
+    """int32, (taps, lanes): number of each tap, in all lanes."""
+    window_places: np.ndarray
+    """int64, (pairs,): place of the window in the turned gradients; pairs are sorted by pixel."""
+    window_taps: np.ndarray
+    """int64, (pairs,): number of the window's tap that the pixel lies under."""
+    first_pairs: np.ndarray
+    """int64, (pixels + 1,): first of the pairs of each pixel, then `pairs`."""
 
 
 @memory.PLANS.kept
-def plan(key: tuple[MaxPool2D, int]) -> Plan:
-    """Return which pixels windows see, and which windows pixels, of some planes as one."""
-    problem, together = key
-    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
+def _blocking(geometry: tuple[MaxPool2D, int]) -> records.Record[Blocking]:
+    """Return the blocking of some planes as one."""
+    problem, joined = geometry
+    lanes, taps = calls.lanes(problem), calls.taps(problem)
     rows, cols = problem.kernel_size
     (top, _), (left, _) = problem.padding
     _, _, p_size, q_size = problem.shapes.y
     pixels = problem.height * problem.width
-    n, p, q, r, s = np.indices((together, p_size, q_size, rows, cols))
+    n, p, q, r, s = np.indices((joined, p_size, q_size, rows, cols))
     h = p * problem.steps[0] + r * problem.dilation[0] - top
     v = q * problem.steps[1] + s * problem.dilation[1] - left
     inside = (h >= 0) & (h < problem.height) & (v >= 0) & (v < problem.width)
     pixel = n * pixels + h * problem.width + v
-    pixels *= together
-    # Where a window's taps are; beyond the edges, a line of -inf that stands after the pixels.
-    sees = np.where(inside, pixel, pixels).reshape(-1, rows * cols)
-    first = inside.reshape(sees.shape).argmax(1)
-    # And for each pixel the windows that see it, and as which of their taps.
-    window, tap = np.nonzero(sees < pixels)
-    order = np.argsort(sees[window, tap], kind="stable")
-    firsts = np.searchsorted(sees[window, tap][order], np.arange(pixels + 1))
-    sizes = pixels, len(sees), rows * cols, lanes
-    numbers = (sizes, sees.ravel() * lanes, first, window[order] * lanes, tap[order], firsts)
-    return Plan(
-        np.concatenate(numbers).astype(np.int64),
-        np.repeat(np.arange(rows * cols), lanes).astype(np.int32),
-        (pixels + 3 * len(sees) + 4 * lanes) * lanes,
+    pixels *= joined
+    tap_places = np.where(inside, pixel, pixels).reshape(-1, taps)
+    window, tap = np.nonzero(tap_places < pixels)
+    order = np.argsort(tap_places[window, tap], kind="stable")
+    windows = len(tap_places)
+    return records.record(
+        Blocking(
+            pixels=pixels,
+            windows=windows,
+            taps=taps,
+            lanes=lanes,
+            pairs=order.size,
+            scratch=(pixels + 3 * windows + 4 * lanes) * lanes,
+            tap_places=tap_places * lanes,
+            first_taps=inside.reshape(tap_places.shape).argmax(1),
+            tap_numbers=np.repeat(np.arange(taps, dtype=np.int32), lanes),
+            window_places=window[order] * lanes,
+            window_taps=tap[order],
+            first_pairs=np.searchsorted(tap_places[window, tap][order], np.arange(pixels + 1)),
+        )
     )
 
 
 @jit.kernel
-def _select_lanes(number, arguments, like, index, wide):  # type: ignore[no-untyped-def]
-    """Set the outputs and winners of some planes; `wide` is an integer as wide as a pixel."""
-    table = records.array_at(arguments[6], arguments, (arguments[7],))
-    pixels, windows, taps, lanes = to_fixed_tuple(table[:_LANES_SIZES], _LANES_SIZES)
-    shares, planes = arguments[3], arguments[4]
-    x = records.array_at(arguments[0], like, (planes * pixels,))
-    y = records.array_at(arguments[1], like, (planes * windows,))
-    winners = records.array_of(index, arguments[2], (planes * windows,))
-    work = simd.scratch(arguments[5], y)
-    start = records.array_of(np.int32, arguments[8], (arguments[9],))
-    sees = table[_LANES_SIZES:]
-    firsts = table[_LANES_SIZES + windows * taps :]
-    won = np.empty((windows + lanes) * lanes, wide)
-    turned = np.empty((windows + lanes) * lanes, wide)
+def _select(number, words, like, winner):  # type: ignore[no-untyped-def]
+    """Set the maxima and winners of a share of the planes."""
+    call = records.read(ForwardCall, words)
+    blocking = records.read(Blocking, call.blocking)
+    planes, lanes = call.planes, blocking.lanes
+    pixels, windows, taps = blocking.pixels, blocking.windows, blocking.taps
+    x = records.array_at(call.x, like, (planes * pixels,))
+    y = records.array_at(call.y, like, (planes * windows,))
+    winners = records.array_of(winner, call.winners, (planes * windows,))
+    tap_places = records.array_at(blocking.tap_places, words, (windows * taps,))
+    first_taps = records.array_at(blocking.first_taps, words, (windows,))
+    tap_numbers = records.array_of(np.int32, blocking.tap_numbers, (taps * lanes,))
+    work = simd.scratch(blocking.scratch, y)
+    won = np.empty((windows + lanes) * lanes, integer(like))
+    turned = np.empty((windows + lanes) * lanes, integer(like))
     best = (pixels + lanes) * lanes
     groups = (planes + lanes - 1) // lanes
-    for group in range(number * groups // shares, (number + 1) * groups // shares):
+    for group in range(number * groups // call.shares, (number + 1) * groups // call.shares):
         n0 = group * lanes
         rows = min(lanes, planes - n0)
         simd.turn(work, 0, lanes, x, n0 * pixels, pixels, rows, pixels, lanes)
@@ -101,7 +149,7 @@ def _select_lanes(number, arguments, like, index, wide):  # type: ignore[no-unty
         for window in range(windows):
             select_tap(
                 work, best + window * lanes, won, window * lanes, work, 0,
-                sees, window * taps, taps, start, firsts[window] * lanes,
+                tap_places, window * taps, taps, tap_numbers, first_taps[window] * lanes,
             )  # fmt: skip
         simd.turn_back(y, n0 * windows, windows, work, best, lanes, rows, windows, lanes)
         simd.turn_back(turned, 0, windows, won, 0, lanes, rows, windows, lanes)
@@ -110,25 +158,35 @@ def _select_lanes(number, arguments, like, index, wide):  # type: ignore[no-unty
             mine[i] = turned[i]
 
 
-@jit.kernel
-def _credit_lanes(number, arguments, like, wide):  # type: ignore[no-untyped-def]
-    """Set the gradients of some planes; `wide` is an integer as wide as a pixel."""
-    table = records.array_at(arguments[6], arguments, (arguments[7],))
-    pixels, windows, taps, lanes = to_fixed_tuple(table[:_LANES_SIZES], _LANES_SIZES)
-    shares, planes = arguments[3], arguments[4]
-    dy = records.array_at(arguments[0], like, (planes * windows,))
-    winners = records.array_of(np.uint8, arguments[1], (planes * windows,))
-    dx = records.array_at(arguments[2], like, (planes * pixels,))
-    work = simd.scratch(arguments[5], dx)
-    firsts = table[table.size - pixels - 1 :]
-    credits = firsts[pixels]
-    sees = table[_LANES_SIZES + windows * taps + windows :]
-    numbers = table[_LANES_SIZES + windows * taps + windows + credits :]
-    won = np.empty((windows + lanes) * lanes, wide)
-    turned = np.empty((windows + lanes) * lanes, wide)
+@parallel.ParallelKernel
+def _select_uint8(number, words, like):  # type: ignore[no-untyped-def]
+    _select(number, words, like, np.uint8)
+
+
+@parallel.ParallelKernel
+def _select_int64(number, words, like):  # type: ignore[no-untyped-def]
+    _select(number, words, like, np.int64)
+
+
+@parallel.ParallelKernel
+def _credit(number, words, like):  # type: ignore[no-untyped-def]
+    """Set the gradients of a share of the planes."""
+    call = records.read(BackwardCall, words)
+    blocking = records.read(Blocking, call.blocking)
+    planes, lanes = call.planes, blocking.lanes
+    pixels, windows, pairs = blocking.pixels, blocking.windows, blocking.pairs
+    dy = records.array_at(call.dy, like, (planes * windows,))
+    winners = records.array_of(np.uint8, call.winners, (planes * windows,))
+    dx = records.array_at(call.dx, like, (planes * pixels,))
+    window_places = records.array_at(blocking.window_places, words, (pairs,))
+    window_taps = records.array_at(blocking.window_taps, words, (pairs,))
+    first_pairs = records.array_at(blocking.first_pairs, words, (pixels + 1,))
+    work = simd.scratch(blocking.scratch, dx)
+    won = np.empty((windows + lanes) * lanes, integer(like))
+    turned = np.empty((windows + lanes) * lanes, integer(like))
     sums = (windows + lanes) * lanes
     groups = (planes + lanes - 1) // lanes
-    for group in range(number * groups // shares, (number + 1) * groups // shares):
+    for group in range(number * groups // call.shares, (number + 1) * groups // call.shares):
         n0 = group * lanes
         rows = min(lanes, planes - n0)
         simd.turn(work, 0, lanes, dy, n0 * windows, windows, rows, windows, lanes)
@@ -138,25 +196,7 @@ def _credit_lanes(number, arguments, like, wide):  # type: ignore[no-untyped-def
         simd.turn(won, 0, lanes, turned, 0, windows, rows, windows, lanes)
         for pixel in range(pixels):
             sum_won(
-                work, sums + pixel * lanes, work, won, 0, sees, numbers, firsts[pixel],
-                firsts[pixel + 1] - firsts[pixel],
+                work, sums + pixel * lanes, work, won, 0, window_places, window_taps,
+                first_pairs[pixel], first_pairs[pixel + 1] - first_pairs[pixel],
             )  # fmt: skip
         simd.turn_back(dx, n0 * pixels, pixels, work, sums, lanes, rows, pixels, lanes)
-
-
-@parallel.ParallelKernel
-def select(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set maxima and winners, of uint8."""
-    _select_lanes(number, arguments, like, np.uint8, integer(like))
-
-
-@parallel.ParallelKernel
-def select_of_many(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set maxima and winners, of int64."""
-    _select_lanes(number, arguments, like, np.int64, integer(like))
-
-
-@parallel.ParallelKernel
-def credit(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set gradients; winners are of uint8."""
-    _credit_lanes(number, arguments, like, integer(like))

@@ -10,138 +10,199 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from cnnkernels import jit, memory, parallel, records, simd
 from cnnkernels.contract import MaxPool2D
 from cnnkernels.pooling.numba_simd import calls
-from cnnkernels.pooling.numba_simd.calls import COPY, Plan
+from cnnkernels.pooling.numba_simd.calls import COPY, NO_TABLE, ForwardCall, Launch
 from cnnkernels.pooling.numba_simd.intrinsics import select_tap
 
 
 def suits(problem: MaxPool2D) -> bool:
-    """Return whether lines of planes are copied: it is worth it, and in proportion.
+    """Return whether copies pay, and are in proportion to the images.
 
-    Taps are numbered in 32 bits there.
+    Taps are numbered in 32 bits.
     """
-    cut, taps = _select_cut(problem), calls.taps(problem)
-    vectors = problem.out_height * -(-problem.out_width // cut.lanes) * taps
-    seldom = 4 * problem.taps_on_pixels < vectors * cut.lanes  # lanes see a pixel
-    elements = cut.copy + 2 * cut.lanes
-    numbers = 2 * (taps + cut.phases) + cut.start + 4 * cut.pitch
-    return not (seldom and taps > 255) and taps < 2**31 and calls.fits(problem, elements, numbers)
+    sizes = _sizes(problem)
+    vectors = sizes.out_height * -(-sizes.out_width // sizes.lanes) * sizes.taps
+    sparse = 4 * problem.taps_on_pixels < vectors * sizes.lanes  # few lanes see a pixel
+    elements = sizes.copy + 2 * sizes.lanes
+    numbers = 2 * (sizes.taps + sizes.phase_count) + sizes.start_count + 4 * sizes.pitch
+    fits = sizes.taps < 2**31 and calls.fits(problem, elements, numbers)
+    return fits and not (sparse and sizes.taps > 255)
 
 
-_SIZES = 17
+def forward_launch(problem: MaxPool2D) -> Launch:
+    """Return the launch of the forward kernel."""
+    winner, planes = calls.winner_dtype(problem), calls.planes(problem)
+    kernel = {"uint8": _select_uint8, "int64": _select_int64}[winner]
+    return Launch(kernel, _blocking, calls.one_plane(problem), planes, planes, winner)
 
 
-class _SelectCut(NamedTuple):
-    """How lines of a plane are copied: see `plan`."""
+class Blocking(NamedTuple):
+    """How lines of a plane are copied, and where taps lie in the copy.
 
+    Lines are copied in blocks, which stay in a near cache. A copy has a part for each phase of the
+    stride that a tap lies on. A line of a part holds every step-th pixel of a line of the plane.
+    """
+
+    height: int
+    """Lines of a plane."""
+    width: int
+    """Pixels of a line."""
+    out_height: int
+    """Lines of windows."""
+    out_width: int
+    """Windows of a line."""
+    step_h: int
+    """Lines from a window to the one below."""
+    step_w: int
+    """Pixels from a window to the one beside."""
+    top: int
+    """Lines of padding above the plane."""
+    left: int
+    """Pixels of padding before a line."""
     lanes: int
-    phases: int
-    more_rows: int
-    pitch: int
+    """Windows of a vector."""
+    blocks: int
+    """Blocks that the lines of windows are cut in."""
     lines: int
-    chunks: int
+    """Lines of a part of a copy."""
+    pitch: int
+    """Elements of a line of a part."""
     copy: int
-    edge: int
+    """Elements of a copy, and of the vectors that reach beyond its end."""
+    scratch: int
+    """Elements of scratch memory: a copy, and a vector of maxima."""
+    top_lines: int
+    """Lines of windows that begin on the padding above the plane."""
     period: int
-    start: int
+    """Elements after which `start` repeats itself: whole lines, at least a vector."""
+    taps: int
+    """Taps of a window."""
+    phase_count: int
+    """Phases of the stride that a tap lies on."""
+    start_count: int
+    """Elements of `start`."""
+    offsets: np.ndarray = NO_TABLE
+    """int64, (taps,): where each tap of the first window lies in the copy."""
+    phases: np.ndarray = NO_TABLE
+    """int64, (phase_count,): each part's ``row * step_w + column``, of the pixel it begins with."""
+    start: np.ndarray = NO_TABLE
+    """int32, (start_count,): the first tap on a pixel, for the windows of some lines of a part.
+
+    After `top_lines` lines, the line for all lines below is repeated as often as a vector needs.
+    """
 
 
-def _select_cut(problem: MaxPool2D) -> _SelectCut:
-    lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
+def _sizes(problem: MaxPool2D) -> Blocking:
+    """Return the blocking of a plane without its tables."""
+    lanes, taps = calls.lanes(problem), calls.taps(problem)
     (rows, cols), (step_h, step_w) = problem.kernel_size, problem.steps
-    dilation_h, dilation_w = problem.dilation
+    (dilation_h, dilation_w), ((top, _), (left, _)) = problem.dilation, problem.padding
     _, _, p_size, q_size = problem.shapes.y
-    phases = min(rows, step_h // math.gcd(step_h, dilation_h))
-    phases *= min(cols, step_w // math.gcd(step_w, dilation_w))
-    more_rows = (rows - 1) * dilation_h // step_h
+    phase_count = min(rows, step_h // math.gcd(step_h, dilation_h))
+    phase_count *= min(cols, step_w // math.gcd(step_w, dilation_w))
+    more_lines = (rows - 1) * dilation_h // step_h  # of a part, that windows reach below their own
     pitch = q_size + (cols - 1) * dilation_w // step_w
-    lines = max(1, min(p_size, COPY // (phases * pitch) - more_rows))
-    chunks = -(-p_size // lines)
-    lines = -(-p_size // chunks)
-    copy = -(-phases * (lines + more_rows) * pitch // lanes) * lanes + 2 * lanes
-    # Below the lines that begin on the padding, windows of all lines have the same first taps.
-    edge = min(p_size, -(-problem.padding[0][0] // step_h))
+    lines = max(1, min(p_size, COPY // (phase_count * pitch) - more_lines))
+    blocks = -(-p_size // lines)
+    lines = -(-p_size // blocks) + more_lines
+    copy = -(-phase_count * lines * pitch // lanes) * lanes + 2 * lanes
+    top_lines = min(p_size, -(-top // step_h))
     period = -(-lanes // pitch) * pitch
-    start = edge * pitch + period + lanes
-    return _SelectCut(lanes, phases, more_rows, pitch, lines, chunks, copy, edge, period, start)
+    return Blocking(
+        height=problem.height,
+        width=problem.width,
+        out_height=p_size,
+        out_width=q_size,
+        step_h=step_h,
+        step_w=step_w,
+        top=top,
+        left=left,
+        lanes=lanes,
+        blocks=blocks,
+        lines=lines,
+        pitch=pitch,
+        copy=copy,
+        scratch=copy + lanes,
+        top_lines=top_lines,
+        period=period,
+        taps=taps,
+        phase_count=phase_count,
+        start_count=top_lines * pitch + period + lanes,
+    )
 
 
 @memory.PLANS.kept
-def plan(problem: MaxPool2D) -> Plan:
-    """Return how lines of a plane are copied, and where taps lie in the copy."""
-    cut = _select_cut(problem)
-    rows, cols = problem.kernel_size
+def _blocking(problem: MaxPool2D) -> records.Record[Blocking]:
+    """Return the blocking of a plane."""
+    sizes = _sizes(problem)
+    (rows, cols), pitch = problem.kernel_size, sizes.pitch
     (step_h, step_w), (dilation_h, dilation_w) = problem.steps, problem.dilation
-    (top, _), (left, _) = problem.padding
-    _, _, p_size, q_size = problem.shapes.y
     down, across = np.arange(rows) * dilation_h, np.arange(cols) * dilation_w
     row_phases, row_phase = np.unique(down % step_h, return_inverse=True)
     column_phases, column_phase = np.unique(across % step_w, return_inverse=True)
-    plane = (cut.lines + cut.more_rows) * cut.pitch
+    part = sizes.lines * pitch
     offsets = np.add.outer(
-        row_phase * column_phases.size * plane + down // step_h * cut.pitch,
-        column_phase * plane + across // step_w,
+        row_phase * column_phases.size * part + down // step_h * pitch,
+        column_phase * part + across // step_w,
     )
     phases = np.add.outer(row_phases * step_w, column_phases)
-    sizes = (
-        problem.height, problem.width, p_size, q_size, step_h, step_w, top, left, rows * cols,
-        cut.more_rows, cut.pitch, cut.lines, cut.chunks, cut.lanes, cut.copy, cut.edge, cut.period,
-    )  # fmt: skip
-    # The first tap on a pixel, for windows in lines that begin at the top, or, below, elsewhere.
-    lines, places = np.arange(-(-cut.start // cut.pitch)), np.arange(cut.pitch)
-    first_r = -(-np.maximum(0, top - lines * step_h) // dilation_h) * cols
-    first_s = -(-np.maximum(0, left - places * step_w) // dilation_w)
+    lines, places = np.arange(-(-sizes.start_count // pitch)), np.arange(pitch)
+    first_r = -(-np.maximum(0, sizes.top - lines * step_h) // dilation_h) * cols
+    first_s = -(-np.maximum(0, sizes.left - places * step_w) // dilation_w)
     start = np.add.outer(first_r, np.minimum(first_s, cols - 1), dtype=np.int32)
-    return Plan(
-        np.concatenate((sizes, offsets.ravel(), phases.ravel())),
-        start.ravel(),
-        cut.copy + cut.lanes,
+    return records.record(
+        sizes._replace(
+            offsets=offsets.ravel(),
+            phases=phases.ravel(),
+            start=start.ravel()[: sizes.start_count],
+        )
     )
 
 
 @jit.kernel
-def _select_planes(number, arguments, like, index):  # type: ignore[no-untyped-def]
-    """Set the outputs and winners of some planes."""
-    table = records.array_at(arguments[6], arguments, (arguments[7],))
-    (
-        height, wide, p_size, q_size, step_h, step_w, top, left, taps, more_rows, pitch, lines,
-        chunks, lanes, copy, edge, period,
-    ) = to_fixed_tuple(table[:_SIZES], _SIZES)  # fmt: skip
-    shares, planes = arguments[3], arguments[4]
-    x = records.array_at(arguments[0], like, (planes * height * wide,))
-    y = records.array_at(arguments[1], like, (planes * p_size * q_size,))
-    winners = records.array_of(index, arguments[2], (planes * p_size * q_size,))
-    work = simd.scratch(arguments[5], y)
+def _select(number, words, like, winner):  # type: ignore[no-untyped-def]
+    """Set the maxima and winners of a share of the planes."""
+    call = records.read(ForwardCall, words)
+    blocking = records.read(Blocking, call.blocking)
+    height, width = blocking.height, blocking.width
+    step_h, step_w = blocking.step_h, blocking.step_w
+    p_size, q_size, taps = blocking.out_height, blocking.out_width, blocking.taps
+    lanes, blocks, pitch, copy = blocking.lanes, blocking.blocks, blocking.pitch, blocking.copy
+    planes, shares = call.planes, call.shares
+    x = records.array_at(call.x, like, (planes * height * width,))
+    y = records.array_at(call.y, like, (planes * p_size * q_size,))
+    winners = records.array_of(winner, call.winners, (planes * p_size * q_size,))
+    offsets = records.array_at(blocking.offsets, words, (taps,))
+    phases = records.array_at(blocking.phases, words, (blocking.phase_count,))
+    start = records.array_of(np.int32, blocking.start, (blocking.start_count,))
+    work = simd.scratch(blocking.scratch, y)
     line_winners = np.empty(lanes, winners.dtype)
-    start = records.array_of(np.int32, arguments[8], (arguments[9],))
-    repeated = edge * pitch + period
-    offsets, phases = table[_SIZES : _SIZES + taps], table[_SIZES + taps :]
+    repeated = blocking.top_lines * pitch + blocking.period
     n0, n1 = number * planes // shares, (number + 1) * planes // shares
     last = n1 * p_size * q_size
     for n in range(n0, n1):
-        for chunk in range(chunks):
-            p0, p1 = chunk * p_size // chunks, (chunk + 1) * p_size // chunks
+        for block in range(blocks):
+            p0, p1 = block * p_size // blocks, (block + 1) * p_size // blocks
             simd.copy_phases(
-                work, 0, x, n * height * wide, height, wide, p0 * step_h - top, -left,
-                lines + more_rows, step_h, step_w, pitch, phases, -np.inf, lanes,
+                work, 0, x, n * height * width, height, width, p0 * step_h - blocking.top,
+                -blocking.left, blocking.lines, step_h, step_w, pitch, phases, -np.inf, lanes,
             )  # fmt: skip
-            # Windows of a line, or of all lines where there are no gaps between them. What is
-            # written beyond the end is overwritten by the next, unless that is another thread's.
+            # Windows of a line, or of all lines where no gaps are between them. Vectors reach
+            # beyond the end; the next vectors overwrite that, unless they are another thread's.
             together = p1 - p0 if pitch == q_size else 1
             for p in range(0, p1 - p0, together):
                 to, of = (n * p_size + p0 + p) * q_size, p * pitch
-                end, first = to + together * q_size, min(p0 + p, edge) * pitch
+                end, first = to + together * q_size, min(p0 + p, blocking.top_lines) * pitch
                 while to < end and to + lanes <= last:
                     select_tap(y, to, winners, to, work, of, offsets, 0, taps, start, first)
                     to += lanes
                     of += lanes
                     first += lanes
                     if first >= repeated:
-                        first -= period
+                        first -= blocking.period
                 if to < end:
                     select_tap(
                         work, copy, line_winners, 0, work, of, offsets, 0, taps, start, first
@@ -152,12 +213,10 @@ def _select_planes(number, arguments, like, index):  # type: ignore[no-untyped-d
 
 
 @parallel.ParallelKernel
-def select(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set maxima and winners, of uint8."""
-    _select_planes(number, arguments, like, np.uint8)
+def _select_uint8(number, words, like):  # type: ignore[no-untyped-def]
+    _select(number, words, like, np.uint8)
 
 
 @parallel.ParallelKernel
-def select_of_many(number, arguments, like):  # type: ignore[no-untyped-def]
-    """Set maxima and winners, of int64."""
-    _select_planes(number, arguments, like, np.int64)
+def _select_int64(number, words, like):  # type: ignore[no-untyped-def]
+    _select(number, words, like, np.int64)

@@ -34,8 +34,8 @@ CUTS = {
     "a stride beyond the image, padded": "mb2ic3ih9iw7oh1ow1kh3kw3sh3000sw4000ph2pw1",
     "windows that begin far before the image": "mb1ic2ih9iw20oh29ow49kh21kw30sh1ph20pw29",
     "taps far apart": "mb2ic2ih8iw9oh2ow2kh3kw2sh30ph30dh29",
-    "window by window, copies too large": FAR_TAPS,
-    "window by window, winners of more than a byte": HALF_OUTSIDE,
+    "extreme windows, copies too large": FAR_TAPS,
+    "extreme windows, winners of more than a byte": HALF_OUTSIDE,
 }
 
 
@@ -86,42 +86,42 @@ def test_shapes_that_nobody_listed_are_exact():
     [
         (
             FAR_TAPS,
-            numba_simd.extreme_windows.select,
-            numba_simd.extreme_windows.credit,
+            numba_simd.extreme_windows._select_uint8,
+            numba_simd.extreme_windows._credit_uint8,
         ),
         (
             HALF_OUTSIDE,
-            numba_simd.extreme_windows.select_of_many,
-            numba_simd.extreme_windows.credit_of_many,
+            numba_simd.extreme_windows._select_int64,
+            numba_simd.extreme_windows._credit_int64,
         ),
         (  # of more taps than 31 bits count
             "mb1ic1ih100000oh50001kh50000sh1ph0",
-            numba_simd.extreme_windows.select_of_many,
-            numba_simd.extreme_windows.credit_of_many,
+            numba_simd.extreme_windows._select_int64,
+            numba_simd.extreme_windows._credit_int64,
         ),
         (
             "mb8ic64ih40oh20kh2sh2ph0",
-            numba_simd.window_lanes.select,
-            numba_simd.pixel_lanes.credit,
+            numba_simd.window_lanes._select_uint8,
+            numba_simd.pixel_lanes._credit,
         ),
         (
             "mb8ic4ih40oh24kh17sh1ph0",
-            numba_simd.window_lanes.select_of_many,
-            numba_simd.extreme_windows.credit_of_many,
+            numba_simd.window_lanes._select_int64,
+            numba_simd.extreme_windows._credit_int64,
         ),
         (
             "mb64ic8ih4oh3kh2sh1ph0",
-            numba_simd.plane_lanes.select,
-            numba_simd.plane_lanes.credit,
+            numba_simd.plane_lanes._select_uint8,
+            numba_simd.plane_lanes._credit,
         ),
         (
             "mb64ic8ih19oh3kh17sh1ph0",
-            numba_simd.plane_lanes.select_of_many,
-            numba_simd.extreme_windows.credit_of_many,
+            numba_simd.plane_lanes._select_int64,
+            numba_simd.extreme_windows._credit_int64,
         ),
     ],
 )
-def test_ways_are_chosen_by_shape(descriptor, forward, backward):
+def test_drivers_are_chosen_by_shape(descriptor, forward, backward):
     problem = parse(descriptor)
-    assert numba_simd._forward_way(problem).kernel is forward
-    assert numba_simd._backward_way(problem).kernel is backward
+    assert numba_simd._forward_launch(problem).kernel is forward
+    assert numba_simd._backward_launch(problem).kernel is backward

@@ -1,4 +1,4 @@
-"""Memory that max-pooling on vector registers takes: tables, scratch, and what stays."""
+"""Memory that max-pooling on vector registers takes: tables and scratch, in a call and for long."""
 
 import sys
 import threading
@@ -46,16 +46,17 @@ def extremes(seed, count):
             count -= 1
 
 
-def test_plans_are_in_proportion_to_the_images():
+def test_blockings_are_in_proportion_to_the_images():
     for problem in extremes(5, 400):
         most = memory.allowed(problem.bytes_moved("forward"))
-        for way_of in (numba_simd._forward_way, numba_simd._backward_way):
+        for launch_of in (numba_simd._forward_launch, numba_simd._backward_launch):
             tracemalloc.start()
-            way = way_of.__wrapped__(problem)
-            plan = way.plan(way.key)
+            launch = launch_of.__wrapped__(problem)
+            blocking = launch.blocking(launch.geometry)
             _, tables = tracemalloc.get_traced_memory()
             tracemalloc.stop()
-            assert tables + plan.work * np.dtype(problem.dtype).itemsize <= most, str(problem)
+            scratch = blocking.fields.scratch * np.dtype(problem.dtype).itemsize
+            assert tables + scratch <= most, str(problem)
         memory.PLANS.clear()
 
 
@@ -141,7 +142,7 @@ def test_new_sizes_and_batches_do_not_add_up(monkeypatch):
         "ic1ih1iw20000oh127ow1kh127kw2sh1sw1ph126pw0dh0dw19998",
     ],
 )
-def test_the_batch_makes_no_new_plan(descriptor):
+def test_the_batch_makes_no_new_blocking(descriptor):
     memory.PLANS.clear()
     counts = []
     for batch in (1, 2, 7, 32, 1):
@@ -153,7 +154,7 @@ def test_the_batch_makes_no_new_plan(descriptor):
 
 
 def test_images_of_new_sizes_take_no_more_memory():
-    """Of 40 sizes near 500 pixels, each of which took a third of a megabyte."""
+    """The tables of 40 sizes near 500 pixels took a third of a megabyte each."""
     x = np.ones((1, 1, 600, 500), "f4")
 
     def pool(size):
@@ -170,7 +171,7 @@ def test_images_of_new_sizes_take_no_more_memory():
     assert more < 1_000_000
 
 
-def test_threads_that_drop_each_others_plans_get_the_same_results(monkeypatch):
+def test_threads_that_drop_each_others_blockings_get_the_same_results(monkeypatch):
     numba = pytest.importorskip("numba")
     monkeypatch.setattr(memory.PLANS, "budget", 20_000)
     random = np.random.default_rng(3)
