@@ -1,8 +1,8 @@
-"""What kernels remember between calls, and how much memory a call may take.
+"""Blockings that kernels keep between calls, and how much memory a call may take.
 
-A plan is what a kernel works out once for a geometry: which way it goes, and tables of places that
-its loops read. All plans that a process keeps share one budget of bytes, so that images and batches
-of ever new sizes do not fill the memory: see `Store`.
+A kernel works out once for a geometry how to cut its work: its blocking, and tables of places that
+its loops read. All blockings of a process share one budget of bytes, so that images and batches of
+ever new sizes do not fill the memory: see `Store`.
 
 Beside its arrays a call takes tables and scratch memory in proportion to them: see `allowed`.
 """
@@ -21,13 +21,13 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 BUDGET = 64 * 1024 * 1024
-"""Bytes of all plans that a process keeps, at the most."""
+"""Bytes of all blockings that a process keeps, at the most."""
 
 _SMALL = 16 * 1024 * 1024
 """Bytes that every call may take: a few times what the second cache of a processor holds."""
 
 _OBJECT = 1024
-"""Bytes that a problem, a plan or a function takes beside its arrays, about."""
+"""Bytes that a problem, a blocking or a function takes beside its arrays, about."""
 
 
 def allowed(arrays: int) -> int:
@@ -81,8 +81,8 @@ class Store:
         self._old: dict[tuple[int, Any], tuple[Any, int]] = {}
         self._lock = threading.RLock()  # a signal or a finalizer may compute, too
 
-    def kept(self, make: Callable[[Key], Value]) -> Callable[[Key], Value]:
-        """Return a function that makes the value of a key where it is not kept.
+    def cached(self, make: Callable[[Key], Value]) -> Callable[[Key], Value]:
+        """Return a function that makes the value of a key where the store has none.
 
         Threads that ask for the same value at once may each make it, and get the same one.
         """
@@ -175,5 +175,5 @@ def first_equal(key: Key) -> Key:
     return first
 
 
-PLANS = Store(BUDGET)
-"""The plans of this process."""
+BLOCKINGS = Store(BUDGET)
+"""The blockings of this process."""

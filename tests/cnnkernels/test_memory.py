@@ -34,7 +34,7 @@ def made():
 
 @pytest.fixture
 def plans(store, made):
-    @store.kept
+    @store.cached
     def make(number):
         made.append(number)
         return plan_of(number)
@@ -61,7 +61,7 @@ def test_what_is_kept_weighs_no_more_than_the_budget(store, plans):
 
 
 def test_the_budget_is_one_for_all_functions(store, plans):
-    others = store.kept(lambda number: plan_of(number, 100))
+    others = store.cached(lambda number: plan_of(number, 100))
     for number in range(200):
         plans(number)
         assert others(number).table.size == 100
@@ -69,7 +69,7 @@ def test_the_budget_is_one_for_all_functions(store, plans):
 
 
 def test_what_is_used_all_the_time_stays(store, plans, made):
-    others = store.kept(lambda number: plan_of(number, 100))
+    others = store.cached(lambda number: plan_of(number, 100))
     for number in range(1000):
         plans(1)
         others(number)
@@ -90,7 +90,7 @@ def test_what_was_used_last_stays_and_what_was_not_goes_first(store, plans, made
 
 def test_a_value_beyond_the_budget_is_handed_out_and_not_kept(store, plans):
     plans(1)
-    large = store.kept(lambda number: plan_of(number, 2 * store.budget))
+    large = store.cached(lambda number: plan_of(number, 2 * store.budget))
     before = store.weight
     for number in (5, 5, 6):
         assert large(number).table[-1] == number
@@ -99,7 +99,7 @@ def test_a_value_beyond_the_budget_is_handed_out_and_not_kept(store, plans):
 
 
 def test_a_value_of_most_of_the_budget_does_not_drive_the_others_out(store, plans, made):
-    large = store.kept(lambda number: plan_of(number, store.budget // 2))
+    large = store.cached(lambda number: plan_of(number, store.budget // 2))
     for _ in range(20):
         kept = large(1)
         for number in range(3):
@@ -113,12 +113,12 @@ def test_an_error_is_passed_on_and_nothing_is_kept(store):
         raise ValueError(f"no {number}")
 
     with pytest.raises(ValueError, match="no 7"):
-        store.kept(make)(7)
+        store.cached(make)(7)
     assert (len(store), store.weight) == (0, 0)
 
 
 def test_a_value_may_be_made_of_others(store, plans, made):
-    pairs = store.kept(lambda number: (plans(number), plans(number + 1)))
+    pairs = store.cached(lambda number: (plans(number), plans(number + 1)))
     assert [plan.number for plan in pairs(1)] == [1, 2]
     assert pairs(1)[0] is plans(1)
     assert made == [1, 2]

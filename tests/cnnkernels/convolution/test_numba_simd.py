@@ -180,14 +180,14 @@ def test_the_bits_are_the_same_at_any_number_of_threads(descriptor, thread_count
 
 
 @pytest.fixture
-def new_plans():
+def new_blockings():
     """Make plans anew for a test that changes what they depend on, and after it."""
-    memory.PLANS.clear()
+    memory.BLOCKINGS.clear()
     yield
-    memory.PLANS.clear()
+    memory.BLOCKINGS.clear()
 
 
-@pytest.mark.usefixtures("new_plans")
+@pytest.mark.usefixtures("new_blockings")
 @pytest.mark.parametrize(
     "descriptor",
     [
@@ -296,7 +296,7 @@ def test_a_call_takes_memory_in_proportion_to_its_arrays(descriptor):
         return y, numba_simd.backward(problem, dy, x, w, cache)
 
     compute()  # compiles
-    memory.PLANS.clear()
+    memory.BLOCKINGS.clear()
     tracemalloc.start()
     y, gradients = compute()
     _, most = tracemalloc.get_traced_memory()
@@ -318,7 +318,7 @@ def test_a_driver_gets_what_lists_of_windows_leave_of_the_memory(descriptor, mon
             return prepare(correlation, threads)
 
         monkeypatch.setattr(module, "prepare", prepare)
-    memory.PLANS.clear()
+    memory.BLOCKINGS.clear()
     numba_simd._forward((problem, 1))
     numba_simd._backward_data((problem, 1))
     assert max(taken, default=0) <= allowed
@@ -333,7 +333,7 @@ def assert_exact(problem, x, w, b, dy, y, gradients):
 
 @pytest.mark.parametrize("descriptor", ["g32mb{}ic32ih14oc32oh14kh3ph1", "mb{}ic3ih8oc8oh8kh3ph1"])
 def test_batches_of_new_sizes_do_not_add_up(descriptor, monkeypatch):
-    monkeypatch.setattr(memory.PLANS, "budget", 400_000)
+    monkeypatch.setattr(memory.BLOCKINGS, "budget", 400_000)
     random = np.random.default_rng(3)
     for batch in range(1, 25):
         problem = parse(descriptor.format(batch))
@@ -341,19 +341,19 @@ def test_batches_of_new_sizes_do_not_add_up(descriptor, monkeypatch):
         y, cache = numba_simd.forward(problem, x, w, b)
         gradients = numba_simd.backward(problem, dy, x, w, cache)
         assert_exact(problem, x, w, b, dy, y, gradients)
-        assert memory.PLANS.weight <= 400_000
+        assert memory.BLOCKINGS.weight <= 400_000
 
 
 def test_depthwise_tables_are_made_once_for_all_batches():
-    memory.PLANS.clear()
+    memory.BLOCKINGS.clear()
 
     def kept(batch):
         problem = parse(f"g32mb{batch}ic32ih14oc32oh14kh3ph1")
         x, w, b, dy = (np.ones(shape, "f4") for shape in problem.shapes)
         numba_simd.backward(problem, dy, x, w, numba_simd.forward(problem, x, w, b)[1])
-        return memory.PLANS.weight
+        return memory.BLOCKINGS.weight
 
     first = kept(1)
     for batch in (2, 7, 32):
         kept(batch)
-    assert memory.PLANS.weight < 2 * first  # each with tables of its own: four times
+    assert memory.BLOCKINGS.weight < 2 * first  # each with tables of its own: four times

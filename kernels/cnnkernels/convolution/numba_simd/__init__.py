@@ -129,7 +129,7 @@ _Key = tuple[Conv2D, int]
 """A problem, and the number of threads that compute it: blockings depend on nothing else."""
 
 
-@memory.PLANS.kept
+@memory.BLOCKINGS.cached
 def _forward(key: _Key) -> Driver:
     """Return the function that sets y, given x, w, start and y."""
     problem, threads = key
@@ -145,7 +145,7 @@ def _forward(key: _Key) -> Driver:
     return extreme_windows.prepare(problem, FORWARD, threads)
 
 
-@memory.PLANS.kept
+@memory.BLOCKINGS.cached
 def _backward_data(key: _Key) -> tuple[tuple[Driver, ...], bool]:
     """Return functions that set dx, given dy, w, start and dx; and whether they set all of it."""
     problem, threads = key
@@ -161,7 +161,7 @@ def _backward_data(key: _Key) -> tuple[tuple[Driver, ...], bool]:
     return (extreme_windows.prepare(problem, BACKWARD_DATA, threads),), True
 
 
-@memory.PLANS.kept
+@memory.BLOCKINGS.cached
 def _backward_weights(key: _Key) -> WeightsDriver:
     """Return the function that sets dw, given dy, x and dw."""
     problem, threads = key

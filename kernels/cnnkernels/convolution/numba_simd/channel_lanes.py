@@ -136,7 +136,7 @@ _SUMS = {
 """The plane whose places have a sum each, in a direction, and the planes of its factors."""
 
 
-@memory.PLANS.kept
+@memory.BLOCKINGS.cached
 def _sums(key: tuple[Conv2D, Direction]) -> _Sums:
     """Return the sums of a direction."""
     problem, direction = key

@@ -101,7 +101,7 @@ class Tables(NamedTuple):
     """Elements of `looks` and of `weights`."""
 
 
-@memory.PLANS.kept
+@memory.BLOCKINGS.cached
 def tables(key: Key) -> records.Record[Tables]:
     """Return the tiles of a correlation of one image."""
     correlation, vectors, lines, in_block, images, chunks = key

@@ -89,7 +89,7 @@ class _Tables:
     taps: np.ndarray
 
 
-@memory.PLANS.kept
+@memory.BLOCKINGS.cached
 def _tables(key: tuple[Correlation, int]) -> _Tables:
     correlation, width = key
     channels, height, wide = correlation.source

@@ -75,7 +75,7 @@ def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
     return dx
 
 
-# Launches hold no tables; blockings do, and share the budget of `memory.PLANS`.
+# Launches hold no tables; blockings do, and share the budget of `memory.BLOCKINGS`.
 @functools.lru_cache(1024)
 def _forward_launch(problem: MaxPool2D) -> Launch:
     if plane_lanes.suits(problem):

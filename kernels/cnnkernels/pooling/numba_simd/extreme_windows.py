@@ -66,7 +66,7 @@ class Blocking(NamedTuple):
     """Elements of scratch memory: a vector."""
 
 
-@memory.PLANS.kept
+@memory.BLOCKINGS.cached
 def _blocking(problem: MaxPool2D) -> records.Record[Blocking]:
     """Return the blocking of a plane: nothing is copied."""
     lanes = calls.lanes(problem)

@@ -181,7 +181,7 @@ def _sizes(problem: MaxPool2D, rows: _Axis, columns: _Axis) -> Blocking:
     )
 
 
-@memory.PLANS.kept
+@memory.BLOCKINGS.cached
 def _blocking(problem: MaxPool2D) -> records.Record[Blocking]:
     """Return the blocking of a plane."""
     rows, columns = _axis(problem, 0), _axis(problem, 1)

@@ -86,7 +86,7 @@ class Blocking(NamedTuple):
     """int64, (pixels + 1,): first of the pairs of each pixel, then `pairs`."""
 
 
-@memory.PLANS.kept
+@memory.BLOCKINGS.cached
 def _blocking(geometry: tuple[MaxPool2D, int]) -> records.Record[Blocking]:
     """Return the blocking of some planes as one."""
     problem, joined = geometry

@@ -134,7 +134,7 @@ def _sizes(problem: MaxPool2D) -> Blocking:
     )
 
 
-@memory.PLANS.kept
+@memory.BLOCKINGS.cached
 def _blocking(problem: MaxPool2D) -> records.Record[Blocking]:
     """Return the blocking of a plane."""
     sizes = _sizes(problem)

@@ -57,7 +57,7 @@ def test_blockings_are_in_proportion_to_the_images():
             tracemalloc.stop()
             scratch = blocking.fields.scratch * np.dtype(problem.dtype).itemsize
             assert tables + scratch <= most, str(problem)
-        memory.PLANS.clear()
+        memory.BLOCKINGS.clear()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_call_takes_as_much_memory_as_its_images_and_no_more(descriptor):
     problem = parse(descriptor)
     x, dy = (np.ones(shape, problem.dtype) for shape in (problem.shapes.x, problem.shapes.y))
     numba_simd.backward(problem, dy, numba_simd.forward(problem, x)[1])  # compiles
-    memory.PLANS.clear()
+    memory.BLOCKINGS.clear()
     tracemalloc.start()
     numba_simd.backward(problem, dy, numba_simd.forward(problem, x)[1])
     _, most = tracemalloc.get_traced_memory()
@@ -118,7 +118,7 @@ def geometry_of(size):
 
 
 def test_new_sizes_and_batches_do_not_add_up(monkeypatch):
-    monkeypatch.setattr(memory.PLANS, "budget", 30_000)
+    monkeypatch.setattr(memory.BLOCKINGS, "budget", 30_000)
     random = np.random.default_rng(4)
     for number in range(20):
         for descriptor in (geometry_of(30 + number), f"mb{16 + number}ic1ih6oh3kh2sh2ph0"):
@@ -130,8 +130,8 @@ def test_new_sizes_and_batches_do_not_add_up(monkeypatch):
             np.testing.assert_array_equal(
                 numba_simd.backward(problem, dy, cache), windows.backward(problem, dy, winners)
             )
-            assert memory.PLANS.weight <= 30_000
-    assert 1 < len(memory.PLANS) < 20
+            assert memory.BLOCKINGS.weight <= 30_000
+    assert 1 < len(memory.BLOCKINGS) < 20
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_new_sizes_and_batches_do_not_add_up(monkeypatch):
     ],
 )
 def test_the_batch_makes_no_new_blocking(descriptor):
-    memory.PLANS.clear()
+    memory.BLOCKINGS.clear()
     counts = []
     for batch in (1, 2, 7, 32, 1):
         problem = parse(f"mb{batch}{descriptor}")
         x, dy = (np.ones(shape, "f4") for shape in (problem.shapes.x, problem.shapes.y))
         numba_simd.backward(problem, dy, numba_simd.forward(problem, x)[1])
-        counts.append(len(memory.PLANS))
+        counts.append(len(memory.BLOCKINGS))
     assert counts == [counts[0]] * 5
 
 
@@ -173,7 +173,7 @@ def test_images_of_new_sizes_take_no_more_memory():
 
 def test_threads_that_drop_each_others_blockings_get_the_same_results(monkeypatch):
     numba = pytest.importorskip("numba")
-    monkeypatch.setattr(memory.PLANS, "budget", 20_000)
+    monkeypatch.setattr(memory.BLOCKINGS, "budget", 20_000)
     random = np.random.default_rng(3)
     calls = []
     for number in range(12):
@@ -200,4 +200,4 @@ def test_threads_that_drop_each_others_blockings_get_the_same_results(monkeypatc
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert memory.PLANS.weight <= 20_000
+    assert memory.BLOCKINGS.weight <= 20_000
