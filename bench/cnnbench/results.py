@@ -293,12 +293,9 @@ def _compact(value: Any) -> str:
 
 
 def _strict(value: Any) -> Any:
-    """Return the value with None for what JSON has no number for, and fractions of seven digits.
-
-    No time, and no loss of a training in float32, is known to more.
-    """
+    """Return the value with None for what JSON has no number for."""
     if isinstance(value, float):
-        return float(f"{value:.7g}") if math.isfinite(value) else None
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(key): _strict(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -181,7 +181,10 @@ def test_bad_input_is_one_clear_message_before_anything_is_measured(
     [
         (("time", "--baseline", "nunba"), "unknown backend 'nunba'"),
         (("time", "--threads", "x"), "expected numbers from 1"),
-        (("train", "--recipe", "cake"), "expected one of digits, notebook-numpy, notebook-torch"),
+        (("recommend", "my_model.py"), "such as my_model:network for a function network()"),
+        (("recommend", "my:net", "--input", "3,32,32"), "expected N,C,H,W, such as 8,3,224,224"),
+        (("recommend", "digits", "--pin", "conv9=numpy"), "no such layer; there are conv1, pool1"),
+        (("train", "--recipe", "cake"), "--recipe: expected one of digits, notebook-numpy"),
         (("train", "--epochs", "0"), "Invalid value for '--epochs'"),
         (
             ("train", "--recipe", "notebook-numpy", "--backends", "numba"),

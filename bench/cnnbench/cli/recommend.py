@@ -84,6 +84,11 @@ def recommend(
         raise typer.BadParameter("--exclude leaves no backend to choose from")
     wishes = choose.Wishes(max_error, deterministic, _pins(pin or []), left_out)
     (count,) = thread_counts("" if threads is None else str(threads))
+    if model.endswith(".py"):
+        raise typer.BadParameter(
+            f"expected a PyTorch model as module:function, such as "
+            f"{Path(model).stem}:network for a function network() in {model}; got {model!r}"
+        )
     trained: Options | list[int] | None = None
     if ":" in model:
         if input_shape is None:

@@ -88,7 +88,7 @@ def train(
     from cnnkernels.registry import AUTO
 
     if recipe not in RECIPES:
-        raise typer.BadParameter(f"expected one of {', '.join(RECIPES)}, got {recipe!r}")
+        raise typer.BadParameter(f"--recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}")
     chosen = RECIPES[recipe]
     given = {
         "architecture": arch,

@@ -130,6 +130,12 @@ def _checked_images(path: Path, images: np.ndarray) -> np.ndarray:
         raise DataError(
             f"{path}: expected images of shape (N, C, H, W), none of them zero; got {images.shape}"
         )
+    _, channels, _, width = images.shape
+    if width in (1, 3, 4) and channels > 4:
+        raise DataError(
+            f"{path}: expected images of shape (N, C, H, W), got {images.shape}, which looks like "
+            "(N, H, W, C): images.transpose(0, 3, 1, 2) turns them"
+        )
     if images.dtype == np.uint8:
         converted = images.astype(np.float32) / np.float32(_WHITE)
     elif images.dtype.kind in "fb":
@@ -176,6 +182,10 @@ def _checked_labels(path: Path, labels: np.ndarray, images: int) -> np.ndarray:
         )
     labels = labels.astype(np.int64)
     counts = np.bincount(labels)
+    if counts[0] == 0 and len(counts) > 2 and counts[1:].min() > 0:
+        raise DataError(
+            f"{path}: expected labels from 0 on, got 1 to {labels.max()}: subtract 1 from them"
+        )
     if len(counts) < 2 or counts.min() < 2:
         raise DataError(
             f"{path}: expected at least two classes, numbered from 0 without a gap, with at least "

@@ -123,6 +123,7 @@ def recommend(
         If no backend is left for any layer, or a pin fits none.
     """
     is_model = trained is not None and not isinstance(trained, Options)
+    _require_known_layers(network, wishes.pins)  # before anything is measured
     candidates, barred = _candidates(backends, threads, wishes)
     directions = {layer.problem: layer.directions for layer in network.layers}
     speed.time(
@@ -269,6 +270,13 @@ def _refusal(rows: Sequence[Row], wishes: Wishes) -> str | None:
     return None
 
 
+def _require_known_layers(network: Network, pins: Mapping[str, str]) -> None:
+    names = [name for layer in network.layers for name in layer.names]
+    for pattern, backend in pins.items():
+        if not fnmatch.filter(names, pattern):
+            raise ModelError(f"--pin {pattern}={backend}: no such layer; there are {_list(names)}")
+
+
 def _pin(decisions: Sequence[Decision], pins: Mapping[str, str], barred: Mapping[str, str]) -> None:
     for pattern, backend in pins.items():
         meant = [
@@ -276,9 +284,6 @@ def _pin(decisions: Sequence[Decision], pins: Mapping[str, str], barred: Mapping
             for decision in decisions
             if any(fnmatch.fnmatchcase(name, pattern) for name in decision.layer.names)
         ]
-        if not meant:
-            names = [name for decision in decisions for name in decision.layer.names]
-            raise ModelError(f"--pin {pattern}={backend}: no such layer; there are {_list(names)}")
         for decision in meant:
             if backend not in decision.candidates:
                 why = decision.refused.get(backend, barred.get(backend, "it was not measured"))

@@ -161,4 +161,6 @@ def shape_of(text: str, batch: int | None) -> list[int]:
         shape = []
     if len(shape) < 2 or min(shape) < 1:
         raise ModelError(f"--input: expected a batch's shape such as 8,3,224,224, got {text!r}")
+    if len(shape) == 3:
+        raise ModelError(f"--input: expected N,C,H,W, such as 8,3,224,224, got {text!r}")
     return shape if batch is None else [batch, *shape[1:]]

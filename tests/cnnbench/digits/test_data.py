@@ -160,6 +160,11 @@ def images_with(pixel, dtype):
         ({"images": np.full((12, 2, 6, 5), "x")}, r"real numbers, got dtype <U1"),
         ({"labels": np.zeros(11, int)}, r"labels of shape \(12,\).* got shape \(11,\)"),
         ({"labels": np.zeros(12)}, r"integer dtype; got .* float64"),
+        ({"labels": np.arange(12) % 3 + 1}, r"labels from 0 on, got 1 to 3: subtract 1"),
+        (
+            {"images": np.zeros((12, 6, 5, 3))},
+            r"got \(12, 6, 5, 3\), which looks like \(N, H, W, C\): .*transpose\(0, 3, 1, 2\)",
+        ),
         ({"labels": np.arange(12) % 3 - 1}, r"labels from 0 on, got -1"),
         ({"labels": np.arange(12) % 2 == 0}, r"integer dtype; got .* bool"),
         ({"labels": np.arange(12, dtype=np.uint64) + 2**63}, r"got the label 9223372036854775819 "),
