@@ -1,0 +1,144 @@
+"""The functions that converted layers call: PyTorch's words, and a backend or a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses import FakeTensor
+from torch.nn import functional
+
+from cnnkernels import registry
+from cnnkernels.contract import Conv2D, MaxPool2D
+from cnnkernels.plan import Plan
+from cnnkernels.torch import choosing, operators, problems
+
+
+def conv2d(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    backend: str | Plan = registry.AUTO,
+) -> Tensor:
+    """Cross-correlate images with filters, as `torch.nn.functional.conv2d`, with gradients.
+
+    Parameters
+    ----------
+    x : Tensor, (N, C, H, W) or (C, H, W)
+        Images, float32 or float64, on the CPU or for torch-cuda on a GPU, in any memory layout.
+    w : Tensor, (K, C/groups, R, S)
+    b : Tensor, (K,), optional
+    stride, dilation : int or (int, int)
+    padding : int, (int, int), 'same' or 'valid'
+    groups : int
+    backend : str or Plan
+        A registered CPU backend; 'torch-cuda'; 'auto', which follows the plan in force; or a plan.
+
+    Returns
+    -------
+    Tensor, (N, K, P, Q) or (K, P, Q)
+        Contiguous, but where PyTorch's own function computes: for torch-cuda, where a plan has
+        chosen torch-cpu, and in forward mode.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the tensors do not fit, are of another dtype, or not where the backend computes.
+    Unsupported
+        If the backend cannot do it.
+
+    Notes
+    -----
+    Kernels compute gradients, not tangents: inside `torch.func.jvp`, `torch.func.jacfwd` and
+    `torch.autograd.forward_ad.dual_level` PyTorch's own function computes, with and without
+    `torch.compile`. What was compiled or exported outside of them is refused inside.
+    """
+    for name, tensor in (("x", x), ("w", w), ("b", b)):
+        require(name, tensor, x)
+    geometry = problems.conv2d_geometry(w, stride, padding, dilation, groups)
+    images = x[None] if x.ndim == 3 else x
+    facts = problems.conv2d_facts(images, w, b is not None, geometry)
+    chosen = choosing.chosen(backend, not isinstance(x, FakeTensor), Conv2D, *facts)
+    y: Tensor
+    if choosing.stays_native(backend, chosen, x):
+        y = functional.conv2d(x, w, b, stride, padding, dilation, groups)
+        return y
+    y = operators.conv2d(images, w, b, geometry, chosen)
+    return y[0] if x.ndim == 3 else y
+
+
+def max_pool2d(
+    x: Tensor,
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    backend: str | Plan = registry.AUTO,
+) -> Tensor:
+    """Take the maximum of each window, as `torch.nn.functional.max_pool2d`, with gradients.
+
+    Parameters
+    ----------
+    x : Tensor, (N, C, H, W) or (C, H, W)
+        As in `conv2d`.
+    kernel_size, stride, padding, dilation, ceil_mode
+        As PyTorch takes them.
+    backend : str or Plan
+        As in `conv2d`.
+
+    Returns
+    -------
+    Tensor, (N, C, P, Q) or (C, P, Q)
+        Contiguous or not as that of `conv2d`.
+
+    Raises
+    ------
+    TypeError, ValueError, Unsupported
+        As `conv2d`.
+    """
+    require("x", x, x)
+    geometry = problems.max_pool2d_geometry(kernel_size, stride, padding, dilation)
+    images = x[None] if x.ndim == 3 else x
+    facts = problems.max_pool2d_facts(images.shape, x.dtype, geometry, ceil_mode)
+    chosen = choosing.chosen(backend, not isinstance(x, FakeTensor), MaxPool2D, *facts)
+    y: Tensor
+    if choosing.stays_native(backend, chosen, x):
+        y = functional.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
+        return y
+    y = operators.max_pool2d(images, geometry, ceil_mode, chosen)
+    return y[0] if x.ndim == 3 else y
+
+
+def require(name: str, tensor: object, x: Tensor) -> None:
+    """Refuse what kernels cannot take together with x; None, of no bias, is fine."""
+    if tensor is None:
+        return
+    if not isinstance(tensor, Tensor):
+        told = f"{name}: expected a Tensor, got {type(tensor).__name__}"
+        if isinstance(tensor, fx.Proxy):
+            told += "; to trace a model by torch.fx, use cnnkernels.torch.revert(model) before"
+        raise TypeError(told)
+    if tensor.device != x.device:
+        raise ValueError(
+            f"{name}: expected a tensor on {x.device}, where x is, got one on {tensor.device}: "
+            "move the model to where its images are"
+        )
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{name}: expected float32 or float64, got {tensor.dtype}; under autocast and in other "
+            "dtypes use PyTorch's own layers: cnnkernels.torch.revert(model)"
+        )
+    if tensor.dtype != x.dtype:
+        raise TypeError(f"{name}: expected {x.dtype}, the dtype of x, got {tensor.dtype}")
+    if tensor is x and x.ndim not in (3, 4):
+        raise ValueError(
+            f"x: expected images (N, C, H, W) or (C, H, W), got shape {tuple(x.shape)}"
+        )

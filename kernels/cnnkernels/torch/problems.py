@@ -1,0 +1,142 @@
+"""Problems of tensors, and their geometry in one list, as operators take it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from cnnkernels.contract import Conv2D, MaxPool2D, Problem
+
+Geometry: TypeAlias = list[int]
+"""Of a convolution: stride (2), padding top, bottom, left, right, dilation (2), groups.
+
+Of a max-pooling: kernel_size, stride, padding and dilation, two each.
+"""
+
+
+def _ints(values: Sequence[int]) -> tuple[int, ...]:
+    """Return numbers as Python's own: what torch.compile holds open is fixed here."""
+    return tuple(map(int, values))
+
+
+def problem_of(kind: type[Problem], *facts: Any) -> Problem:
+    """Return a problem of facts as `conv2d_facts` and `max_pool2d_facts` return them."""
+    return _MAKERS[kind](*facts)
+
+
+# --------------------------------------------------------------------------------------------
+# convolution
+
+
+def conv2d_geometry(
+    w: Tensor,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | str,
+    dilation: int | Sequence[int],
+    groups: int,
+) -> Geometry:
+    """Return the geometry of a convolution, from what `torch.nn.functional.conv2d` takes."""
+    strides, dilations = _pair(stride), _pair(dilation)
+    if padding == "same":
+        if max(strides) > 1:
+            raise ValueError("padding='same' is for stride 1, here as in PyTorch")
+        around = [d * (size - 1) for size, d in zip(w.shape[2:], dilations, strict=True)]
+        pads = [half for total in around for half in (total // 2, total - total // 2)]
+    elif isinstance(padding, str) and padding != "valid":
+        raise ValueError(f"padding: expected 'same', 'valid' or numbers, got {padding!r}")
+    else:
+        down, across = (0, 0) if isinstance(padding, str) else _pair(padding)
+        pads = [down, down, across, across]
+    return [*strides, *pads, *dilations, groups]
+
+
+def conv2d_facts(x: Tensor, w: Tensor, bias: bool, geometry: Sequence[int]) -> tuple[Any, ...]:
+    """Return all that the problem of a convolution depends on, hashable."""
+    return _ints(x.shape), _ints(w.shape), bias, tuple(geometry), _name(x.dtype)
+
+
+def conv2d(x: Tensor, w: Tensor, bias: bool, geometry: Geometry) -> Conv2D:
+    """Return the problem of a convolution."""
+    return _conv2d(*conv2d_facts(x, w, bias, _ints(geometry)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _conv2d(
+    x: tuple[int, ...], w: tuple[int, ...], bias: bool, geometry: tuple[int, ...], dtype: str
+) -> Conv2D:
+    batch, channels, height, width = x
+    filters, _, *kernel_size = w
+    down, across, top, bottom, left, right, *dilation, groups = geometry
+    problem = Conv2D(
+        batch,
+        channels,
+        height,
+        width,
+        filters,
+        kernel_size,
+        stride=(down, across),
+        padding=((top, bottom), (left, right)),
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
+        dtype=dtype,
+    )
+    if problem.shapes.w != w:
+        raise ValueError(f"w: expected shape {problem.shapes.w} for x of shape {x}, got {w}")
+    return problem
+
+
+# --------------------------------------------------------------------------------------------
+# max-pooling
+
+
+def max_pool2d_geometry(
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+) -> Geometry:
+    """Return the geometry of a max-pooling, from what `torch.nn.functional.max_pool2d` takes."""
+    stride = kernel_size if stride is None else stride
+    return [*_pair(kernel_size), *_pair(stride), *_pair(padding), *_pair(dilation)]
+
+
+def max_pool2d_facts(
+    shape: Sequence[int], dtype: torch.dtype, geometry: Sequence[int], ceil_mode: bool
+) -> tuple[Any, ...]:
+    """Return all that the problem of a max-pooling depends on, hashable."""
+    return _ints(shape), _name(dtype), tuple(geometry), ceil_mode
+
+
+def max_pool2d(
+    shape: Sequence[int], dtype: torch.dtype, geometry: Geometry, ceil_mode: bool
+) -> MaxPool2D:
+    """Return the problem of a max-pooling of images of a shape."""
+    return _max_pool2d(*max_pool2d_facts(shape, dtype, _ints(geometry), ceil_mode))
+
+
+@functools.lru_cache(maxsize=4096)
+def _max_pool2d(
+    shape: tuple[int, ...], dtype: str, geometry: tuple[int, ...], ceil_mode: bool
+) -> MaxPool2D:
+    batch, channels, height, width = shape
+    kernel, stride, padding, dilation = (geometry[i : i + 2] for i in (0, 2, 4, 6))
+    return MaxPool2D(
+        batch, channels, height, width, kernel, stride, padding, dilation, ceil_mode, dtype
+    )
+
+
+_MAKERS: dict[type[Problem], Callable[..., Problem]] = {Conv2D: _conv2d, MaxPool2D: _max_pool2d}
+
+
+def _name(dtype: torch.dtype) -> str:
+    """Return the name that problems have for a dtype."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _pair(value: int | Sequence[int]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
