@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from cnnkernels import geometry
 from cnnkernels.contract import Conv2D, MaxPool2D, Problem
 
 Geometry: TypeAlias = list[int]
@@ -40,18 +41,13 @@ def conv2d_geometry(
     groups: int,
 ) -> Geometry:
     """Return the geometry of a convolution, from what `torch.nn.functional.conv2d` takes."""
-    strides, dilations = _pair(stride), _pair(dilation)
-    if padding == "same":
-        if max(strides) > 1:
-            raise ValueError("padding='same' is for stride 1, here as in PyTorch")
-        around = [d * (size - 1) for size, d in zip(w.shape[2:], dilations, strict=True)]
-        pads = [half for total in around for half in (total // 2, total - total // 2)]
-    elif isinstance(padding, str) and padding != "valid":
-        raise ValueError(f"padding: expected 'same', 'valid' or numbers, got {padding!r}")
+    strides, dilations = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
+    if isinstance(padding, str):
+        high, wide = geometry.padding_pairs(padding, w.shape[2:], strides, dilations)
     else:
-        down, across = (0, 0) if isinstance(padding, str) else _pair(padding)
-        pads = [down, down, across, across]
-    return [*strides, *pads, *dilations, groups]
+        rows, columns = _pair("padding", padding, 0)
+        high, wide = (rows, rows), (columns, columns)
+    return [*strides, *high, *wide, *dilations, groups]
 
 
 def conv2d_facts(x: Tensor, w: Tensor, bias: bool, geometry: Sequence[int]) -> tuple[Any, ...]:
@@ -101,8 +97,10 @@ def max_pool2d_geometry(
     dilation: int | Sequence[int],
 ) -> Geometry:
     """Return the geometry of a max-pooling, from what `torch.nn.functional.max_pool2d` takes."""
-    stride = kernel_size if stride is None else stride
-    return [*_pair(kernel_size), *_pair(stride), *_pair(padding), *_pair(dilation)]
+    kernel = _pair("kernel_size", kernel_size, 1)
+    strides = kernel if stride is None else _pair("stride", stride, 1)
+    pads, dilations = _pair("padding", padding, 0), _pair("dilation", dilation, 1)
+    return [*kernel, *strides, *pads, *dilations]
 
 
 def max_pool2d_facts(
@@ -138,5 +136,10 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _pair(value: int | Sequence[int]) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
+def _pair(name: str, value: int | Sequence[int], least: int) -> geometry.Pair:
+    """Return `geometry.pair` of an argument; integers cost less, as the problem checks them."""
+    if type(value) is int:
+        return value, value
+    if type(value) is tuple and tuple(map(type, value)) == (int, int):
+        return value
+    return geometry.pair(name, value, least)
