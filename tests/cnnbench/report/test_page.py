@@ -1,8 +1,6 @@
 """The page of a run: every figure drawn in a real browser, from a file, without a network."""
 
 import dataclasses
-import itertools
-import json
 import os
 import re
 import stat
@@ -13,9 +11,9 @@ import pytest
 from cnnbench import cli, results
 from cnnbench.digits import trainers
 from cnnbench.digits.network import ARCHITECTURES
-from cnnbench.report import charts, learnt, page
-from cnnbench.report.offline import COLOURS, SHAPES, PageError
-from cnnbench.results import Row, Run
+from cnnbench.report import learnt, page
+from cnnbench.report.offline import PageError
+from cnnbench.results import Run
 
 plotly = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
 
@@ -240,132 +238,7 @@ def brightness(colour):
 # what the figures say
 
 
-def row_of(backend, seconds=1.0, **changed):
-    row = Row("digits.conv1", "mb64ic1ih8oc8oh8kh3ph1", "conv2d", "forward", backend, 1, "ok")
-    row.seconds, row.samples, row.error_over_bound = seconds, [seconds], 0.25
-    row.baseline, row.ratio, row.ratio_low, row.ratio_high = "slow", 2.0, 1.5, 2.25
-    row.verdict = "FASTER"
-    for name, value in changed.items():
-        setattr(row, name, value)
-    return row
-
-
-def test_ratios_have_their_intervals():
-    rows = [row_of("fast"), row_of("slow", 2.0, ratio=1.0, ratio_low=1.0, ratio_high=1.0)]
-    (chart,) = charts.ratios(rows, charts.colours(["fast", "slow"]))
-    (trace,) = chart.traces
-    assert (trace["x"], trace["y"]) == ([2.0], ["digits.conv1"])
-    assert trace["error_x"]["array"] == [0.25]
-    assert trace["error_x"]["arrayminus"] == [0.5]
-
-
-def test_the_roofline_is_the_lower_of_memory_and_peak():
-    ceilings = {"1": {"flops": {"float32": 1e11}, "bandwidth": {"1000": 4e11, "9000": 1e10}}}
-    rows = [row_of("fast", gflops=50.0, ceiling_fraction=0.5)]
-    (chart,) = charts.rooflines(rows, ceilings, charts.colours(["fast"]))
-    memory = chart.traces[0]
-    for intensity, rate in zip(memory["x"], memory["y"], strict=True):
-        assert rate == pytest.approx(min(100.0, 10.0 * intensity))
-    assert chart.traces[-1]["y"] == [50.0]
-
-
-def test_threads_are_compared_with_one():
-    rows = [row_of("fast", 1.0), row_of("fast", 0.6, threads=2)]
-    (chart,) = charts.threads(rows, charts.colours(["fast"]))
-    assert chart.traces[0]["x"] == [pytest.approx(1.0 / 0.6)]
-
-
-def test_two_runs_are_compared_case_by_case():
-    here, there = [row_of("fast", 1.0)], [row_of("fast", 3.0), row_of("other", 9.0)]
-    (chart,) = charts.against(here, there, charts.colours(["fast"]))
-    assert chart.traces[0]["x"] == [3.0]
-    assert list(charts.against(here, [row_of("other")], charts.colours(["fast"]))) == []
-
-
-def test_a_row_of_either_run_is_in_the_table_of_both_with_what_came_of_it_in_each():
-    here, there = [row_of("fast", 1.0), row_of("mine")], [row_of("fast", 3.0), row_of("other")]
-    here[1].withdraw("wrong", "y[0] is 1, not 2")
-    (chart,) = charts.against(here, there, charts.colours(["fast"]))
-    case = ("digits.conv1", "forward")
-    rows = (
-        (*case, "fast", "ok", "ok", "1.00 s", "3.00 s", "3.00x"),
-        (*case, "mine", "wrong", "not in it", "-", "-", "-"),
-        (*case, "other", "not in it", "ok", "-", "1.00 s", "-"),
-    )
-    assert chart.sheet.rows == rows
-    untimed = [row_of("fast", None, samples=[])]
-    section = page.sections(Run({}, rows=untimed), Run({}, rows=there))[-2]
-    ((_, table),) = section.tables
-    assert [cell.text for cell in table.rows[0]] == [*case, "fast", "ok", "ok", "-", "3.00 s", "-"]
-
-
-def training_of(backend, losses, outcome="ok"):
-    row = Row("digits", "digits CNN", "train", "train", backend, 1, "ok")
-    row.details["epochs"] = [
-        {"loss": loss, "train_accuracy": 0.5, "test_accuracy": 0.25} for loss in losses
-    ]
-    if outcome != "ok":
-        row.withdraw(outcome, "the loss of step 1 is 3, not 2")
-    return row
-
-
-@pytest.mark.parametrize(
-    ("others", "title"),
-    [
-        ([], "Loss: how well"),
-        ([training_of("b", [2.001, 1.001])], "Loss: all curves lie on each other"),
-        (
-            [training_of("b", [2.0, 0.8])],
-            "Loss: in the first epoch the curves agree; later, rounding leads them apart, by up to "
-            "20 %",
-        ),
-        (
-            [training_of("b", [2.0, 1.0], "wrong")],
-            "Loss: more than rounding is between float64's curve and that of b (wrong)",
-        ),
-        (
-            [training_of("b", [float("nan"), None], "wrong")],
-            "Loss: more than rounding is between float64's curve and that of b (wrong)",
-        ),
-    ],
-)
-def test_the_title_of_the_losses_is_what_the_curves_show(others, title):
-    rows = [training_of("a", [2.0, 1.0]), *others]
-    loss, accuracy = charts.curves(rows, charts.colours("ab"))
-    assert loss.title.startswith(title)
-    assert len(loss.traces) == len(rows)
-    json.dumps(loss.traces, allow_nan=False)
-    drawn = [(trace["line"]["dash"], trace["y"]) for trace in accuracy.traces]
-    assert drawn == [("solid", [0.25, 0.25])] * len(rows) + [("dash", [0.5, 0.5])] * len(rows)
-
-
-def test_errors_name_who_is_wrong():
-    wrong = row_of("mine", error_over_bound=None)
-    wrong.withdraw("wrong", "y[0] is 1, not 2")
-    (chart,) = charts.errors([row_of("good"), wrong], charts.colours(["good", "mine"]))
-    assert chart.title.startswith("Wrong: mine; the errors of all others are left")
-    (chart,) = charts.errors([row_of("good")], charts.colours(["good"]))
-    assert chart.title.startswith("Every error is left")
-
-
-@pytest.mark.parametrize("norms", [False, True])
-def test_a_layer_has_one_colour_both_ways_and_no_two_look_alike(norms):
-    layers = ["conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "flatten", "linear"]
-    if norms:
-        layers += [f"norm{number}" for number in range(1, 5)]
-    row = training_of("a", [1.0])
-    times = {layer: {"forward": 1.0, "backward": 2.0} for layer in layers}
-    row.details["profile"] = {"step": 99.0, "layers": times}
-    (chart,) = charts.steps([row])
-    fills = {trace["name"]: trace["marker"] for trace in chart.traces}
-    for layer in layers:
-        if not layer.startswith(("relu", "flatten")):
-            assert fills[f"{layer} forward"]["color"] == fills[f"{layer} backward"]["color"]
-    looks = [(fill["color"], fill.get("pattern", {}).get("shape")) for fill in fills.values()]
-    assert len(set(looks)) == len(looks)
-
-
-def test_a_cell_tells_the_worst_and_why():
+def test_a_cell_tells_the_worst_and_why(row_of):
     wrong = row_of("mine")
     wrong.withdraw("wrong", "y[0] is 1, not 2")
     (section,) = [
@@ -401,17 +274,7 @@ def test_figures_of_what_was_learnt_agree_with_each_other(architecture):
         assert any(f"after conv{number} and ReLU" in title for title in found)
 
 
-def test_colours_and_shapes_differ_between_all_names_and_both_between_neighbours():
-    assert len(COLOURS) == len(SHAPES) == len(set(COLOURS)) == len(set(SHAPES))
-    names = [*trainers.names(), *map(str, range(64))][:64]
-    looks = [(m["color"], m["symbol"]) for m in charts.colours(names).values()]
-    assert len(set(looks)) == len(names)
-    for one, other in itertools.pairwise(looks):
-        assert one[0] != other[0]
-        assert one[1] != other[1]
-
-
-def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
+def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch, row_of):
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
     with pytest.raises(PageError, match=r"pip install 'cnnbench\[report\]'"):
         page.write(Run({}, rows=[row_of("mine")]), tmp_path / "page.html")
@@ -424,7 +287,7 @@ def test_the_circumstances_say_which_cores_a_quota_leaves(tmp_path):
     assert words in (tmp_path / "page.html").read_text("utf-8")
 
 
-def test_a_page_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+def test_a_page_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch, row_of):
     path = tmp_path / "page.html"
     path.write_text("old")
     path.chmod(0o600)
