@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnkernels import memory, parallel, records, simd
+from cnnkernels import copies, memory, parallel, records, simd
 from cnnkernels.contract import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Conv2D, Direction
 from cnnkernels.convolution.numba_simd.correlation import SECOND_CACHE, Driver, WeightsDriver
 
@@ -228,8 +228,8 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
         image, c0 = unit // groups, unit % groups * lanes
         rows = min(lanes, channels - c0)
         first = (image * channels + c0) * pixels
-        simd.turn(work, 0, lanes, source, first, pixels, rows, pixels, lanes)
-        simd.turn(work, weights, lanes, w, c0 * taps, taps, rows, taps, lanes)
+        copies.turn(work, 0, lanes, source, first, pixels, rows, pixels, lanes)
+        copies.turn(work, weights, lanes, w, c0 * taps, taps, rows, taps, lanes)
         for lane in range(rows):
             given[lane] = start[c0 + lane]
         for i in range(sums):
@@ -239,7 +239,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                 work, to, work, table, turned, seconds, begins[i], begins[i + 1] - begins[i]
             )
         to = (image * channels + c0) * sums
-        simd.turn_back(out, to, sums, work, results, lanes, rows, sums, lanes)
+        copies.turn_back(out, to, sums, work, results, lanes, rows, sums, lanes)
 
 
 class _WeightsCall(NamedTuple):
@@ -297,11 +297,11 @@ def _correlate_weights(number, words, like):  # type: ignore[no-untyped-def]
         work[results + i] = 0
     for image in range(batch):
         first = image * channels + c0
-        simd.turn(work, 0, lanes, dy, first * windows, windows, rows, windows, lanes)
-        simd.turn(work, seen, lanes, x, first * pixels, pixels, rows, pixels, lanes)
+        copies.turn(work, 0, lanes, dy, first * windows, windows, rows, windows, lanes)
+        copies.turn(work, seen, lanes, x, first * pixels, pixels, rows, pixels, lanes)
         for i in range(taps):
             simd.sum_products(
                 work, results + i * lanes, work, table, turned, seconds, begins[i],
                 begins[i + 1] - begins[i],
             )  # fmt: skip
-    simd.turn_back(dw, c0 * taps, taps, work, results, lanes, rows, taps, lanes)
+    copies.turn_back(dw, c0 * taps, taps, work, results, lanes, rows, taps, lanes)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnkernels import arrays, jit, microkernel, parallel, records, simd
+from cnnkernels import arrays, copies, jit, microkernel, parallel, records, simd
 from cnnkernels.convolution.numba_simd import filter_tiles
 from cnnkernels.convolution.numba_simd.correlation import Correlation, Driver, Sizes
 
@@ -192,7 +192,7 @@ def _turn_weights(  # type: ignore[no-untyped-def]
     if square:
         together = channels if w_channel == windows else 1  # whose taps lie side by side
         for c in range(0, channels, together):
-            simd.turn(
+            copies.turn(
                 packed, to + c * windows * step, step, w, first + c * w_channel, w_row, rows,
                 together * windows, lanes,
             )  # fmt: skip
@@ -295,7 +295,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
             to = ((image0 + image) * groups + group) * filters + panel * step
             to = to * out_row + (sizes.corner_h + p0 * spread_h) * out_width + sizes.corner_w
             if spread_h == sizes.spread_w == 1:
-                simd.turn_back(out, to, out_row, sums, of, step, rows, places, lanes)
+                copies.turn_back(out, to, out_row, sums, of, step, rows, places, lanes)
             else:
                 for p in range(p1 - p0):
                     for q in range(sizes.q_size):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnkernels import memory, microkernel, parallel, records, simd
+from cnnkernels import copies, memory, microkernel, parallel, records, simd
 from cnnkernels.convolution.numba_simd.correlation import (
     SECOND_CACHE,
     Correlation,
@@ -189,7 +189,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
     group, first = number % groups, number // groups * width
     images = min(width, batch - first)
     vectors = (images + lanes - 1) // lanes
-    simd.turn(
+    copies.turn(
         work, 0, width, source, (first * groups + group) * lines, groups * lines, images, lines,
         lanes,
     )  # fmt: skip
@@ -213,7 +213,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                 for m in range(m1 - m0):
                     for lane in range(width):
                         work[at + m * sums_row + lane] = start[group * filters + m0 + m]
-    simd.turn_back(
+    copies.turn_back(
         out, (first * groups + group) * filters * pixels, groups * filters * pixels,
         work, sums, width, images, filters * pixels, lanes,
     )  # fmt: skip
@@ -296,10 +296,10 @@ def _correlate_weights(number, words, like):  # type: ignore[no-untyped-def]
     of_x = np.empty(pixels * vectors, np.int64)
     for first in range(0, batch, width):
         images = min(width, batch - first)
-        simd.turn(
+        copies.turn(
             work, 0, width, x, (first * groups + group) * rows, groups * rows, images, rows, lanes
         )
-        simd.turn(
+        copies.turn(
             work, gradients, width, dy,
             ((first * groups + group) * filters + first_filter) * pixels,
             groups * filters * pixels, images, columns, lanes,

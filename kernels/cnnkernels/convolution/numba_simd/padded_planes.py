@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnkernels import microkernel, packing, parallel, records, simd
+from cnnkernels import copies, microkernel, packing, parallel, records, simd
 from cnnkernels.convolution.numba_simd.correlation import (
     SECOND_CACHE,
     Correlation,
@@ -218,13 +218,13 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
         for c0 in range(0, channels, in_block):
             c1 = min(channels, c0 + in_block)
             for c in range(c1 - c0):
-                simd.copy_phases(
+                copies.copy_phases(
                     work, c * used * plane, source,
                     ((image * groups + group) * channels + c0 + c) * height * wide, height, wide,
                     p0 * step_h + blocking.first_row, blocking.first_col, lines, step_h, step_w,
                     pitch, phases, 0, lanes,
                 )  # fmt: skip
-            simd.fill_run(work, (c1 - c0) * used * plane, blocking.gap, 0, lanes)
+            copies.fill_run(work, (c1 - c0) * used * plane, blocking.gap, 0, lanes)
             for r0 in range(0, windows, blocking.in_window):
                 r1 = min(windows, r0 + blocking.in_window)
                 before, many = c0 * windows + (c1 - c0) * r0, (c1 - c0) * (r1 - r0)
@@ -256,7 +256,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
             for _ in range(p1 - p0):
                 if spread_h == 1 and sizes.spread_w == 1 and row + q_size + lanes <= end:
                     # What is written beyond the end of this line is overwritten by the next.
-                    simd.copy_run(out, row, work, of, q_size, lanes, 1)
+                    copies.copy_run(out, row, work, of, q_size, lanes, 1)
                 else:
                     for q in range(q_size):
                         out[row + q * sizes.spread_w] = work[of + q]
@@ -327,19 +327,19 @@ def _sum_weights(number, words, like):  # type: ignore[no-untyped-def]
         for image in range(batch):
             for chunk in range(chunks):
                 p0, p1 = chunk * p_size // chunks, (chunk + 1) * p_size // chunks
-                simd.copy_phases(
+                copies.copy_phases(
                     work, 0, source, (image * groups + group) * height * wide, height, wide,
                     p0 * step_h + blocking.first_row, blocking.first_col, lines, step_h, step_w,
                     pitch, phases, 0, lanes,
                 )  # fmt: skip
-                simd.fill_run(work, lines * pitch * phases.size, blocking.gap, 0, lanes)
+                copies.fill_run(work, lines * pitch * phases.size, blocking.gap, 0, lanes)
                 count = (p1 - p0 - 1) * pitch + q_size
                 for m in range(filters):
                     of = (((image * groups + group) * filters + m) * p_size + p0) * q_size
                     to = copy
                     for _ in range(p1 - p0):  # dy with gaps of zeros between its lines
-                        simd.copy_run(work, to, dy, of, q_size, lanes, 1)
-                        simd.fill_run(work, to + q_size, pitch - q_size, 0, lanes)
+                        copies.copy_run(work, to, dy, of, q_size, lanes, 1)
+                        copies.fill_run(work, to + q_size, pitch - q_size, 0, lanes)
                         of += q_size
                         to += pitch
                     gradient = work[copy : copy + count]

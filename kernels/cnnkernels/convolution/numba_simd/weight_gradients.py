@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnkernels import arrays, jit, microkernel, parallel, records, simd
+from cnnkernels import arrays, copies, jit, microkernel, parallel, records, simd
 from cnnkernels.contract import Conv2D
 from cnnkernels.convolution.numba_simd.correlation import SECOND_CACHE, WeightsDriver, even
 
@@ -326,7 +326,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
     copy_room = blocking.copy_room
     sums = copy_room + together * size
     sums_size = (c1 - c0) * windows * width
-    simd.fill_run(work, sums, together * sums_size, 0, lanes)
+    copies.fill_run(work, sums, together * sums_size, 0, lanes)
     for block in range(split * blocks // splits, (split + 1) * blocks // splits):
         i0, i1 = block * images, min(batch, (block + 1) * images)
         for part in range(parts):
@@ -337,7 +337,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                 seen = ((t1 - 1) // q_size - t0 // q_size) * step_h + blocking.span_h
                 for c in range(c0, c1):
                     for i in range(i1 - i0):
-                        simd.copy_phases(
+                        copies.copy_phases(
                             work, (c - c0) * blocking.region + i * blocking.lines * pitch,
                             x, (((i0 + i) * groups + group) * channels + c) * plane, height, wide,
                             first_line, -blocking.left, seen, 1, 1, pitch, one_phase, 0, lanes,
@@ -350,7 +350,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
             for i in range(i1 - i0):
                 for number in range(together):
                     m0 = first_filter + number * width
-                    simd.turn(
+                    copies.turn(
                         work, copy_room + number * size + i * (t1 - t0) * width, width, dy,
                         (((i0 + i) * groups + group) * filters + m0) * pixels + t0,
                         pixels, min(width, filters - m0), t1 - t0, lanes,
@@ -402,7 +402,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                     out[to + m] = work[of + m]
                 of += width
         else:
-            simd.turn_back(
+            copies.turn_back(
                 out, ((split * groups + group) * filters + m0) * taps + c0 * windows, taps,
                 work, of, width, filled, (c1 - c0) * windows, lanes,
             )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnkernels import jit, memory, parallel, records, simd
+from cnnkernels import copies, jit, memory, parallel, records, simd
 from cnnkernels.contract import MaxPool2D
 from cnnkernels.pooling.numba_simd import calls
 from cnnkernels.pooling.numba_simd.calls import COPY, NO_TABLE, BackwardCall, Launch
@@ -251,16 +251,16 @@ def _credit(number, words, like):  # type: ignore[no-untyped-def]
                 for p in range(u0 - above, u1 + below):
                     if 0 <= p < p_size:
                         of = (n * p_size + p) * q_size
-                        simd.fill_run(work, to, before, 0, lanes)
-                        simd.copy_run(work, to + before, dy, of, inside, lanes, 1)
+                        copies.fill_run(work, to, before, 0, lanes)
+                        copies.copy_run(work, to + before, dy, of, inside, lanes, 1)
                         end = to + before + inside
-                        simd.fill_run(work, end, to + pitch - end, 0, lanes)
+                        copies.fill_run(work, end, to + pitch - end, 0, lanes)
                         line_copy = copied_winners[to + before : end]
                         line_winners = winners[of : of + inside]
                         for q in range(inside):
                             line_copy[q] = line_winners[q]
                     else:
-                        simd.fill_run(work, to, pitch, 0, lanes)
+                        copies.fill_run(work, to, pitch, 0, lanes)
                     to += pitch
                 gradients, their_winners = work, copied_winners
             row, here = 0, first

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnkernels import jit, memory, parallel, records, simd
+from cnnkernels import copies, jit, memory, parallel, records, simd
 from cnnkernels.contract import MaxPool2D
 from cnnkernels.pooling.numba_simd import calls
 from cnnkernels.pooling.numba_simd.calls import COPY, BackwardCall, ForwardCall, Launch
@@ -144,15 +144,15 @@ def _select(number, words, like, winner):  # type: ignore[no-untyped-def]
     for group in range(number * groups // call.shares, (number + 1) * groups // call.shares):
         n0 = group * lanes
         rows = min(lanes, planes - n0)
-        simd.turn(work, 0, lanes, x, n0 * pixels, pixels, rows, pixels, lanes)
+        copies.turn(work, 0, lanes, x, n0 * pixels, pixels, rows, pixels, lanes)
         simd.fill_vector(work, pixels * lanes, -np.inf)
         for window in range(windows):
             select_tap(
                 work, best + window * lanes, won, window * lanes, work, 0,
                 tap_places, window * taps, taps, tap_numbers, first_taps[window] * lanes,
             )  # fmt: skip
-        simd.turn_back(y, n0 * windows, windows, work, best, lanes, rows, windows, lanes)
-        simd.turn_back(turned, 0, windows, won, 0, lanes, rows, windows, lanes)
+        copies.turn_back(y, n0 * windows, windows, work, best, lanes, rows, windows, lanes)
+        copies.turn_back(turned, 0, windows, won, 0, lanes, rows, windows, lanes)
         mine = winners[n0 * windows : (n0 + rows) * windows]
         for i in range(rows * windows):
             mine[i] = turned[i]
@@ -189,14 +189,14 @@ def _credit(number, words, like):  # type: ignore[no-untyped-def]
     for group in range(number * groups // call.shares, (number + 1) * groups // call.shares):
         n0 = group * lanes
         rows = min(lanes, planes - n0)
-        simd.turn(work, 0, lanes, dy, n0 * windows, windows, rows, windows, lanes)
+        copies.turn(work, 0, lanes, dy, n0 * windows, windows, rows, windows, lanes)
         mine = winners[n0 * windows : (n0 + rows) * windows]
         for i in range(rows * windows):
             turned[i] = mine[i]
-        simd.turn(won, 0, lanes, turned, 0, windows, rows, windows, lanes)
+        copies.turn(won, 0, lanes, turned, 0, windows, rows, windows, lanes)
         for pixel in range(pixels):
             sum_won(
                 work, sums + pixel * lanes, work, won, 0, window_places, window_taps,
                 first_pairs[pixel], first_pairs[pixel + 1] - first_pairs[pixel],
             )  # fmt: skip
-        simd.turn_back(dx, n0 * pixels, pixels, work, sums, lanes, rows, pixels, lanes)
+        copies.turn_back(dx, n0 * pixels, pixels, work, sums, lanes, rows, pixels, lanes)

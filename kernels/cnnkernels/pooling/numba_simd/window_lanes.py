@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnkernels import jit, memory, parallel, records, simd
+from cnnkernels import copies, jit, memory, parallel, records, simd
 from cnnkernels.contract import MaxPool2D
 from cnnkernels.pooling.numba_simd import calls
 from cnnkernels.pooling.numba_simd.calls import COPY, NO_TABLE, ForwardCall, Launch
@@ -186,7 +186,7 @@ def _select(number, words, like, winner):  # type: ignore[no-untyped-def]
     for n in range(n0, n1):
         for block in range(blocks):
             p0, p1 = block * p_size // blocks, (block + 1) * p_size // blocks
-            simd.copy_phases(
+            copies.copy_phases(
                 work, 0, x, n * height * width, height, width, p0 * step_h - blocking.top,
                 -blocking.left, blocking.lines, step_h, step_w, pitch, phases, -np.inf, lanes,
             )  # fmt: skip
