@@ -1,41 +1,28 @@
-"""Direct convolution: the loops of `naive` in another order, compiled and run in threads.
+"""Direct convolution: the loops of `naive` as small matrix products, compiled and run in threads.
 
-The pixels that one tap of the window sees are gathered into a *line*, an element for each output
-pixel, zero where the tap lies on padding. Results are sums of weighted lines, or products of lines:
-the innermost loops go over contiguous elements, and compilers make vector instructions of them.
-Several lines are summed in one loop, so that a result is loaded and stored once for all of them.
+A tap is one place (r, s) in the window. Let `windows` be output pixels, each a row of K channels,
+`pixels` the input pixels that the tap shows them, each a row of C channels, and `weights` the tap's
+weights, (C, K). Then each direction adds up one product for each tap:
 
-Each result is computed by one thread, in an order that does not depend on the number of threads.
+    forward             windows += pixels @ weights
+    backward-data       pixels  += windows @ weights.T
+    backward-weights    weights += pixels.T @ windows
+
+Rows lie side by side in copies with channels last. One thread sums a result, in an order that does
+not depend on the number of threads.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from cnnkernels import geometry, jit, parallel
 from cnnkernels.arrays import empty, require
-from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
+from cnnkernels.contract import ALL, Array, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
 
-_LINE = 512
-"""Elements of a line, at least a row: eight lines fit into the nearest cache."""
-
-_UNROLLED = 64
-"""Lines have a multiple of these elements: compilers do as many in a turn, and the rest singly."""
-
-
-class _Window(NamedTuple):
-    """How the window slides: see `problem.SlidingWindow`."""
-
-    stride_h: int
-    stride_w: int
-    top: int
-    left: int
-    dilation_h: int
-    dilation_w: int
-    groups: int
+_Y, _X, _W = range(3)  # the results of forward, backward-data and backward-weights
+_tap_range = jit.inlined(geometry.tap_range)
 
 
 def unsupported(problem: Conv2D) -> None:
@@ -49,195 +36,117 @@ def cache_spec(problem: Conv2D) -> tuple[ArraySpec, ...]:
     return ()
 
 
-def forward(
-    problem: Conv2D, x: np.ndarray, w: np.ndarray, b: np.ndarray | None
-) -> tuple[np.ndarray, Cache]:
-    """Sum weighted lines of pixels; see `contract.Conv2DKernel.forward`."""
+def forward(problem: Conv2D, x: Array, w: Array, b: Array | None) -> tuple[Array, Cache]:
+    """Add pixels @ weights to the bias; see `contract.Conv2DKernel.forward`."""
     b = np.zeros(problem.out_channels, problem.dtype) if b is None else b
-    arrays = _checked(problem, x=x, w=w, b=b)
-    y = empty(problem.shapes.y, problem.dtype)
-    _forward(*arrays, y, _window(problem))
-    return y, ()
+    require("b", b, (problem.out_channels,), problem.dtype)
+    return _sum(problem, _Y, b[:, None, None], x, w), ()
 
 
 def backward(
-    problem: Conv2D,
-    dy: np.ndarray,
-    x: np.ndarray,
-    w: np.ndarray,
-    cache: Cache,
-    needs: Needs = ALL,
+    problem: Conv2D, dy: Array, x: Array, w: Array, cache: Cache, needs: Needs = ALL
 ) -> Conv2DGradients:
-    """Sum weighted lines of dy, and multiply them by lines of pixels; see `contract`."""
+    """Add up windows @ weights.T and pixels.T @ windows; see `contract.Conv2DKernel.backward`."""
     del cache
-    dx = dw = db = None
-    x, w, dy = _checked(problem, x=x, w=w, dy=dy)
-    lines = np.zeros((problem.out_channels, dy.size // problem.out_channels + _UNROLLED), dy.dtype)
-    lines[:, :-_UNROLLED] = dy.swapaxes(0, 1).reshape(problem.out_channels, -1)
-    lines = jit.constant(lines)
-    if needs.dx:
-        dx = empty(problem.shapes.x, problem.dtype)
-        _backward_data(lines, w, dx, *problem.shapes.y[2:], _window(problem))
-    if needs.dw:
-        dw = empty(problem.shapes.w, problem.dtype)
-        _backward_weights(lines, x, dw, *problem.shapes.y[2:], _window(problem))
-    if needs.db and problem.bias:
-        db = empty(problem.shapes.b, problem.dtype)
-        db[...] = dy.sum(axis=(0, 2, 3))
+    require("dy", dy, problem.shapes.y, problem.dtype)
+    dx = _sum(problem, _X, dy, 0, w) if needs.dx else None
+    dw = _sum(problem, _W, dy, x, 0) if needs.dw else None
+    biases = needs.db and problem.bias
+    db = dy.sum((0, 2, 3), out=empty(problem.shapes.b, problem.dtype)) if biases else None
     return Conv2DGradients(dx, dw, db)
 
 
-def _checked(problem: Conv2D, **arrays: np.ndarray) -> list[np.ndarray]:
-    """Return the arrays as compiled code may read them, once they fit the problem."""
-    shapes = problem.shapes._asdict() | {"b": (problem.out_channels,), "dy": problem.shapes.y}
-    for name, array in arrays.items():
-        require(name, array, shapes[name], problem.dtype)
-    return [jit.constant(array) for array in arrays.values()]
-
-
-def _window(problem: Conv2D) -> _Window:
+def _sum(problem: Conv2D, result: int, *arrays: Array) -> Array:
+    """Return one of y, x and w: what stands in its place, plus all products of the other two."""
+    shapes = problem.shapes.y, problem.shapes.x, problem.shapes.w
+    total = empty(shapes[result], problem.dtype)
+    total[...] = arrays[result]
+    y, x, w = (*arrays[:result], total, *arrays[result + 1 :])  # type: ignore[misc]
+    for name, array, shape in zip(("dy", "x", "w"), (y, x, w), shapes, strict=True):
+        require(name, array, shape, problem.dtype)
+    depthwise = problem.groups == problem.in_channels == problem.out_channels
+    groups = problem.groups if not depthwise else len(w) // 64 if len(w) % 64 == 0 else 1
+    w = w.reshape(groups, -1, *w.shape[1:])
+    turned = (0, 3, 4, 1, 2) if result == _X and not depthwise else (0, 3, 4, 2, 1)
+    views = _channels_last(y, groups), _channels_last(x, groups), w.transpose(turned)
+    copies = [view.copy() for view in views]
     (top, _), (left, _) = problem.padding
-    return _Window(*problem.stride, top, left, *problem.dilation, problem.groups)
+    axes = zip(problem.stride, problem.dilation, (top, left), y.shape[2:], x.shape[2:], strict=True)
+    _add_products(result, depthwise, parallel.threads(), *copies, *axes)
+    views[result][...] = copies[result]
+    return total
 
 
-# --------------------------------------------------------------------------------------------
-# compiled
-
-_tap_range = jit.inlined(geometry.tap_range)
-
-
-@jit.inlined
-def _rounded(size):  # type: ignore[no-untyped-def]
-    """Return the elements that a line has in all, zeros or what is ignored at its end."""
-    return (size + _UNROLLED - 1) // _UNROLLED * _UNROLLED
-
-
-@jit.inlined
-def _gather(line, x, channel, r, s, first, last, out_height, out_width, window):  # type: ignore[no-untyped-def]
-    """Set a line to the pixels that a tap sees, in output rows `first` to `last` of all images."""
-    _, _, height, width = x.shape
-    down, across = r * window.dilation_h - window.top, s * window.dilation_w - window.left
-    first_q, last_q = _tap_range(out_width, width, window.stride_w, across)
-    line[:] = 0
-    for row in range(first, last):
-        n, h = row // out_height, row % out_height * window.stride_h + down
-        if 0 <= h < height:
-            pixels, part = x[n, channel, h], line[(row - first) * out_width :]
-            for q in range(first_q, last_q):
-                part[q] = pixels[q * window.stride_w + across]
+def _channels_last(array: Array, groups: int) -> Array:
+    """Return a view (groups, N/4, H, W, 4, channels): four images, or fewer, side by side."""
+    batch, channels, height, width = array.shape
+    images = int(np.gcd(batch, 4))
+    shape = batch // images, images, groups, channels // groups, height, width
+    return array.reshape(shape).transpose(2, 0, 4, 5, 1, 3)
 
 
 @jit.inlined
-def _add(total, weights, lines, first):  # type: ignore[no-untyped-def]
-    """Add weighted lines, from element `first` on, to a line; eight at a time."""
-    count, last = len(weights), first + total.size
-    for i in range(0, count - 7, 8):
-        a, b, c, d, e, f, g, h = (
-            lines[i][first:last], lines[i + 1][first:last], lines[i + 2][first:last],
-            lines[i + 3][first:last], lines[i + 4][first:last], lines[i + 5][first:last],
-            lines[i + 6][first:last], lines[i + 7][first:last],
-        )  # fmt: skip
-        wa, wb, wc, wd, we, wf, wg, wh = (
-            weights[i], weights[i + 1], weights[i + 2], weights[i + 3],
-            weights[i + 4], weights[i + 5], weights[i + 6], weights[i + 7],
-        )  # fmt: skip
-        for j in range(total.size):
-            total[j] += wa * a[j] + wb * b[j] + wc * c[j] + wd * d[j]
-            total[j] += we * e[j] + wf * f[j] + wg * g[j] + wh * h[j]
-    for i in range(count - count % 8, count):
-        weight, line = weights[i], lines[i][first:last]
-        for j in range(total.size):
-            total[j] += weight * line[j]
+def _meet(tap, axis):  # type: ignore[no-untyped-def]
+    """Return the first window that sees a pixel by a tap, that pixel, and how many windows do."""
+    stride, dilation, before, windows, pixels = axis
+    first, last = _tap_range(windows, pixels, stride, tap * dilation - before)
+    return first, first * stride + tap * dilation - before, last - first
+
+
+@jit.spliced
+def _add_product(total, left, right):  # type: ignore[no-untyped-def]
+    """Add left @ right, four terms at a time: the total is loaded and stored once for all four."""
+    terms, columns = right.shape
+    for t in range(0, terms - 3, 4):
+        for i in range(len(total)):
+            for j in range(columns):
+                total[i, j] += left[i, t] * right[t, j] + left[i, t + 1] * right[t + 1, j]
+                total[i, j] += left[i, t + 2] * right[t + 2, j] + left[i, t + 3] * right[t + 3, j]
+    for t in range(terms - terms % 4, terms):
+        for i in range(len(total)):
+            for j in range(columns):
+                total[i, j] += left[i, t] * right[t, j]
 
 
 @parallel.kernel
-def _forward(x, w, b, y, window):  # type: ignore[no-untyped-def]
-    batch, filters, out_height, out_width = y.shape
-    _, group_channels, rows, cols = w.shape
-    group_filters, taps = filters // window.groups, group_channels * rows * cols
-    weights = w.reshape(filters, taps)
-    at_once = max(1, min(_LINE, 2**17 // group_filters) // out_width)  # sums stay in a cache, too
-    chunks = (batch * out_height + at_once - 1) // at_once
-    for chunk in numba.prange(chunks * window.groups):
-        group, first = chunk % window.groups, chunk // window.groups * at_once
-        last = min(first + at_once, batch * out_height)
-        lines = np.empty((8, _rounded((last - first) * out_width)), y.dtype)
-        sums = np.empty((group_filters, lines.shape[1]), y.dtype)
-        for i in range(group_filters):
-            sums[i] = b[group * group_filters + i]
-        for tap in range(0, taps, 8):
-            some = min(8, taps - tap)
-            for i in range(some):
-                c, r, s = (tap + i) // (rows * cols), (tap + i) // cols % rows, (tap + i) % cols
-                c += group * group_channels
-                _gather(lines[i], x, c, r, s, first, last, out_height, out_width, window)
-            for i in range(group_filters):
-                _add(sums[i], weights[group * group_filters + i, tap : tap + some], lines, 0)
-        for row in range(first, last):
-            n, p, begin = row // out_height, row % out_height, (row - first) * out_width
-            for i in range(group_filters):
-                y[n, group * group_filters + i, p] = sums[i, begin : begin + out_width]
-
-
-@parallel.kernel
-def _backward_data(dy, w, dx, out_height, out_width, window):  # type: ignore[no-untyped-def]
-    batch, channels, height, width = dx.shape
-    filters, group_channels, rows, cols = w.shape
-    group_filters = filters // window.groups
-    at_once = max(1, _LINE // out_width)
-    for channel in numba.prange(channels):
-        k, c = channel // group_channels * group_filters, channel % group_channels
-        total = np.empty(_rounded(at_once * out_width), dx.dtype)
-        dx[:, channel] = 0
-        for first in range(0, batch * out_height, at_once):
-            last = min(first + at_once, batch * out_height)
-            for r in range(rows):
-                down = r * window.dilation_h - window.top
-                for s in range(cols):
-                    across = s * window.dilation_w - window.left
-                    first_q, last_q = _tap_range(out_width, width, window.stride_w, across)
-                    line = total[: _rounded((last - first) * out_width)]
-                    line[:] = 0
-                    some = slice(k, k + group_filters)
-                    _add(line, w[some, c, r, s], dy[some], first * out_width)
-                    for row in range(first, last):
-                        h = row % out_height * window.stride_h + down
-                        if 0 <= h < height:
-                            pixels = dx[row // out_height, channel, h]
-                            part = line[(row - first) * out_width :]
-                            for q in range(first_q, last_q):
-                                pixels[q * window.stride_w + across] += part[q]
-
-
-@parallel.kernel
-def _backward_weights(dy, x, dw, out_height, out_width, window):  # type: ignore[no-untyped-def]
-    batch = x.shape[0]
-    filters, group_channels, rows, cols = dw.shape
-    group_filters, taps = filters // window.groups, group_channels * rows * cols
-    at_once = max(1, _LINE // out_width)
-    for block in numba.prange((taps + 3) // 4 * window.groups):
-        group, tap = block % window.groups, block // window.groups * 4
-        totals = np.zeros((group_filters, 4), dw.dtype)
-        lines = np.zeros((4, _rounded(at_once * out_width)), dw.dtype)
-        for first in range(0, batch * out_height, at_once):
-            last = min(first + at_once, batch * out_height)
-            for i in range(min(4, taps - tap)):
-                c, r, s = (tap + i) // (rows * cols), (tap + i) // cols % rows, (tap + i) % cols
-                c += group * group_channels
-                _gather(lines[i], x, c, r, s, first, last, out_height, out_width, window)
-            for i in range(group_filters):
-                begin, size = first * out_width, _rounded((last - first) * out_width)
-                gradients = dy[group * group_filters + i][begin : begin + size]
-                t0 = t1 = t2 = t3 = dw.dtype.type(0)
-                for j in range(gradients.size):
-                    t0 += gradients[j] * lines[0, j]
-                    t1 += gradients[j] * lines[1, j]
-                    t2 += gradients[j] * lines[2, j]
-                    t3 += gradients[j] * lines[3, j]
-                totals[i, 0] += t0
-                totals[i, 1] += t1
-                totals[i, 2] += t2
-                totals[i, 3] += t3
-        for i in range(group_filters):
-            by_tap = dw[group * group_filters + i].reshape(taps)
-            by_tap[tap : tap + 4] = totals[i, : min(4, taps - tap)]
+def _add_products(result, depthwise, threads, y, x, w, down, across):  # type: ignore[no-untyped-def]
+    """Add the products of all taps to one of y, x and w. A thread takes some of its rows."""
+    groups, batches, _, _, images, channels = x.shape
+    x = x.reshape(groups, batches, x.shape[2], x.shape[3] * images, channels)
+    y = y.reshape(groups, batches, y.shape[2], y.shape[3] * images, y.shape[5])
+    rows = np.array([r for r in range(w.shape[1]) if _meet(r, down)[2]])
+    columns = np.array([s for s in range(w.shape[2]) if _meet(s, across)[2]])
+    taps = len(rows) * len(columns)
+    tasks = taps if result == _W else threads
+    for task in numba.prange(groups * tasks):
+        group, mine = task // tasks, task % tasks
+        for tap in range(mine, mine + 1) if result == _W else range(taps):
+            r, s = rows[tap // len(columns)], columns[tap % len(columns)]
+            weights = w[group, r, s]
+            p, h, high = _meet(r, down)
+            q, v, wide = _meet(s, across)
+            run = wide if across[0] == 1 else 1
+            for n in range(batches):
+                for i in range(high):
+                    row = h + i * down[0] if result == _X else p + i
+                    if result != _W and (n + row) % threads != mine:
+                        continue
+                    for j in range(0, wide, run):
+                        at, of = (q + j) * images, (v + j * across[0]) * images
+                        windows = y[group, n, p + i, at : at + run * images]
+                        pixels = x[group, n, h + i * down[0], of : of + run * images]
+                        if depthwise:
+                            for m in range(len(pixels)):
+                                for c in range(channels):
+                                    if result == _Y:
+                                        windows[m, c] += pixels[m, c] * weights[0, c]
+                                    elif result == _X:
+                                        pixels[m, c] += windows[m, c] * weights[0, c]
+                                    else:
+                                        weights[0, c] += pixels[m, c] * windows[m, c]
+                        elif result == _Y:
+                            _add_product(windows, pixels, weights)
+                        elif result == _X:
+                            _add_product(pixels, windows, weights)
+                        else:
+                            _add_product(weights, pixels.T, windows)
