@@ -103,14 +103,14 @@ def numpy() -> Backend:
 
 
 def numba() -> Backend:
-    """Compiled loops of the definition, in threads."""
+    """Plain loops, compiled, in threads."""
     require_numba()
     from cnnkernels.convolution import numba_direct as convolution
     from cnnkernels.pooling import numba_direct as pooling
 
     return Backend(
         name="numba",
-        description="Numba: the definition's loops, compiled, in threads",
+        description="Numba: plain loops, compiled, in threads",
         convolution=convolution,
         pooling=pooling,
         arrays=NumpyArrays(),

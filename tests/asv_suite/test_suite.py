@@ -1,6 +1,7 @@
 """The benchmarks of the history: each runs once, what they use is frozen, what is wrong fails."""
 
 import ast
+import functools
 import itertools
 import json
 import os
@@ -37,7 +38,10 @@ def imported(path):
 
 
 def benchmarks():
-    """Yield each benchmark asv would find: class, method, parameters."""
+    """Yield each benchmark asv would find: class, method, parameters.
+
+    Those of the same parameters follow each other, for they are prepared once.
+    """
     for module in (layers, digits):
         for found in vars(module).values():
             if not isinstance(found, type) or found.__module__ != module.__name__:
@@ -46,7 +50,7 @@ def benchmarks():
             if not names:
                 continue
             params = found.params if isinstance(found.params[0], list) else [found.params]
-            for name, chosen in itertools.product(names, itertools.product(*params)):
+            for chosen, name in itertools.product(itertools.product(*params), names):
                 if chosen not in getattr(found, "skip_params", []):
                     yield pytest.param(
                         found, name, chosen, id=f"{found.__name__}.{name}-{'-'.join(chosen)}"
@@ -76,9 +80,10 @@ def expected_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def figures():
+def figures(expected_folder):
     """All figures of all cases, from one round of a call or two."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "expected_of", functools.partial(session.expected, expected_folder))
         patch.setattr(session, "ROUNDS", 1)
         patch.setattr(session, "SIDE_SECONDS", 0)
         return layers.measure()
