@@ -12,7 +12,7 @@ from cnnkernels import Needs, Unsupported, registry
 
 CONVOLUTIONS = [
     {},
-    {"stride": (2, 1), "padding": (1, 2)},
+    {"stride": (2, 1), "padding": (2, 1)},
     {"padding": "same"},
     {"padding": ((0, 2), (1, 0)), "dilation": (1, 2)},
     {"groups": 2, "padding": 1, "stride": 2},
