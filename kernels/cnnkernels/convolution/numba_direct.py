@@ -1,18 +1,15 @@
 """Direct convolution: the loops of `naive` as small matrix products, compiled and run in threads.
 
 A tap is one place (r, s) in the window. Let `windows` be output pixels, each a row of K channels,
-`pixels` the input pixels that the tap shows them, each a row of C channels, and `weights` the tap's
-weights, (C, K). Then each direction adds up one product for each tap:
+`pixels` the input pixels that they see through the tap, each a row of C channels, and `weights` the
+tap's weights, (C, K). Each direction adds up one product for each tap:
 
     forward             windows += pixels @ weights
     backward-data       pixels  += windows @ weights.T
     backward-weights    weights += pixels.T @ windows
 
-Rows lie side by side in copies with channels last. One thread sums a result, in an order that does
-not depend on the number of threads.
+The kernels work on copies with channels last. Threads share the results and never split a sum.
 """
-
-from __future__ import annotations
 
 import numba
 import numpy as np
@@ -22,11 +19,12 @@ from cnnkernels.arrays import empty, require
 from cnnkernels.contract import ALL, Array, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
 
 _Y, _X, _W = range(3)  # the results of forward, backward-data and backward-weights
+_BLOCK = 128  # channels of weight gradients at a time: more of them would leave the second cache
 _tap_range = jit.inlined(geometry.tap_range)
 
 
 def unsupported(problem: Conv2D) -> None:
-    """Return None: every problem can be done."""
+    """Return None: every problem is supported."""
     del problem
 
 
@@ -111,16 +109,16 @@ def _add_product(total, left, right):  # type: ignore[no-untyped-def]
 @parallel.kernel
 def _add_products(result, depthwise, threads, y, x, w, down, across):  # type: ignore[no-untyped-def]
     """Add the products of all taps to one of y, x and w. A thread takes some of its rows."""
-    groups, batches, _, _, images, channels = x.shape
-    x = x.reshape(groups, batches, x.shape[2], x.shape[3] * images, channels)
-    y = y.reshape(groups, batches, y.shape[2], y.shape[3] * images, y.shape[5])
+    groups, batches, _, _, _, channels = x.shape
     rows = np.array([r for r in range(w.shape[1]) if _meet(r, down)[2]])
     columns = np.array([s for s in range(w.shape[2]) if _meet(s, across)[2]])
     taps = len(rows) * len(columns)
-    tasks = taps if result == _W else threads
+    blocks = 1 if depthwise else (channels + _BLOCK - 1) // _BLOCK
+    tasks = taps * blocks if result == _W else threads
     for task in numba.prange(groups * tasks):
-        group, mine = task // tasks, task % tasks
-        for tap in range(mine, mine + 1) if result == _W else range(taps):
+        group, mine, first = task // tasks, task % tasks, task % blocks * _BLOCK
+        block = slice(first, first + _BLOCK)
+        for tap in range(mine // blocks, mine // blocks + 1) if result == _W else range(taps):
             r, s = rows[tap // len(columns)], columns[tap % len(columns)]
             weights = w[group, r, s]
             p, h, high = _meet(r, down)
@@ -132,9 +130,9 @@ def _add_products(result, depthwise, threads, y, x, w, down, across):  # type: i
                     if result != _W and (n + row) % threads != mine:
                         continue
                     for j in range(0, wide, run):
-                        at, of = (q + j) * images, (v + j * across[0]) * images
-                        windows = y[group, n, p + i, at : at + run * images]
-                        pixels = x[group, n, h + i * down[0], of : of + run * images]
+                        windows = y[group, n, p + i, q + j :][:run].reshape(-1, y.shape[5])
+                        pixels = x[group, n, h + i * down[0], v + j * across[0] :][:run]
+                        pixels = pixels.reshape(-1, channels)
                         if depthwise:
                             for m in range(len(pixels)):
                                 for c in range(channels):
@@ -149,4 +147,4 @@ def _add_products(result, depthwise, threads, y, x, w, down, across):  # type: i
                         elif result == _X:
                             _add_product(pixels, windows, weights)
                         else:
-                            _add_product(weights, pixels.T, windows)
+                            _add_product(weights[block], pixels[:, block].T, windows)
