@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= yes
 comma := ,
 EXTRAS := history$(comma)report$(comma)dev$(if $(filter no,$(TORCH)),,$(comma)torch)
-FIGURE := $(addprefix results/amd-epyc-znver4-2-cores/,compare-digits-2026-11-26.json time-resnet50-2026-11-26.json)
+FIGURE := $(addprefix results/amd-epyc-znver4-2-cores/,train-digits-2026-11-27.json time-resnet50-2026-11-27.json)
 STAMP := .venv/.installed-torch-$(TORCH)
 BIN := .venv/bin
 
