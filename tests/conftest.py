@@ -1,15 +1,19 @@
-"""A fixture of all rooms: a pipe that somebody reads."""
+"""What all tests share: threads that sleep while they wait, and a pipe with a reader."""
 
 import os
 
 import pytest
 
+# Two test processes share two cores. OpenMP threads spin while they wait for one another, and take
+# the core from the thread they wait for. Processes that tests start inherit this.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture
 def pipe(tmp_path):
-    """Return a named pipe, and a function that returns what was written to it since it was asked.
+    """Return a named pipe, and a function that returns what was written since its last call.
 
-    Its reader is there from the beginning, so that nobody waits for it.
+    A reader is open from the beginning, so that no writer waits for one.
     """
     path = tmp_path / "pipe"
     os.mkfifo(path)

@@ -93,6 +93,7 @@ def figures(expected_folder):
 @pytest.mark.parametrize(("group", "name", "chosen"), list(benchmarks()))
 def test_every_benchmark_runs_once(group, name, chosen, expected_folder, figures, monkeypatch):
     monkeypatch.chdir(expected_folder)
+    monkeypatch.setattr(digits, "EPOCHS", 4)  # enough to learn
     benchmark = group()
     arguments = chosen
     if getattr(group, "setup_cache", None) is layers.measure:

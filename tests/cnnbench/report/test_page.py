@@ -48,8 +48,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        # Threads of PyTorch's that spin for one another stand still where other tests have a core.
-        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
         words = "compare --quick --threads 2 --backends numpy,torch-cpu --json run.json"
         patch.setattr("sys.argv", ["cnnbench", *words.split()])
         with pytest.raises(SystemExit, match=r"^0$"):
