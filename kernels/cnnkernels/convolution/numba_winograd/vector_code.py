@@ -1,0 +1,383 @@
+"""Vectors of tiles: the transforms, and pixels sorted into tiles and back, as LLVM IR.
+
+A lane is a tile, a filter or a channel. Vectors are explicit, so that neither the vectorizer nor an
+environment variable decides what they become. Arrays are flat, and an index names the first lane.
+`outputs` is the m of F(m, 3), one of `transforms.POINTS`; it is known when a kernel runs, and the
+code of each is emitted beside the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from cnnkernels import simd
+from cnnkernels.convolution.numba_winograd.transforms import (
+    POINTS,
+    TAPS,
+    Matrix,
+    Transforms,
+    transforms,
+)
+
+_WORD = ir.IntType(64)
+
+
+@intrinsic
+def transform_images(  # type: ignore[no-untyped-def]
+    typingctx, outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column
+):
+    """Set V = B^T d B: `d` and `V` are t x t vectors, at a row's and a column's distance."""
+    kinds = (outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column)
+    return _transform(typingctx, kinds, lambda given: (given.image, ()))
+
+
+@intrinsic
+def transform_weights(  # type: ignore[no-untyped-def]
+    typingctx, outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column
+):
+    """Set U = G g G^T: of 3 x 3 vectors t x t."""
+    kinds = (outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column)
+    return _transform(typingctx, kinds, lambda given: (given.weights, given.denominators))
+
+
+@intrinsic
+def transform_back(  # type: ignore[no-untyped-def]
+    typingctx, outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column
+):
+    """Set y = A^T M A: of t x t vectors m x m."""
+    kinds = (outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column)
+    return _transform(typingctx, kinds, lambda given: (given.output, ()))
+
+
+@intrinsic
+def transform_gradients(  # type: ignore[no-untyped-def]
+    typingctx, outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column
+):
+    """Transform m x m gradients of outputs to t x t vectors, for the gradient of the weights."""
+    kinds = (outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column)
+    return _transform(typingctx, kinds, lambda given: (given.gradient, ()))
+
+
+@intrinsic
+def transform_weights_back(  # type: ignore[no-untyped-def]
+    typingctx, outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column
+):
+    """Transform t x t sums, divided by `divide_sums`, to the gradients of 3 x 3 weights."""
+    kinds = (outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column)
+    return _transform(typingctx, kinds, lambda given: (given.weights_back, ()))
+
+
+@intrinsic
+def divide_sums(typingctx, outputs, of, of_first, of_row, of_column):  # type: ignore[no-untyped-def]
+    """Divide t x t vectors by their denominators, where they are.
+
+    It stands apart from `transform_weights_back`, and in a loop of its own: a product that is added
+    at once may become an FMA, which does not round it, and what could be an integer is none.
+    """
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        queue = _Queue(context, builder, signature, arguments)
+        m, source, row, column = queue.word(), queue.place(), queue.word(), queue.word()
+        for outputs in _each_tile(builder, m):
+            denominators = transforms(outputs).denominators
+            for i, one in enumerate(denominators):
+                for j, other in enumerate(denominators):
+                    if one * other != 1:
+                        place = _at(builder, source, row, i, column, j)
+                        divided = _scaled(builder, _load(builder, place), 1 / (one * other))
+                        _store(builder, divided, place)
+        return context.get_dummy_value()
+
+    return types.void(outputs, of, of_first, of_row, of_column), emit
+
+
+@intrinsic
+def load_phases(  # type: ignore[no-untyped-def]
+    typingctx, outputs, of, of_first, begin, end, to, to_first, to_phase
+):
+    """Sort a run of pixels into the columns of tiles that overlap.
+
+    Column q of the tile in a lane is pixel ``lane * m + q`` of the run, for q < t; the last lane
+    lacks columns m and m + 1. Pixels outside ``begin <= pixel < end`` are zero and not read.
+    """
+    del typingctx
+    kinds = (outputs, of, of_first, begin, end, to, to_first, to_phase)
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        queue = _Queue(context, builder, signature, arguments)
+        m, source = queue.word(), queue.place()
+        begin, end, target, phase = queue.word(), queue.word(), queue.place(), queue.word()
+        for outputs in _each_tile(builder, m):
+            vectors = [_load_masked(builder, source, v, begin, end) for v in range(outputs)]
+            phases = _parted(builder, vectors)
+            phases += [_moved(builder, vector) for vector in phases[: TAPS - 1]]
+            for q, vector in enumerate(phases):
+                place = builder.gep(target, [builder.mul(phase, _WORD(q))])
+                _store(builder, vector, place)
+        return context.get_dummy_value()
+
+    return types.void(*kinds), emit
+
+
+@intrinsic
+def store_pixels(  # type: ignore[no-untyped-def]
+    typingctx, outputs, of, of_first, of_phase, bias, to, to_first
+):
+    """Sort columns of tiles into a run of pixels, and add a bias to each: lanes * m pixels."""
+    del typingctx
+    kinds = (outputs, of, of_first, of_phase, bias, to, to_first)
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        queue = _Queue(context, builder, signature, arguments)
+        m, source, phase, bias = queue.word(), queue.place(), queue.word(), queue.value()
+        target = queue.place()
+        count = _vector_of(source).count
+        for outputs in _each_tile(builder, m):
+            phases = [
+                _load(builder, builder.gep(source, [builder.mul(phase, _WORD(q))]))
+                for q in range(outputs)
+            ]
+            addend = simd.splat(builder, bias, count)
+            for v, vector in enumerate(_joined(builder, phases)):
+                place = builder.gep(target, [_WORD(v * count)])
+                _store(builder, builder.fadd(vector, addend), place)
+        return context.get_dummy_value()
+
+    return types.void(*kinds), emit
+
+
+@intrinsic
+def copy_masked(typingctx, to, to_first, of, of_first, count):  # type: ignore[no-untyped-def]
+    """Copy the first `count` lanes of a vector; what lies beyond is neither read nor written."""
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        queue = _Queue(context, builder, signature, arguments)
+        target, source, count = queue.place(), queue.place(), queue.word()
+        vector = _load_masked(builder, source, 0, _WORD(0), count)
+        mask = _mask(builder, vector.type.count, 0, _WORD(0), count)
+        place = builder.bitcast(target, vector.type.as_pointer())
+        _masked(builder, "store", vector.type)(vector, place, mask)
+        return context.get_dummy_value()
+
+    return types.void(to, to_first, of, of_first, count), emit
+
+
+# --------------------------------------------------------------------------------------------
+
+_Choice = Callable[[Transforms], tuple[Matrix, Sequence[Fraction]]]
+"""A matrix, and the denominators of its products."""
+
+
+def _transform(typingctx: Any, kinds: tuple[Any, ...], choose: _Choice) -> Any:
+    """Return signature and code of a transform of both axes: rows, then columns."""
+    del typingctx
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        queue = _Queue(context, builder, signature, arguments)
+        m = queue.word()
+        source, of_row, of_column = queue.place(), queue.word(), queue.word()
+        target, to_row, to_column = queue.place(), queue.word(), queue.word()
+
+        for outputs in _each_tile(builder, m):
+            matrix, dividing = choose(transforms(outputs))
+            size, made = len(matrix[0]), len(matrix)
+            rows = []
+            for i in range(size):
+                places = [_at(builder, source, of_row, i, of_column, j) for j in range(size)]
+                row = [_load(builder, place) for place in places]
+                rows.append(_multiply(builder, matrix, row))
+            for q in range(made):
+                column = _multiply(builder, matrix, [rows[i][q] for i in range(size)])
+                for p, vector in enumerate(column):
+                    if dividing:
+                        vector = _scaled(builder, vector, 1 / (dividing[p] * dividing[q]))
+                    _store(builder, vector, _at(builder, target, to_row, p, to_column, q))
+        return context.get_dummy_value()
+
+    return types.void(*kinds), emit
+
+
+def _at(builder: Any, place: Any, row: Any, i: int, column: Any, j: int) -> Any:
+    """Return the address some rows and columns away."""
+    index = builder.add(builder.mul(row, _WORD(i)), builder.mul(column, _WORD(j)))
+    return builder.gep(place, [index])
+
+
+def _multiply(builder: Any, matrix: Matrix, vectors: list[Any]) -> list[Any]:
+    """Emit the product of a matrix and vectors.
+
+    Two rows that differ in signs alone, as those of opposite points do, share their sums: of what
+    has the same sign in both, and of what has not.
+    """
+    products: list[Any] = []
+    while len(products) < len(matrix):
+        one = matrix[len(products)]
+        other = matrix[len(products) + 1] if len(products) + 1 < len(matrix) else None
+        if other is None or tuple(map(abs, one)) != tuple(map(abs, other)) or one == other:
+            products.append(_sum(builder, one, vectors))
+            continue
+        same = _sum(builder, _half(one, other, 1), vectors)
+        opposite = _sum(builder, _half(one, other, -1), vectors)
+        products += [builder.fadd(same, opposite), builder.fsub(same, opposite)]
+    return products
+
+
+def _half(one: Sequence[Fraction], other: Sequence[Fraction], sign: int) -> list[Fraction]:
+    return [(a + sign * b) / 2 for a, b in zip(one, other, strict=True)]
+
+
+def _sum(builder: Any, factors: Sequence[Fraction], vectors: list[Any]) -> Any:
+    """Emit a sum of vectors times factors; terms without a multiplication come first."""
+    terms = [(factor, vector) for factor, vector in zip(factors, vectors, strict=True) if factor]
+    sizes = {abs(factor) for factor, _ in terms}
+    common = sizes.pop() if len(sizes) == 1 else Fraction(1)
+    total = None
+    for factor, vector in sorted(terms, key=lambda term: (abs(term[0]) != 1, term[0] < 0)):
+        factor /= common
+        if total is None:
+            total = _scaled(builder, vector, factor)
+        elif factor == 1:
+            total = builder.fadd(total, vector)
+        elif factor == -1:
+            total = builder.fsub(total, vector)
+        else:
+            scale = _constant(vector.type, factor)
+            total = builder.call(simd.fma(builder, vector.type), [scale, vector, total])
+    return _scaled(builder, total, common)
+
+
+def _scaled(builder: Any, vector: Any, factor: Fraction) -> Any:
+    return vector if factor == 1 else builder.fmul(vector, _constant(vector.type, factor))
+
+
+def _constant(vector: Any, value: Fraction) -> ir.Constant:
+    return ir.Constant(vector, [float(value)] * vector.count)
+
+
+def _parted(builder: Any, vectors: list[Any]) -> list[Any]:
+    """Return every n-th lane of n vectors in a row, from each of the first n lanes on."""
+    if len(vectors) == 1:
+        return vectors
+    pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
+    even, odd = (
+        _parted(builder, [_shuffled(builder, a, b, range(first, 2 * a.type.count, 2))
+                          for a, b in pairs])
+        for first in (0, 1)
+    )  # fmt: skip
+    return [vector for pair in zip(even, odd, strict=True) for vector in pair]
+
+
+def _joined(builder: Any, phases: list[Any]) -> list[Any]:
+    """Return n vectors in a row, of which every n-th lane is that of a phase: `_parted` undone."""
+    if len(phases) == 1:
+        return phases
+    even, odd = _joined(builder, phases[::2]), _joined(builder, phases[1::2])
+    joined = []
+    for a, b in zip(even, odd, strict=True):
+        count = a.type.count
+        lanes = [lane + count * which for lane in range(count) for which in (0, 1)]
+        joined += [_shuffled(builder, a, b, half) for half in (lanes[:count], lanes[count:])]
+    return joined
+
+
+def _moved(builder: Any, vector: Any) -> Any:
+    """Return a vector with each lane's successor in it, and zero in the last."""
+    zeros = ir.Constant(vector.type, None)
+    return _shuffled(builder, vector, zeros, range(1, vector.type.count + 1))
+
+
+def _shuffled(builder: Any, one: Any, other: Any, lanes: Sequence[int]) -> Any:
+    kind = ir.VectorType(ir.IntType(32), len(lanes))
+    return builder.shuffle_vector(one, other, ir.Constant(kind, list(lanes)))
+
+
+def _mask(builder: Any, count: int, number: int, begin: Any, end: Any) -> Any:
+    """Return which lanes of a run's vector lie between two pixels."""
+    kind = ir.VectorType(_WORD, count)
+    pixel = ir.Constant(kind, [number * count + lane for lane in range(count)])
+    return builder.and_(
+        builder.icmp_signed(">=", pixel, simd.splat(builder, begin, count)),
+        builder.icmp_signed("<", pixel, simd.splat(builder, end, count)),
+    )
+
+
+def _load_masked(builder: Any, place: Any, number: int, begin: Any, end: Any) -> Any:
+    """Load a vector of a run of pixels, with zeros for what is not between two pixels."""
+    vector = _vector_of(place)
+    mask = _mask(builder, vector.count, number, begin, end)
+    place = builder.gep(place, [_WORD(number * vector.count)])
+    place = builder.bitcast(place, vector.as_pointer())
+    return _masked(builder, "load", vector)(place, mask)
+
+
+def _masked(builder: Any, what: str, vector: Any) -> Callable[..., Any]:
+    """Return what emits a masked load of (place, mask), or store of (vector, place, mask)."""
+    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    mask, aligned = ir.VectorType(ir.IntType(1), vector.count), ir.IntType(32)
+    name = f"llvm.masked.{what}.v{vector.count}f{bits}.p0"
+    if what == "load":
+        kind = ir.FunctionType(vector, [vector.as_pointer(), aligned, mask, vector])
+    else:
+        kind = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), aligned, mask])
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    size = aligned(bits // 8)
+    if what == "load":
+        zeros = ir.Constant(vector, None)
+        return lambda place, mask: builder.call(function, [place, size, mask, zeros])
+    return lambda value, place, mask: builder.call(function, [value, place, size, mask])
+
+
+def _vector_of(place: Any) -> Any:
+    element = place.type.pointee
+    size = 4 if isinstance(element, ir.FloatType) else 8
+    return ir.VectorType(element, simd.lanes(size))
+
+
+def _load(builder: Any, place: Any) -> Any:
+    return simd.load_vector(builder, builder.bitcast(place, _vector_of(place).as_pointer()))
+
+
+def _store(builder: Any, vector: Any, place: Any) -> None:
+    place = builder.bitcast(place, vector.type.as_pointer())
+    builder.store(vector, place, align=simd.alignment(place))
+
+
+def _each_tile(builder: Any, outputs: Any) -> Iterator[int]:
+    """Yield sizes of tiles, each to be emitted where the code of that size stands."""
+    done = builder.append_basic_block("tile.done")
+    switch = builder.switch(outputs, done)
+    for size in POINTS:
+        block = builder.append_basic_block(f"tile.{size}")
+        switch.add_case(_WORD(size), block)
+        builder.position_at_end(block)
+        yield size
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
+class _Queue:
+    """The arguments of an intrinsic, taken one after another."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        self._context, self._builder = context, builder
+        self._pairs = list(zip(signature.args, arguments, strict=True))
+
+    def value(self) -> Any:
+        return self._pairs.pop(0)[1]
+
+    def word(self) -> Any:
+        return simd.cast_word(self._context, self._builder, *self._pairs.pop(0))
+
+    def place(self) -> Any:
+        """Take an array and an index, as the address of the element."""
+        data = simd.data_of(self._context, self._builder, *self._pairs.pop(0))
+        return self._builder.gep(data, [self.word()])

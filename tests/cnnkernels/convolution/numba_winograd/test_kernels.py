@@ -1,0 +1,162 @@
+"""Winograd's kernels: exact where every number in between is an integer, bounded elsewhere."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cnnkernels.conformance import reference
+from cnnkernels.conformance.fills import rounding
+from cnnkernels.contract import Conv2D, Needs
+from cnnkernels.descriptor import parse
+
+numba = pytest.importorskip("numba")
+winograd = pytest.importorskip("cnnkernels.convolution.numba_winograd")
+accuracy = pytest.importorskip("cnnkernels.convolution.numba_winograd.accuracy")
+parallel = pytest.importorskip("cnnkernels.parallel")
+
+CASES = {
+    "one tile": "mb1ic1ih4oc1kh3ph1",
+    "one pixel": "mb1ic2ih1oc3kh3ph1",
+    "no padding, one output": "mb1ic1ih3oc1kh3ph0",
+    "whole tiles, one unit": "mb2ic3ih8oc5kh3ph1",
+    "tiles cut at both edges": "mb1ic17ih31iw45oc9kh3ph0",
+    "padding of two": "mb1ic5ih13oc3kh3ph2",
+    "padding on some sides": "mb2ic6ih9iw6oc7oh8ow7kh3ph0pw2",
+    "groups": "g2mb3ic8ih7oc10kh3ph1",
+    "depthwise": "g9mb2ic9ih10oc9kh3ph1",
+    "runs longer than a vector": "mb1ic2ih6iw150oc4kh3ph1",
+    "several units": "mb5ic4ih25oc18kh3ph1",
+    "several packs, more weights than pixels": "mb1ic40ih4oc70kh3ph1",
+    "several blocks of channels and filters": "mb2ic80ih6oc130kh3ph1",
+    "no images": "mb0ic3ih5oc4kh3ph1",
+}
+
+
+def of_dtype(descriptor, dtype):
+    return parse(descriptor + ("f64" if dtype == "float64" else ""))
+
+
+def results(kernel, problem, x, w, b, dy):
+    y, cache = kernel.forward(problem, x, w, b)
+    gradients = kernel.backward(problem, dy, x, w, cache)
+    return {"y": y, **gradients._asdict()}
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_integers_give_integers_exactly(case, outputs):
+    problem = of_dtype(CASES[case], "float64")
+    random = np.random.default_rng(1)
+    x, w, b, dy = (random.integers(-4, 5, shape).astype("f8") for shape in problem.shapes)
+    kernel, multiple = winograd.Winograd(outputs), accuracy.integral(outputs)
+    got = results(kernel, problem, x, w * multiple, b, dy)
+    right = reference.convolution(problem, x, w * multiple, b, dy)
+    for name in ("y", "dx", "db"):
+        np.testing.assert_array_equal(got[name], getattr(right, name), err_msg=name)
+    got = results(kernel, problem, x, w, b, dy * multiple)
+    right = reference.convolution(problem, x, w, b, dy * multiple)
+    np.testing.assert_array_equal(got["dw"], right.dw)
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+def test_integers_are_exact_in_float32_as_far_as_it_goes(outputs):
+    problem = Conv2D(1, 7, 9, 10, 5, 3, padding=1)
+    random = np.random.default_rng(1)
+    x, w, b, dy = (random.choice([-1, 1], shape).astype("f4") for shape in problem.shapes)
+    multiple = accuracy.integral(outputs)
+    sizes = accuracy.magnitudes(problem, outputs, x, w * multiple, b, dy)
+    assert max(sizes.y.max(), sizes.dx.max()) <= 2**24
+    got = results(winograd.Winograd(outputs), problem, x, w * multiple, b, dy)
+    right = reference.convolution(problem, x, w * multiple, b, dy)
+    for name in ("y", "dx"):
+        np.testing.assert_array_equal(got[name], getattr(right, name), err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("outputs", [2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_errors_are_within_the_bound(case, outputs, dtype):
+    problem = of_dtype(CASES[case], dtype)
+    random = np.random.default_rng(2)
+    x, w, b, dy = (random.standard_normal(shape).astype(dtype) for shape in problem.shapes)
+    got = results(winograd.Winograd(outputs), problem, x, w, b, dy)
+    right = reference.convolution(problem, x, w, b, dy)
+    sizes = accuracy.magnitudes(problem, outputs, x, w, b, dy)
+    counts = accuracy.roundings(problem, outputs)
+    for (name, size), count in zip(sizes._asdict().items(), counts, strict=True):
+        assert got[name].dtype == dtype
+        error = np.abs(got[name] - getattr(right, name))
+        assert (error <= size * rounding(dtype, count)).all(), name
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+@pytest.mark.parametrize("case", ["several units", "several blocks of channels and filters"])
+def test_bits_do_not_depend_on_threads(case, outputs):
+    problem = parse(CASES[case])
+    random = np.random.default_rng(3)
+    arrays = [random.standard_normal(shape).astype("f4") for shape in problem.shapes]
+    found = []
+    most = parallel.most_threads()
+    try:
+        for threads in (1, most):
+            numba.set_num_threads(threads)
+            found.append(results(winograd.Winograd(outputs), problem, *arrays))
+    finally:
+        numba.set_num_threads(most)
+    for name in found[0]:
+        np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=name)
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+def test_a_pixel_that_is_no_number_spoils_its_tiles_alone(outputs):
+    problem = Conv2D(2, 3, 24, 40, 2, 3, padding=1)
+    random = np.random.default_rng(4)
+    x, w, b, _ = (random.integers(-2, 3, shape).astype("f8") for shape in problem.shapes)
+    w *= accuracy.integral(outputs)
+    problem = Conv2D(2, 3, 24, 40, 2, 3, padding=1, dtype="float64")
+    kernel = winograd.Winograd(outputs)
+    right, _ = kernel.forward(problem, x, w, b)
+    for value in (np.nan, np.inf):
+        x[1, 2, 13, 22] = value
+        got, _ = kernel.forward(problem, x, w, b)
+        assert not np.isfinite(got[1, :, 12:15, 21:24]).any()
+        spoilt = np.zeros(got.shape, bool)
+        for p, q in itertools.product((12, 14), (21, 23)):
+            rows, columns = (slice(at // outputs * outputs, at // outputs * outputs + outputs)
+                             for at in (p, q))  # fmt: skip
+            spoilt[1, :, rows, columns] = True
+        np.testing.assert_array_equal(got[~spoilt], right[~spoilt])
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+def test_each_gradient_can_be_asked_for_alone(outputs):
+    problem = parse(CASES["groups"])
+    random = np.random.default_rng(5)
+    x, w, b, dy = (random.standard_normal(shape).astype("f4") for shape in problem.shapes)
+    kernel = winograd.Winograd(outputs)
+    del b
+    everything = kernel.backward(problem, dy, x, w, ())
+    for name in Needs._fields:
+        alone = kernel.backward(problem, dy, x, w, (), Needs(*(name == n for n in Needs._fields)))
+        for other in Needs._fields:
+            if other == name:
+                np.testing.assert_array_equal(
+                    getattr(alone, name), getattr(everything, name), err_msg=name
+                )
+            else:
+                assert getattr(alone, other) is None
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "reason"),
+    [
+        ("mb1ic1ih5oc1kh5ph2", "needs a 3x3 kernel, got 5x5"),
+        ("mb1ic1ih5oc1kh3kw1ph1pw0", "needs a 3x3 kernel, got 3x1"),
+        ("mb1ic1ih5oc1oh3kh3sh2ph1", "needs stride 1 and dilation 1"),
+        ("mb1ic1ih5oc1kh3ph2dh1", "needs stride 1 and dilation 1"),
+        ("g8192mb1ic8192ih1oc8192kh3ph1", "its transforms would take"),
+    ],
+)
+def test_other_windows_are_unsupported(descriptor, reason):
+    assert reason in winograd.Winograd(4).unsupported(parse(descriptor))
