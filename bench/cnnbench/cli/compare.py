@@ -49,7 +49,7 @@ def compare(
 
     The layers are timed on one thread, too, in a few rounds: the page shows what more threads gain.
     """
-    from cnnbench import results, speed, trainings
+    from cnnbench import estimate, results, speed, trainings
     from cnnbench.budget import QUICK, SHORT
     from cnnbench.digits.recipes import RECIPES
     from cnnbench.digits.trainers import PROGRAMS
@@ -65,7 +65,9 @@ def compare(
     keep(run, "compare", "digits", json_file, save, machine)
     budget = QUICK if quick else SHORT
     digits, recipe = case_sets("digits", None, None), RECIPES["digits"]
-    with recording(run), progress_bar() as progress, temporary_folder() as caches:
+    seconds = estimate.of_timing(digits, len(kernels), 1, budget)
+    seconds += estimate.of_training(len(names), 1, budget)
+    with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
         speed.time(run, digits, kernels, [count], baseline, budget, progress, caches)
         if count > 1:
             speed.time_on_one_thread(run, digits, baseline, budget, progress, caches)

@@ -69,7 +69,7 @@ def recommend(
     """Choose a backend for each layer of a network; write a plan."""
     import dataclasses
 
-    from cnnbench import results
+    from cnnbench import estimate, results
     from cnnbench.budget import Budget
     from cnnbench.digits import data as digits
     from cnnbench.digits.network import ARCHITECTURES
@@ -111,11 +111,12 @@ def recommend(
     budget = Budget(seconds=2.0, call_seconds=choose.budget(network))
     if quick:
         budget = dataclasses.replace(budget, rounds=LEAST_ROUNDS, seconds=0.7)
+    seconds = estimate.of_timing([network.cases], len(names), 1, budget)
     console = console_of_text()
     with (
         hearing(run) as heard,
         recording(run),
-        progress_bar() as progress,
+        progress_bar(seconds) as progress,
         temporary_folder() as caches,
     ):
         found = choose.recommend(

@@ -13,7 +13,7 @@ import typer
 from cnnbench.cli import signals
 
 if TYPE_CHECKING:
-    from cnnbench.report.progress import ProgressBar
+    from cnnbench.cli.progress import ProgressBar
     from cnnbench.results import Run
 
 OWN_FOLDER = Path(".cnnbench")
@@ -95,11 +95,11 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[ProgressBar]:
-    """Yield the progress of a run, shown on standard error."""
-    from cnnbench.report.progress import ProgressBar
+def progress_bar(seconds: float | None = None) -> Iterator[ProgressBar]:
+    """Yield the progress of a run, shown on standard error after its estimated duration."""
+    from cnnbench.cli.progress import ProgressBar
 
-    with ProgressBar() as bar:
+    with ProgressBar(seconds) as bar:
         yield bar
 
 

@@ -39,7 +39,7 @@ def time(
 
     Every direction is timed: forward, and each gradient.
     """
-    from cnnbench import speed
+    from cnnbench import estimate, speed
     from cnnbench.budget import QUICK, Budget
 
     sets, counts = case_sets(cases, batch, dtype), thread_counts(threads)
@@ -47,7 +47,8 @@ def time(
     run = new_run()
     keep(run, "time", subject(sets), json_file, save, machine)
     budget = QUICK if quick else Budget()
-    with recording(run), progress_bar() as progress, temporary_folder() as caches:
+    seconds = estimate.of_timing(sets, len(names), len(counts), budget)
+    with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
         speed.time(run, sets, names, counts, baseline, budget, progress, caches)
     show_times(console_of_text(), run.rows, run.environment)
     finish(run)

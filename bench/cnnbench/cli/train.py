@@ -79,7 +79,7 @@ def train(
     """
     import dataclasses
 
-    from cnnbench import results, trainings
+    from cnnbench import estimate, results, trainings
     from cnnbench.budget import QUICK, Budget
     from cnnbench.digits import data as images
     from cnnbench.digits.recipes import RECIPES
@@ -137,7 +137,8 @@ def train(
         budget = QUICK if quick else Budget()
         with hearing(run) as heard, following(plan, force, counts):
             keep(run, "train", subject, json_file, save, machine)
-            with recording(run), progress_bar() as progress, temporary_folder() as caches:
+            seconds = None if full else estimate.of_training(len(names), len(counts), budget)
+            with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
                 trainings.train(
                     run, names, counts, baseline, chosen, full, budget, progress, caches
                 )
