@@ -28,6 +28,13 @@ _LONGEST = 60
 """Letters of a subject in a file's name, at the most."""
 
 
+TOO_SLOW = "too slow"
+"""Begins the reason of a row whose call was skipped: 'too slow (about 13 min)'."""
+
+_SLOW = re.compile(rf"{TOO_SLOW} \(about ([\d.e+]+) (s|min|h)\)")
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
 class ResultsError(OSError):
     """Results that cannot be written or read; the message says where and what to do."""
 
@@ -116,6 +123,12 @@ class Row:
         self.first_call_seconds = self.cached_first_call_seconds = None
         self.ratio = self.ratio_low = self.ratio_high = self.verdict = self.extra_bytes = None
 
+    @property
+    def why(self) -> str:
+        """The outcome of a row that is not ok, with the reason: 'wrong: y[0] is 1, not 2'."""
+        word = "skipped" if self.reason.startswith(TOO_SLOW) else self.outcome
+        return f"{word}: {self.reason}"
+
     def as_json(self) -> dict[str, Any]:
         """Return the row as it is written: the details beside the other fields."""
         plain = asdict(self)
@@ -129,6 +142,49 @@ class Row:
             **{key: value for key, value in plain.items() if key in known},
             details={key: value for key, value in plain.items() if key not in known},
         )
+
+
+def reasons(rows: Iterable[Row]) -> list[str]:
+    """Return why rows are not ok, one line for each backend and reason.
+
+    Calls that were too slow share one line a backend, with the longest time.
+    """
+    known = [row for row in rows if row.problem]
+    lines = []
+    for backend in dict.fromkeys(row.backend for row in known):
+        cases = dict.fromkeys((row.case, row.threads) for row in known if row.backend == backend)
+        by_why: dict[str, dict[tuple[str, int], str]] = {}
+        for row in known:
+            if row.backend == backend and row.outcome != "ok":
+                why = f"skipped: {TOO_SLOW}" if row.reason.startswith(TOO_SLOW) else row.why
+                by_why.setdefault(why, {})[row.case, row.threads] = row.reason
+        for why, found in by_why.items():
+            if why == f"skipped: {TOO_SLOW}":
+                line = f"{backend}: skipped: {longest(found.values())}"
+                part = f", {len(found)} of {len(cases)} cases"
+            else:
+                line = f"{backend}: {why}"
+                part = f" (on {_some([case for case, _ in found])})"
+            lines.append(line if len(found) == len(cases) else line + part)
+    return lines
+
+
+def longest(slow: Iterable[str]) -> str:
+    """Return one reason for several calls that were too slow: 'too slow (up to about 13 min)'."""
+    different = list(dict.fromkeys(slow))
+
+    def seconds(reason: str) -> float:
+        matched = _SLOW.fullmatch(reason)
+        return float(matched[1]) * _UNITS[matched[2]] if matched else 0.0
+
+    last = max(different, key=seconds)
+    return last if len(different) == 1 else last.replace("(about", "(up to about")
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    different = list(dict.fromkeys(names))
+    rest = len(different) - most
+    return ", ".join(different[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @dataclass

@@ -28,7 +28,7 @@ from cnnbench.cli.runs import (
     recording,
     temporary_folder,
 )
-from cnnbench.cli.tables import console_of_text, rows_of_layers, show_times
+from cnnbench.cli.tables import console_of_text, rows_of_layers, show_checks, show_times
 
 
 def compare(
@@ -73,8 +73,7 @@ def compare(
             speed.time_on_one_thread(run, digits, baseline, budget, progress, caches)
         trainings.train(run, names, [count], baseline, recipe, False, budget, progress, caches)
     rows = [row for row in run.rows if row.threads == count]
-    for sheet in tables.check_sheets(rows_of_layers(rows)):
-        tables.show(console, sheet)
+    show_checks(console, rows_of_layers(rows))
     show_times(console, rows, run.environment)
     tables.show(console, tables.train_sheet(rows))
     floor = run.environment["aa_floor"][str(count)]

@@ -9,7 +9,13 @@ import typer
 
 from cnnbench.cli.plans import show_warnings
 from cnnbench.cli.runs import OWN_FOLDER
-from cnnbench.cli.tables import console_of_text, rows_of_layers, show_recommendation, show_times
+from cnnbench.cli.tables import (
+    console_of_text,
+    rows_of_layers,
+    show_checks,
+    show_recommendation,
+    show_times,
+)
 
 
 def show(
@@ -33,8 +39,7 @@ def show(
         show_warnings(console, where.get("warnings", []))
         return
     if any(row.seconds is None or row.op != "train" for row in run.rows):
-        for sheet in tables.check_sheets(rows_of_layers(run.rows)):
-            tables.show(console, sheet)
+        show_checks(console, rows_of_layers(run.rows))
     show_times(console, run.rows, run.environment)
     for count in dict.fromkeys(row.threads for row in run.rows if row.op == "train"):
         tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +25,32 @@ def rows_of_layers(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.op != "train" and row.problem]
 
 
+def show_checks(console: Console, rows: list[Row]) -> None:
+    """Print the checks of layers; reasons take one line a backend."""
+    from cnnbench import results
+    from cnnbench.report import tables
+
+    passed = [row for row in rows if row.outcome == "ok"]
+    of_passed = [note for sheet in tables.check_sheets(passed) for note in sheet.notes]
+    *first, last = tables.check_sheets(rows)
+    notes = (*results.reasons(rows), *of_passed)
+    for sheet in (*first, dataclasses.replace(last, notes=notes)):
+        tables.show(console, sheet)
+
+
 def show_times(console: Console, rows: list[Row], environment: dict[str, Any]) -> None:
-    """Print times, first calls, and what they were measured beside."""
+    """Print times, first calls, the FMA peak and the A/A floor."""
+    from cnnbench import results
     from cnnbench.report import numbers, tables
 
-    timed = [row for row in rows if row.op != "train"]
-    if not any(row.seconds is not None for row in timed):
+    layers = [row for row in rows if row.op != "train"]
+    if not any(row.seconds is not None for row in layers):
         return
-    for sheet in tables.time_sheets(timed):
+    for sheet in tables.time_sheets([row for row in layers if row.outcome != "unsupported"]):
         tables.show(console, sheet)
-    tables.show(console, tables.first_call_sheet(timed))
+    for line in results.reasons(row for row in layers if row.outcome in ("ok", "unsupported")):
+        console.print(f"- {line}", style="dim", highlight=False)
+    tables.show(console, tables.first_call_sheet(layers))
     for count, floor in environment.get("aa_floor", {}).items():
         ceilings = environment.get("ceilings", {}).get(count, {})
         peak = ceilings.get("flops", {}).get("float32")

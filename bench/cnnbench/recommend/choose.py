@@ -26,7 +26,7 @@ from cnnbench.recommend.recommendation import (
     Recommendation,
 )
 from cnnbench.report import numbers
-from cnnbench.results import Row, Run
+from cnnbench.results import TOO_SLOW, Row, Run, longest
 from cnnbench.workers.pool import WorkerPool
 from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels.contract import FORWARD
@@ -138,6 +138,7 @@ def recommend(
     decisions = [
         _decide(layer, run.rows, base, floor, wishes, overheads) for layer in network.layers
     ]
+    _group_slow(decisions)
     _pin(decisions, wishes.pins, barred)
     choices = {d.layer.problem: d.choice for d in decisions if d.choice is not None}
     if not choices:
@@ -259,7 +260,7 @@ def _decide(
 def _refusal(rows: Sequence[Row], wishes: Wishes) -> str | None:
     for row in rows:
         if row.outcome != "ok":
-            return f"{row.outcome}: {row.reason}"
+            return row.why
         if row.seconds is None:
             return "not timed"
         if wishes.max_error is not None and not (row.error_over_bound or 0.0) <= wishes.max_error:
@@ -268,6 +269,18 @@ def _refusal(rows: Sequence[Row], wishes: Wishes) -> str | None:
                 f"above {wishes.max_error:g}"
             )
     return None
+
+
+def _group_slow(decisions: Sequence[Decision]) -> None:
+    """Give the layers that a backend is too slow for one reason, which a table prints once."""
+    start = f"skipped: {TOO_SLOW}"
+    for backend in {name for decision in decisions for name in decision.refused}:
+        slow = [d for d in decisions if d.refused.get(backend, "").startswith(start)]
+        if slow:
+            reasons = (d.refused[backend].removeprefix("skipped: ") for d in slow)
+            reason = f"skipped: {longest(reasons)}"
+            for decision in slow:
+                decision.refused[backend] = reason
 
 
 def _require_known_layers(network: Network, pins: Mapping[str, str]) -> None:

@@ -112,6 +112,13 @@ def test_dtype_and_batch_are_those_given(command, tmp_path):
     }
 
 
+def test_check_says_once_that_a_backend_is_too_slow(command, monkeypatch):
+    monkeypatch.setattr("cnnbench.checking.check.__defaults__", (1e-9,))
+    code, out, _ = command("check", "--backends", "naive", "--cases", f"{TINY},{TINY}sh2")
+    assert code == 1
+    assert len(re.findall(r"naive: skipped: too slow \(", out)) == 1
+
+
 @pytest.mark.usefixtures("strangers")
 @pytest.mark.parametrize(
     ("backend", "code", "reason"),
