@@ -18,7 +18,7 @@ from cnnbench import timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.cases import CaseSet
 from cnnbench.checking import check_case, fills_folder
-from cnnbench.digits import weights
+from cnnbench.digits import data, weights
 from cnnbench.digits.options import Options, describe
 from cnnbench.digits.recipes import Recipe
 from cnnbench.digits.training import planned
@@ -39,6 +39,9 @@ LOSS_TOLERANCE = 1e-5
 A float32 loss is rounded to 6e-8 of itself, and 22 steps make some 3e-7 of it; a wrong gradient
 makes more than this within a step or two.
 """
+
+GUESSING_MARGIN = 0.2
+"""Accuracy above that of guessing, relative to it, below which a training has learned nothing."""
 
 NUDGES = tuple(2.0**-exponent for exponent in (23, 23, 22, 22, 21, 21, 20, 20))
 """Relative changes of the initial weights, about those of float32's rounding, by which is measured
@@ -112,6 +115,7 @@ def train(
                         if done["steps"] < done["all_steps"]:  # perhaps because it compiled
                             done = pool.ask(row.backend, "train", **limited)
                         _note_training(row, done, exact)
+                        row.details["guessing_accuracy"] = _guessing_accuracy(recipe.options)
                         if row.outcome == "ok" and done["steps"] == done["all_steps"]:
                             rounds = _rounds(done["seconds"], budget)
                             if rounds < budget.rounds and done["seconds"] < budget.training_seconds:
@@ -138,6 +142,30 @@ def train(
                 run.add(row for row in rows if row.outcome != "ok" or row.seconds is not None)
             note_threading(run, pool)
             run.write()
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """Return a note on the trainings that ended no better than guessing."""
+    guessing: dict[float, list[str]] = {}
+    for row in rows:
+        share = row.details.get("guessing_accuracy")
+        accuracy = row.details.get("test_accuracy")
+        if row.outcome != "ok" or share is None or accuracy is None:
+            continue
+        ended = row.details["steps"] == row.details["all_steps"]
+        if ended and accuracy <= share * (1 + GUESSING_MARGIN * (1 - share)):
+            guessing.setdefault(share, []).append(row.backend)
+    return [
+        f"accuracy of {', '.join(backends)} is that of guessing ({100 * share:.0f} %): "
+        "the training diverged or learned nothing; try a smaller --lr"
+        for share, backends in guessing.items()
+    ]
+
+
+def _guessing_accuracy(options: Options) -> float:
+    """Return the accuracy of always guessing the most frequent class of the test images."""
+    labels = data.load(options.data).test_labels
+    return float(np.bincount(labels).max() / len(labels))
 
 
 def train_alone(run: Run, name: str, recipe: Recipe, threads: int, progress: Progress) -> None:

@@ -28,7 +28,14 @@ from cnnbench.cli.runs import (
     recording,
     temporary_folder,
 )
-from cnnbench.cli.tables import console_of_text, rows_of_layers, show_checks, show_times
+from cnnbench.cli.tables import (
+    console_of_text,
+    rows_of_layers,
+    show_busy,
+    show_checks,
+    show_times,
+    show_trainings,
+)
 
 
 def compare(
@@ -53,8 +60,8 @@ def compare(
     from cnnbench.budget import QUICK, SHORT
     from cnnbench.digits.recipes import RECIPES
     from cnnbench.digits.trainers import PROGRAMS
-    from cnnbench.report import offline, page, tables
-    from cnnbench.report.answer import answer, evidence
+    from cnnbench.report import offline, page
+    from cnnbench.report.answer import answer, checks
 
     results.claim(output)
     names = with_baseline(trainer_names(backends), baseline)
@@ -75,11 +82,11 @@ def compare(
     rows = [row for row in run.rows if row.threads == count]
     show_checks(console, rows_of_layers(rows))
     show_times(console, rows, run.environment)
-    tables.show(console, tables.train_sheet(rows))
+    show_trainings(console, rows)
     floor = run.environment["aa_floor"][str(count)]
     console.print(answer(rows, floor), style="bold", highlight=False)
-    for line in evidence(rows, floor):
-        console.print(f"  {line}", highlight=False)
+    console.print(f"  {checks(rows_of_layers(rows))}", highlight=False)
+    show_busy(console, {"aa_floor": {str(count): floor}})
     try:
         page.write(run, output, command=command_line())
         console.print(f"every figure: {output}", highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ import typer
 
 from cnnbench.cli.options import Baseline, Json, Threads, backend_names, case_sets, thread_counts
 from cnnbench.cli.runs import keep, new_run, progress_bar, recording
-from cnnbench.cli.tables import console_of_text
+from cnnbench.cli.tables import console_of_text, show_busy
 
 
 def selftest(
@@ -59,7 +59,8 @@ def selftest(
     console.print(f"{len(lines) - len(missed)} of {len(lines)} broken kernels caught")
     console.print(
         f"A/A floor: two processes of {base} differ by up to {numbers.floor(floor)} here, "
-        f"{count} threads"
+        f"{tables.threads_in_words(count)}"
     )
+    show_busy(console, run.environment)
     if missed:
         raise typer.Exit(1)

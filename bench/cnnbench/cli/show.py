@@ -12,9 +12,11 @@ from cnnbench.cli.runs import OWN_FOLDER
 from cnnbench.cli.tables import (
     console_of_text,
     rows_of_layers,
+    show_busy,
     show_checks,
     show_recommendation,
     show_times,
+    show_trainings,
 )
 
 
@@ -27,7 +29,6 @@ def show(
     """Show the tables of a saved run."""
     from cnnbench import results
     from cnnbench.recommend import recommendation
-    from cnnbench.report import tables
 
     run = results.read(file or results.newest(OWN_FOLDER))
     console = console_of_text()
@@ -41,5 +42,5 @@ def show(
     if any(row.seconds is None or row.op != "train" for row in run.rows):
         show_checks(console, rows_of_layers(run.rows))
     show_times(console, run.rows, run.environment)
-    for count in dict.fromkeys(row.threads for row in run.rows if row.op == "train"):
-        tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
+    show_trainings(console, run.rows)
+    show_busy(console, where)

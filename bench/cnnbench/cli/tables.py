@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
     from cnnbench.recommend.recommendation import Recommendation
     from cnnbench.results import Row
+
+
+FLOOR_IN_WORDS = "A/A floor: two identical runs differ by this much here; less is no difference."
 
 
 def console_of_text() -> Console:
@@ -57,7 +61,32 @@ def show_times(console: Console, rows: list[Row], environment: dict[str, Any]) -
         fma = f"FMA peak {numbers.significant(peak / 1e9)} GFLOP/s, " if peak else ""
         threads = tables.threads_in_words(int(count))
         console.print(f"{threads}: {fma}A/A floor {numbers.floor(floor)}", highlight=False)
+    console.print(FLOOR_IN_WORDS, style="dim", highlight=False)
     console.print()
+
+
+def show_trainings(console: Console, rows: list[Row]) -> None:
+    """Print the trainings of a run, a table for each thread count."""
+    from cnnbench import trainings
+    from cnnbench.report import tables
+
+    for count in dict.fromkeys(row.threads for row in rows if row.op == "train"):
+        of_count = [row for row in rows if row.threads == count]
+        sheet = tables.train_sheet(of_count)
+        notes = (*sheet.notes, *trainings.remarks(of_count))
+        tables.show(console, dataclasses.replace(sheet, notes=notes))
+
+
+def show_busy(console: Console, environment: dict[str, Any]) -> None:
+    """Print a warning for each thread count at which the machine was busy."""
+    from cnnbench.judging import floor
+
+    for count, found in environment.get("aa_floor", {}).items():
+        busy = floor.warning(math.nan if found is None else found)
+        if busy is not None:
+            several = len(environment["aa_floor"]) > 1
+            where = f" ({count} thread{'' if count == '1' else 's'})" if several else ""
+            console.print(busy + where, style="bold red", highlight=False)
 
 
 def show_recommendation(console: Console, found: Recommendation, plan: Path) -> None:

@@ -20,7 +20,7 @@ from cnnbench.cli.options import (
     with_baseline,
 )
 from cnnbench.cli.runs import finish, keep, new_run, progress_bar, recording, temporary_folder
-from cnnbench.cli.tables import console_of_text, show_times
+from cnnbench.cli.tables import console_of_text, show_busy, show_times
 
 
 def time(
@@ -50,5 +50,7 @@ def time(
     seconds = estimate.of_timing(sets, len(names), len(counts), budget)
     with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
         speed.time(run, sets, names, counts, baseline, budget, progress, caches)
-    show_times(console_of_text(), run.rows, run.environment)
+    console = console_of_text()
+    show_times(console, run.rows, run.environment)
+    show_busy(console, run.environment)
     finish(run)

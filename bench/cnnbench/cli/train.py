@@ -21,7 +21,7 @@ from cnnbench.cli.options import (
 )
 from cnnbench.cli.plans import following, hearing, show_warnings
 from cnnbench.cli.runs import finish, keep, new_run, progress_bar, recording, temporary_folder
-from cnnbench.cli.tables import console_of_text
+from cnnbench.cli.tables import console_of_text, show_busy, show_trainings
 
 
 def train(
@@ -142,8 +142,8 @@ def train(
                 trainings.train(
                     run, names, counts, baseline, chosen, full, budget, progress, caches
                 )
-        for count in counts:
-            tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
+        show_trainings(console, run.rows)
+        show_busy(console, run.environment)
         show_warnings(console, heard)
     if save_weights is not None:
         typer.echo(

@@ -14,6 +14,7 @@ from typing import Any
 from cnnbench import speed, timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.digits.options import Options
+from cnnbench.judging.floor import warning
 from cnnbench.recommend import whole_steps
 from cnnbench.recommend.networks import Call, Layer, ModelError, Network, of_calls
 from cnnbench.recommend.recommendation import (
@@ -167,11 +168,9 @@ def recommend(
             # An interrupted run may have left one whose turn had not come.
             run.add(row for row in found.steps if row.outcome != "ok" or row.seconds is not None)
     _conclude(found, floor)
-    if floor > timing.UNSTEADY:
-        found.answer += (
-            f" This machine was not quiet: equal programs differed by {numbers.floor(floor)}; "
-            "end what else runs, and measure again."
-        )
+    busy = warning(floor)
+    if busy is not None:
+        found.answer += f" {busy}"
     run.environment["recommendation"] = found.as_json()
     return found
 

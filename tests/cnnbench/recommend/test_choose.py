@@ -210,10 +210,10 @@ def test_noise_does_not_decide_for_a_change(world, recommended):
     )
 
 
-def test_a_machine_that_was_not_quiet_is_said_to_be(world, recommended):
-    assert "not quiet" not in recommended().answer
+def test_a_busy_machine_is_warned_of(world, recommended):
+    assert "busy" not in recommended().answer
     world.floor = 3.0
-    assert "equal programs differed by 300.0 %; end what else runs" in recommended().answer
+    assert "was busy: two identical runs differed by 300.0 %. Close" in recommended().answer
 
 
 def test_the_rival_is_the_better_of_pytorchs_layouts(world, recommended):
