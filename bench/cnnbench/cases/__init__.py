@@ -101,7 +101,7 @@ def _load_one(word: str, batch: int | None) -> CaseSet:
         return CaseSet(path.stem, _read(text, word, batch))
     if _DESCRIPTOR.match(word):
         try:
-            return CaseSet("", (parse_case(word, _BUILT_IN_BATCH if batch is None else batch),))
+            return CaseSet("", (_parsed(word, _BUILT_IN_BATCH if batch is None else batch),))
         except DescriptorError as error:
             raise CaseError(str(error)) from None
     close = difflib.get_close_matches(word, SETS, n=1)
@@ -110,6 +110,27 @@ def _load_one(word: str, batch: int | None) -> CaseSet:
         f"{word!r} is no set{hint}, file or descriptor; the sets are {', '.join(SETS)}, "
         "and a descriptor looks like mb8ic3ih32oc16kh3ph1"
     )
+
+
+def _parsed(text: str, batch: int | None) -> Case:
+    """Return a case that a person wrote; refuse an output size of windows on padding alone.
+
+    The language allows them, and `str` of a problem may have them. Written by hand they are a typo.
+    """
+    case = parse_case(text, batch)
+    problem = case.problem
+    found = re.finditer(r"(?<![a-z])([op][hw])\d+", text.split('n"')[0])
+    sizes = {match[1]: match for match in found}
+    for axis, letter in enumerate("hw"):
+        written = sizes.get(f"o{letter}", sizes.get("oh"))
+        extent = problem.dilation[axis] * (problem.kernel_size[axis] - 1) + 1
+        before, after = problem.padding[axis]
+        symmetric = before == after and not {"ph", "pw"}.isdisjoint(sizes)
+        if written and after >= extent and after >= before and not symmetric:
+            what = f"'{written[0]}': {after} pixels of padding would follow the image"
+            only = f"windows of {extent} pixels would see padding alone"
+            raise DescriptorError(text, written.start(), f"{what}, and {only}")
+    return case
 
 
 def _is_file(path: Path) -> bool:
@@ -143,7 +164,7 @@ def _read(text: str, source: str, batch: int | None) -> tuple[Case, ...]:
                 f"{source}, line {number}: the only option known here is --mb=N: {line}"
             )
         try:
-            cases.append(parse_case(line, usual if batch is None else batch))
+            cases.append(_parsed(line, usual if batch is None else batch))
         except DescriptorError as error:
             raise CaseError(f"{source}, line {number}: {error}") from None
     if not cases:
