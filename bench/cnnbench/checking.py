@@ -11,6 +11,7 @@ from typing import Any
 from cnnbench.budget import CALL_SECONDS, Progress
 from cnnbench.cases import CaseSet
 from cnnbench.results import Row, Run
+from cnnbench.words import counted
 from cnnbench.workers.pool import WorkerPool, note_threading
 from cnnbench.workers.worker import WorkerError
 from cnnkernels.contract import Conv2D, Problem, directions
@@ -43,7 +44,8 @@ def check(
                         )
                         if found["digest"] != digest:
                             found["outcome"] = "wrong"
-                            found["reason"] = f"gave other bits at {count} threads than at {first}"
+                            counts = f"{counted(count, 'thread')} than with {first}"
+                            found["reason"] = f"gave different bits with {counts}"
                     run.rows.extend(rows_of(case, backend, count, found))
                 clear(folder)
                 run.write()

@@ -26,6 +26,7 @@ from cnnbench.judging.limits import judge, measure_ceilings
 from cnnbench.results import Row, Run
 from cnnbench.sides import contestant
 from cnnbench.timing import Contestant
+from cnnbench.words import counted
 from cnnbench.workers.pool import WorkerPool, baseline_for, cache_of, failing, note, note_threading
 from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels.contract import BACKWARD, FORWARD, Direction, Problem, directions
@@ -70,7 +71,7 @@ def time(
     progress.begin(len(threads) * (total * (len(backends) + 1) + 2) + len(backends))
     first_calls: dict[tuple[str, str, str], tuple[float, float]] = {}
     for count in threads:
-        progress.step(f"measuring this machine's ceilings, {count} threads")
+        progress.step(f"measuring this machine's ceilings, {counted(count, 'thread')}")
         ceilings = measure_ceilings(count)
         with WorkerPool(backends, count, caches) as pool, fills_folder() as folder:
             base = baseline_for(pool, baseline)
@@ -79,7 +80,7 @@ def time(
                     progress.step(f"first calls of {backend}")
                     if backend in pool.present and only is None:
                         first_calls |= _first_calls(backend, count, sets, caches)
-            progress.step(f"A/A floor of {base}, {count} threads")
+            progress.step(f"A/A floor of {base}, {counted(count, 'thread')}")
             floor = (
                 measure_floor(base, count, probes(sets), budget, caches)
                 if pool.present
@@ -110,7 +111,7 @@ def time(
                             row.first_call_seconds, row.cached_first_call_seconds = first_calls.get(
                                 (row.backend, row.problem, row.direction), (None, None)
                             )
-                    progress.step(f"timing {case.label}, {count} threads")
+                    progress.step(f"timing {case.label}, {counted(count, 'thread')}")
                     try:
                         _time_case(pool, case, rows, conditions, folder)
                     finally:

@@ -116,7 +116,7 @@ def outcomes(fresh_run, steps, backend, threads):
 def test_who_promises_the_same_bits_and_gives_others_at_two_threads_is_wrong(fresh_run, steps):
     one, two = outcomes(fresh_run, steps, "unsteady", [1, 2])
     assert one == ("ok", "")
-    assert two == ("wrong", "gave other bits at 2 threads than at 1")
+    assert two == ("wrong", "gave different bits with 2 threads than with 1")
 
 
 @pytest.mark.slow

@@ -20,12 +20,15 @@ def history(
     """
     from cnnbench.history import asv, page, series
     from cnnbench.results import claim
+    from cnnbench.words import counted
 
     claim(output)
     found = series.read(asv.root(), results)
     page.write(found, output)
     regressions = len(found.regressions)
     typer.echo(
-        f"{output}: {len(found.series)} curves over {len(found.commits)} commits, "
-        f"{sum(len(one.steps) for one in found.series)} steps, {regressions} of them regressions"
+        f"{output}: {counted(len(found.series), 'curve')} over "
+        f"{counted(len(found.commits), 'commit')}, "
+        f"{counted(sum(len(one.steps) for one in found.series), 'step')}, "
+        f"{counted(regressions, 'regression')} among them"
     )

@@ -28,6 +28,7 @@ def following(file: Path | None, force: bool, threads: Sequence[int]) -> Iterato
     import os
     import warnings
 
+    from cnnbench.words import counted
     from cnnkernels import host
     from cnnkernels import plan as plans
 
@@ -43,7 +44,7 @@ def following(file: Path | None, force: bool, threads: Sequence[int]) -> Iterato
     if list(threads) != [followed.threads]:
         counts = ", ".join(map(str, threads))
         warnings.warn(
-            f"{file}: measured with {followed.threads} threads, here {counts}",
+            f"{file}: measured with {counted(followed.threads, 'thread')}, here {counts}",
             plans.PlanWarning,
             stacklevel=2,
         )

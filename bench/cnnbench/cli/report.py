@@ -23,8 +23,9 @@ def report(
     """Write a saved run as one HTML page that opens offline."""
     from cnnbench import results
     from cnnbench.report import page
+    from cnnbench.words import counted
 
     results.claim(output)
     run = results.read(source or results.newest(OWN_FOLDER))
     page.write(run, output, None if against is None else results.read(against), command_line())
-    typer.echo(f"{output}: {len(run.rows)} rows of {run.paths[0]}")
+    typer.echo(f"{output}: {counted(len(run.rows), 'row')} of {run.paths[0]}")

@@ -61,6 +61,7 @@ def recording(run: Run) -> Iterator[None]:
     import datetime
 
     from cnnbench import machine
+    from cnnbench.words import counted
 
     def finished() -> None:
         now = datetime.datetime.now(datetime.UTC)
@@ -74,7 +75,8 @@ def recording(run: Run) -> Iterator[None]:
         signals.ignore()  # a second one would lose what the first is to keep
         run.environment["interrupted"] = True
         finished()
-        kept = f"the {len(run.rows)} rows measured so far are in {', '.join(map(str, run.paths))}"
+        rows = counted(len(run.rows), "row")
+        kept = f"kept {rows} in {', '.join(map(str, run.paths))}"
         with contextlib.suppress(OSError):  # a terminal that was closed takes no more words
             typer.echo(f"interrupted: {kept}" if run.paths else "interrupted", err=True)
         raise typer.Exit(128 + signals.number_of(interrupt)) from None

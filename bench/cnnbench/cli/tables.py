@@ -80,12 +80,13 @@ def show_trainings(console: Console, rows: list[Row]) -> None:
 def show_busy(console: Console, environment: dict[str, Any]) -> None:
     """Print a warning for each thread count at which the machine was busy."""
     from cnnbench.judging import floor
+    from cnnbench.words import counted
 
     for count, found in environment.get("aa_floor", {}).items():
         busy = floor.warning(math.nan if found is None else found)
         if busy is not None:
             several = len(environment["aa_floor"]) > 1
-            where = f" ({count} thread{'' if count == '1' else 's'})" if several else ""
+            where = f" ({counted(int(count), 'thread')})" if several else ""
             console.print(busy + where, style="bold red", highlight=False)
 
 

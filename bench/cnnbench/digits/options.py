@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnnbench.digits.optimizers import LEARNING_RATES
+from cnnbench.words import counted
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def describe(options: Options) -> str:
     }
     parts = [
         f"{options.architecture} CNN",
-        f"{options.epochs} epochs",
+        counted(options.epochs, "epoch"),
         f"batch {options.batch_size}",
         options.dtype,
         *(["adam"] if options.optimizer == "adam" else []),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cnnbench.results import Row
+from cnnbench.words import counted
 from cnnbench.workers.child import Child, ChildError
 from cnnkernels.contract import Conv2D, Direction, Problem
 
@@ -61,8 +62,8 @@ def judge(
         if rate > IMPOSSIBLE * peak:
             row.withdraw(
                 "failed",
-                f"{rate / 1e9:.0f} GFLOP/s cannot be true: the FMA peak of {row.threads} threads "
-                f"here is {peak / 1e9:.0f}",
+                f"{rate / 1e9:.0f} GFLOP/s cannot be true: the FMA peak of "
+                f"{counted(row.threads, 'thread')} here is {peak / 1e9:.0f}",
             )
     elif on_cpu:
         moved = problem.bytes_moved(direction)

@@ -16,6 +16,7 @@ from cnnbench.digits import trainers, weights
 from cnnbench.digits.options import Options
 from cnnbench.digits.profile import FullBatches, profile
 from cnnbench.digits.training import Training
+from cnnbench.words import counted
 from cnnbench.workers import clock, memory
 from cnnbench.workers.child import Channel
 from cnnbench.workers.pace import Pace
@@ -273,7 +274,7 @@ def _set_threads(threads: int) -> dict[str, int]:
         said["torch"] = int(torch.get_num_threads())
     wrong = {library: count for library, count in said.items() if count != threads}
     if wrong:
-        raise RuntimeError(f"asked for {threads} threads, and {wrong} were set")
+        raise RuntimeError(f"expected {counted(threads, 'thread')}, got {wrong}")
     return said
 
 

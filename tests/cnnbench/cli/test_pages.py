@@ -24,7 +24,7 @@ def test_report_writes_a_saved_run_beside_another_as_a_page(command, tmp_path):
         "report", "--from", files[0], "--against", files[1], "--output", "deep/page.html"
     )
     assert (code, err) == (0, "")
-    assert out == f"deep/page.html: 1 rows of {files[0]}\n"
+    assert out == f"deep/page.html: 1 row of {files[0]}\n"
     text = unescape((tmp_path / "deep/page.html").read_text("utf-8"))
     assert "Right of the line, this run was faster than the other" in text
     assert "3.00x" in text
