@@ -21,15 +21,20 @@
 #
 # Everything runs offline on a CPU, in about two minutes. Set the environment variable
 # `CNNBENCH_QUICK` to see it all in a few seconds, with less training.
+#
+# To open it as a notebook, run `make tutorial`, then `.venv/bin/pip install jupyterlab` and
+# `.venv/bin/jupyter lab docs/tutorial/tutorial.ipynb`. Run as a script, it saves each chart as a
+# page under `.cnnbench/tutorial/` and prints its name.
 
 # %%
 import os
+import re
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io
 
 from cnnbench import speed, timing
 from cnnbench.digits import data
@@ -48,15 +53,28 @@ except ImportError:
 
 QUICK = bool(os.environ.get("CNNBENCH_QUICK"))
 EPOCHS = 1 if QUICK else 10
-if QUICK:
-    plotly.io.renderers.default = ""  # figures are made, and no window opened
+IN_NOTEBOOK = "get_ipython" in globals()
+CHARTS = Path(".cnnbench/tutorial")
+saved = []
 
 
-def show(chart):
-    """Show a chart of `cnnbench` as a figure of plotly's."""
-    go.Figure(chart.traces, chart.layout).update_layout(
-        title=chart.title, height=chart.height, template="plotly_white"
-    ).show()
+def show(figure):
+    """Show a figure in a notebook; in a script, save it as a page and print where."""
+    if IN_NOTEBOOK:
+        figure.show()
+        return
+    CHARTS.mkdir(parents=True, exist_ok=True)
+    title = re.sub(r"\W+", "-", re.sub("<.*?>", " ", figure.layout.title.text).lower()).strip("-")
+    page = CHARTS / f"{len(saved) + 1:02d}-{title[:40].strip('-')}.html"
+    figure.write_html(page, include_plotlyjs="directory")
+    saved.append(page)
+    print(f"chart: {page}")
+
+
+def show_chart(chart):
+    """Show a chart of `cnnbench` as a Plotly figure."""
+    figure = go.Figure(chart.traces, chart.layout)
+    show(figure.update_layout(title=chart.title, height=chart.height, template="plotly_white"))
 
 
 # %% [markdown]
@@ -111,7 +129,7 @@ for name, kernel in zip(learnt.EDGES, kernels, strict=True):
     figure = go.Figure(go.Heatmap(z=convolve(image, kernel), colorscale="RdBu", zmid=0))
     figure.update_layout(title=name, height=320, width=360, template="plotly_white")
     figure.update_yaxes(autorange="reversed", scaleanchor="x")
-    figure.show()
+    show(figure)
 
 # %% [markdown]
 # ## 3. Why so few numbers are enough
@@ -241,7 +259,7 @@ figure.update_layout(
     title="Loss of every batch: the curves lie on each other",
     xaxis_title="step", yaxis_title="cross-entropy", yaxis_type="log", template="plotly_white",
 )  # fmt: skip
-figure.show()
+show(figure)
 
 # %% [markdown]
 # If one curve left the others, its backend would be wrong. A benchmark that does not look has
@@ -306,7 +324,7 @@ if torch is not None:
 
 # %%
 for chart in learnt.charts(trained["numpy"][0]):
-    show(chart)
+    show_chart(chart)
 
 # %% [markdown]
 # ## 8. Why each backend is as fast as it is
@@ -385,7 +403,7 @@ else:
         row.ceiling_fraction = row.gflops / peak
         print(f"{row.case:6s} {row.backend:12s} {100 * row.ceiling_fraction:4.0f} % of the peak")
     for chart in charts.rooflines(rows, {str(host.cores()): ceilings}, charts.colours(trained)):
-        show(chart)
+        show_chart(chart)
 
 # %% [markdown]
 # More than 100 % cannot be. A mark above the slope of memory is of a layer whose arrays lie in a
