@@ -30,9 +30,9 @@ def check(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Check backends on cases, exactly and in every direction.
+    """Check backends exactly: forward and every gradient.
 
-    The exit code is 1 if a backend is wrong or fails, and if none can run here.
+    The exit code is 1 if a backend is wrong or fails, or if none can run here.
     """
     from cnnbench import checking
     from cnnbench.report import answer

@@ -1,4 +1,4 @@
-"""Everything for the digits, an answer, and a page."""
+"""Compare all backends on the digits CNN, recommend one, and write a page."""
 
 from __future__ import annotations
 
@@ -42,19 +42,21 @@ def compare(
     backends: Trainers = "",
     baseline: Baseline = "torch-cpu",
     threads: Annotated[
-        int | None, typer.Option(help="Thread count; all cores if not given.", min=1)
+        int | None, typer.Option(help="Thread count [default: all cores].", min=1)
     ] = None,
     quick: Quick = False,
-    output: Annotated[Path, typer.Option(help="The page of all figures.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option(help="The HTML page with all figures.")] = Path(
+        "report.html"
+    ),
     json_file: Json = None,
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Check, time and train with every backend; say which is best.
+    """Check, time and train every backend on the digits CNN.
 
-    The layers are those of the digits CNN, and so is the training.
+    It ends with a recommendation and writes a page with all figures.
 
-    The layers are timed on one thread, too, in a few rounds: the page shows what more threads gain.
+    A few rounds run on one thread: the page shows the speedup from more threads.
     """
     from cnnbench import estimate, results, speed, trainings
     from cnnbench.budget import QUICK, SHORT
@@ -89,7 +91,7 @@ def compare(
     show_busy(console, {"aa_floor": {str(count): floor}})
     try:
         page.write(run, output, command=command_line())
-        console.print(f"every figure: {output}", highlight=False, soft_wrap=True)
+        console.print(f"all figures: {output}", highlight=False, soft_wrap=True)
     except offline.PageError as error:
-        typer.echo(f"no page of figures: {error}", err=True)
+        typer.echo(f"the page was not written: {error}", err=True)
     finish(run)

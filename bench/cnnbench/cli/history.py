@@ -9,14 +9,14 @@ import typer
 
 
 def history(
-    output: Annotated[Path, typer.Option(help="The page.")] = Path("history.html"),
+    output: Annotated[Path, typer.Option(help="The HTML page.")] = Path("history.html"),
     results: Annotated[
-        Path | None, typer.Option(help="asv's results, if not this checkout's.")
+        Path | None, typer.Option(help="Folder of asv results [default: this checkout's].")
     ] = None,
 ) -> None:
     """Write the performance history as one HTML page.
 
-    asv has measured it, by make history. The page opens offline.
+    Measure it first with make history. The page opens offline.
     """
     from cnnbench.history import asv, page, series
     from cnnbench.results import claim

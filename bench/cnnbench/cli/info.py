@@ -1,4 +1,4 @@
-"""Show the machine, its ceilings and the backends."""
+"""Show the machine, its FMA peak and memory bandwidth, and the backends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cnnbench.cli.tables import console_of_text
 def info(json_file: Json = None) -> None:
     """Show this machine, its libraries, and which backends run here.
 
-    Its ceilings, the FMA peak and the memory bandwidth, are measured.
+    It measures the machine's ceilings: FMA peak and memory bandwidth.
     """
     from cnnbench.judging import limits
     from cnnbench.report import numbers, tables

@@ -13,11 +13,11 @@ from cnnbench.cli.runs import OWN_FOLDER, command_line
 def report(
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="A saved run; the newest of .cnnbench/ if not given."),
+        typer.Option("--from", help="A saved run [default: the newest in .cnnbench/]."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option(help="The HTML page.")] = Path("report.html"),
     against: Annotated[
-        Path | None, typer.Option(help="Another saved run, to be shown beside it.")
+        Path | None, typer.Option(help="Another saved run, to show beside it.")
     ] = None,
 ) -> None:
     """Write a saved run as one HTML page that opens offline."""

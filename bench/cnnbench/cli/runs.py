@@ -1,4 +1,4 @@
-"""A command's run: where its rows are kept, whatever ends it, and how far it has come."""
+"""A command's run: its files, its progress, and how it ends."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from cnnbench.results import Run
 
 OWN_FOLDER = Path(".cnnbench")
-"""Where every run is kept."""
+"""Every run is saved here."""
 
 RESULTS = Path("results")
-"""Where runs are kept for good."""
+"""--save also saves a run here."""
 
 
 def new_run() -> Run:
@@ -40,7 +40,7 @@ def keep(
     machine: str | None,
     own: bool = True,
 ) -> None:
-    """Decide where a run's rows go, before anything is measured; files are named by subject."""
+    """Choose the files of a run before anything is measured; the subject names them."""
     from cnnbench import results
 
     if json_file is not None:
@@ -57,7 +57,7 @@ def keep(
 
 @contextlib.contextmanager
 def recording(run: Run) -> Iterator[None]:
-    """Write what was measured, whatever ends it."""
+    """Write all measured rows when the block ends, even by an error or an interrupt."""
     import datetime
 
     from cnnbench import machine
@@ -72,12 +72,12 @@ def recording(run: Run) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        signals.ignore()  # a second one would lose what the first is to keep
+        signals.ignore()  # a second one would lose the rows
         run.environment["interrupted"] = True
         finished()
         rows = counted(len(run.rows), "row")
         kept = f"kept {rows} in {', '.join(map(str, run.paths))}"
-        with contextlib.suppress(OSError):  # a terminal that was closed takes no more words
+        with contextlib.suppress(OSError):  # the terminal may be closed
             typer.echo(f"interrupted: {kept}" if run.paths else "interrupted", err=True)
         raise typer.Exit(128 + signals.number_of(interrupt)) from None
     except BaseException:
@@ -89,7 +89,7 @@ def recording(run: Run) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yield a folder that is gone when the command ends."""
+    """Yield a folder that is deleted when the command ends."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="cnnbench-") as name:
@@ -106,7 +106,7 @@ def progress_bar(seconds: float | None = None) -> Iterator[ProgressBar]:
 
 
 def finish(run: Run) -> None:
-    """Say where the rows are; exit 1 if a backend was wrong or failed, or if none could run."""
+    """Print the files of the rows; exit 1 if a backend was wrong or failed, or none could run."""
     typer.echo(f"rows: {', '.join(map(str, run.paths))}")
     outcomes = {row.outcome for row in run.rows}
     if outcomes & {"wrong", "failed"} or "ok" not in outcomes:
@@ -114,7 +114,7 @@ def finish(run: Run) -> None:
 
 
 def command_line() -> str:
-    """Return the command line, to be pasted into a shell."""
+    """Return the command line, quoted for a shell."""
     import shlex
 
     return shlex.join(["cnnbench", *sys.argv[1:]])

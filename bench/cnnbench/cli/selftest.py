@@ -1,4 +1,4 @@
-"""Let the suite judge itself."""
+"""Test the suite itself."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cnnbench.cli.tables import console_of_text, show_busy
 def selftest(
     threads: Threads = "", baseline: Baseline = "torch-cpu", json_file: Json = None
 ) -> None:
-    """Try the suite itself: it must catch every broken kernel.
+    """Test the suite itself: it must catch every broken kernel.
 
-    It also shows the A/A floor: by how much two identical sides differ on this machine.
+    It also measures the A/A floor: how much two identical runs differ here.
     """
     import dataclasses
 

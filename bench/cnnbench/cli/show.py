@@ -23,7 +23,7 @@ from cnnbench.cli.tables import (
 def show(
     file: Annotated[
         Path | None,
-        typer.Argument(help="A saved run; the newest of .cnnbench/ if not given."),
+        typer.Argument(help="A saved run [default: the newest in .cnnbench/]."),
     ] = None,
 ) -> None:
     """Show the tables of a saved run."""

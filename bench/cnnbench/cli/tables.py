@@ -18,14 +18,14 @@ FLOOR_IN_WORDS = "A/A floor: two identical runs differ by this much here; less i
 
 
 def console_of_text() -> Console:
-    """Return the console for tables, which takes brackets and colons in names for no markup."""
+    """Return a console for tables that prints brackets and colons in names literally."""
     from rich.console import Console
 
     return Console(markup=False, emoji=False)
 
 
 def rows_of_layers(rows: list[Row]) -> list[Row]:
-    """Return the rows that are of layers, not of trainings or sums."""
+    """Return the rows of layers, without trainings and sums."""
     return [row for row in rows if row.op != "train" and row.problem]
 
 
@@ -91,7 +91,7 @@ def show_busy(console: Console, environment: dict[str, Any]) -> None:
 
 
 def show_recommendation(console: Console, found: Recommendation, plan: Path) -> None:
-    """Print what is recommended, and how to follow it."""
+    """Print a recommendation, and how to follow it."""
     from cnnbench.report import recommendation, tables
 
     for sheet in recommendation.sheets(found):

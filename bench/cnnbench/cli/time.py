@@ -35,9 +35,9 @@ def time(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Check backends on cases, then time them side by side.
+    """Check backends, then time them side by side.
 
-    Every direction is timed: forward, and each gradient.
+    Every direction is timed: forward and each gradient.
     """
     from cnnbench import estimate, speed
     from cnnbench.budget import QUICK, Budget
