@@ -1,4 +1,4 @@
-"""How fast a backend is, roughly, so that what takes too long is not begun."""
+"""Estimate a backend's speed, so that calls that take too long are skipped."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cnnkernels.conformance import Call, filled
 from cnnkernels.contract import Backend, Conv2D, MaxPool2D, Problem
 
 _GROWING = ((4, 4), (4, 8), (4, 16), (4, 32), (8, 32), (16, 32), (32, 32), (64, 32), (64, 64))
-"""Channels and size of problems that tell a backend's pace: each has some four times more work.
+"""Channels and size of the problems for measuring speed, each with about four times more work.
 
-The last have as many channels as layers of networks; with few of them fast backends are slow.
+The last have as many channels as real layers: fast backends are slow on few channels.
 """
 
 
 class Pace:
-    """The pace of a backend, measured when it is asked for, once for each operation."""
+    """The speed of a backend, measured on demand, once for each operation."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -29,9 +29,9 @@ class Pace:
         return None if seconds <= budget else f"{TOO_SLOW} (about {_words(seconds)})"
 
     def _seconds_a_tap(self, kind: type[Problem]) -> float:
-        """Return the time of one multiply-add or comparison, measured on growing problems.
+        """Return the seconds of one multiply-add or comparison, measured on growing problems.
 
-        The best of several: a backend must not be refused for a hiccup, nor for its compiling.
+        The shortest of several times counts, so neither a hiccup nor compiling matters.
         """
         if kind not in self._seconds:
             best = math.inf

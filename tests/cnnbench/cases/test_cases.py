@@ -149,11 +149,11 @@ def test_a_file_in_the_style_of_benchdnn_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no descriptor"),
-        ("# nothing\n--mb=2\n", "holds no descriptor"),
+        ("", "expected at least one descriptor"),
+        ("# nothing\n--mb=2\n", "expected at least one descriptor"),
         ("ic3ih8oc4kh3\n\nic3ih8oc4xx3\n", "line 3: descriptor: unknown key 'xx'"),
-        ("--dir=FWD_B\nic3ih8oc4kh3\n", "line 1: the only option known here is --mb=N: --dir="),
-        ("--mb=x\nic3ih8oc4kh3\n", "line 1: the only option known here is --mb=N: --mb=x"),
+        ("--dir=FWD_B\nic3ih8oc4kh3\n", "line 1: expected the option --mb=N, got --dir="),
+        ("--mb=x\nic3ih8oc4kh3\n", "line 1: expected the option --mb=N, got --mb=x"),
         ("ic3id8ih8oc4kh3\n", "line 1: descriptor: 'id': only 2-D problems are known here"),
         (b"ic3ih8oc4kh3\n\xff\xfe\n", "cannot be read: 'utf-8' codec"),
     ],

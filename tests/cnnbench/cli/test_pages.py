@@ -58,7 +58,7 @@ def test_report_takes_the_newest_run_and_says_so_where_there_is_none(command, tm
     pytest.importorskip("plotly")
     code, out, err = command("report")
     assert (code, out) == (2, "")
-    assert "no run in .cnnbench: measure one by cnnbench compare, or name one by --from" in err
+    assert "no run in .cnnbench: measure one with cnnbench compare, or give one with --from" in err
     (tmp_path / ".cnnbench").mkdir()
     Run({}, [], [tmp_path / ".cnnbench/check.json"]).write()
     code, out, _ = command("report")
