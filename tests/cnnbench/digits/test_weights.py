@@ -93,7 +93,7 @@ def test_weights_of_another_network_are_refused_with_the_options_that_made_them(
 ):
     options = dataclasses.replace(OPTIONS, weights=str(file), **change)
     message = (
-        f"belong to another network: expected {expected}, got --arch digits --batchnorm, trained by numpy "
+        f"to another network: expected {expected}, got --arch digits --batchnorm, trained by numpy "
         "with digits CNN, 10 epochs, batch 64, float32, learning rate 0.01, batch normalization, "
         "seed 42; use the same --arch"
     )
