@@ -73,7 +73,7 @@ class Convolution(Layer):
     weights : Parameter, (K, C, R, S)
     bias : Parameter, (K,), or None
     first : bool
-        Whether it is the network's first layer, whose dx nobody needs.
+        Whether it is the network's first layer, which needs no dx.
     """
 
     def __init__(

@@ -248,9 +248,9 @@ class _Session:
 def _as_json(name: str, done: Training, options: dict[str, Any]) -> dict[str, Any]:
     """Return the results of a training as JSON values."""
     trained = weights.Trained(name, Options(**options), done.state)
-    told = {key: value for key, value in vars(done).items() if key != "state"}
-    told["epochs"] = [asdict(epoch) for epoch in done.epochs]
-    return told | {"weights": weights.as_text(trained) if done.state else None}
+    result = {key: value for key, value in vars(done).items() if key != "state"}
+    result["epochs"] = [asdict(epoch) for epoch in done.epochs]
+    return result | {"weights": weights.as_text(trained) if done.state else None}
 
 
 def _set_threads(threads: int) -> dict[str, int]:
