@@ -1,4 +1,4 @@
-# Two commands are all a newcomer needs: make compare, make test.
+# A newcomer needs two commands: make compare, make test.
 # TORCH=no leaves PyTorch out; PYTHON=... chooses the interpreter (3.11 or newer).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,17 +14,17 @@ BIN := .venv/bin
 
 help:
 	@echo "make compare    check and time every backend on this machine, and train with each"
-	@echo "make test       the whole test suite"
-	@echo "make test-fast  the tests that take no more than a few seconds"
+	@echo "make test       run the whole test suite"
+	@echo "make test-fast  run the fast tests only"
 	@echo "make lint       ruff, rules and format"
 	@echo "make types      mypy, strict"
-	@echo "make readme     write figures and tables of documents anew from results/"
-	@echo "make tutorial   make the notebook docs/tutorial/tutorial.ipynb of its script"
-	@echo "make history    measure the kernels of old commits by asv (RANGE=a..b, QUICK=1)"
-	@echo "make regress    whether HEAD is slower than BASE=main~1, by asv"
-	@echo "make regress-selftest  see a slow commit flagged, and a neutral one not"
-	@echo "make speed      pytest-benchmark: time every layer, compare with the last run here"
-	@echo "make .venv      only install, all extras in it (TORCH=no: without PyTorch)"
+	@echo "make readme     regenerate figures and tables in the documents from results/"
+	@echo "make tutorial   make the notebook docs/tutorial/tutorial.ipynb from its script"
+	@echo "make history    measure the kernels at old commits by asv (RANGE=a..b, QUICK=1)"
+	@echo "make regress    tell whether HEAD is slower than BASE=main~1, by asv"
+	@echo "make regress-selftest  check that make regress flags a slow commit, not a neutral one"
+	@echo "make speed      time every layer by pytest-benchmark, compare with the last run here"
+	@echo "make .venv      only install, with all extras (TORCH=no: without PyTorch)"
 	@echo "make clean      remove .venv and caches"
 
 .venv: $(STAMP)
@@ -61,6 +61,8 @@ readme: $(STAMP)
 
 tutorial: $(STAMP)
 	$(BIN)/jupytext --to ipynb docs/tutorial/tutorial.py
+	@echo "To open it: $(BIN)/pip install jupyterlab"
+	@echo "            $(BIN)/jupyter lab docs/tutorial/tutorial.ipynb"
 
 history: $(STAMP)
 	$(BIN)/python -m cnnbench.history.measure $(if $(RANGE),--range $(RANGE)) $(if $(QUICK),--quick) $(ARGS)
@@ -71,7 +73,7 @@ regress: $(STAMP)
 regress-selftest: $(STAMP)
 	$(BIN)/python -m cnnbench.history.selftest
 
-# Thread pools of several libraries share one process here: with one thread none disturbs another.
+# Several libraries share one process here: with one thread each, their pools stay out of the way.
 speed: $(STAMP)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest bench/speed -W default::pytest_benchmark.logger.PytestBenchmarkWarning --benchmark-enable --benchmark-autosave --benchmark-compare \

@@ -1,6 +1,6 @@
-"""Networks to choose a backend for: PyTorch models as anyone might have them, nothing converted.
+"""Ordinary PyTorch models, not converted, to choose a backend for.
 
-From the folder above examples/, cnnbench recommend takes them by name:
+Run cnnbench recommend on them from the folder above examples/:
 
     cnnbench recommend examples.models:resnet_digits --input 64,1,8,8
     cnnbench recommend examples.models:resnet18_cifar --input 32,3,32,32
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around which the images also go unchanged, or in 1x1."""
+    """Two 3x3 convolutions with a shortcut, which is the identity or a 1x1 convolution."""
 
     def __init__(self, channels: int, filters: int, stride: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Block(nn.Module):
             self.around = nn.Conv2d(channels, filters, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the images, with what the block has found in them."""
+        """Return the sum of the convolutions' output and the shortcut."""
         y = self.norm1(self.conv1(x)).relu()
         return (self.norm2(self.conv2(y)) + self.around(x)).relu()
 
@@ -37,7 +37,7 @@ def _stem(channels: int, filters: int) -> list[nn.Module]:
 
 
 def resnet_digits() -> nn.Module:
-    """Return a small ResNet for the digits' 8x8 grey images."""
+    """Return a small ResNet for the digits, 8x8 gray images."""
     return nn.Sequential(
         *_stem(1, 32),
         Block(32, 32, 1),
@@ -51,7 +51,7 @@ def resnet_digits() -> nn.Module:
 
 
 def resnet18_cifar() -> nn.Module:
-    """Return a network like ResNet-18 for 32x32 colour images: its first layer is 3x3, not 7x7."""
+    """Return a ResNet-18 for 32x32 color images, with a first layer of 3x3 instead of 7x7."""
     blocks, channels = [], 64
     for filters, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
         blocks += [Block(channels, filters, stride), Block(filters, filters, 1)]
@@ -61,7 +61,7 @@ def resnet18_cifar() -> nn.Module:
 
 
 def vgg_cifar() -> nn.Module:
-    """Return a network like VGG for 32x32 colour images: five times convolutions and a pooling."""
+    """Return a VGG for 32x32 color images: five stages of convolutions and a max-pooling."""
     layers: list[nn.Module] = []
     channels = 3
     for filters, times in ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)):

@@ -1,27 +1,27 @@
-r"""Train a converted model in several processes, on one machine or on several.
+r"""Train a converted model in several processes, on one or more machines.
 
-Every process has the network, and computes its share of each batch. PyTorch's own
-DistributedDataParallel averages the gradients, so that all take the step that one process would
-take with the whole batch. Two lines differ from any such program: the model is converted, and the
-process is given its share of the cores.
+Every process has the network, and computes its share of each batch. PyTorch's
+DistributedDataParallel averages the gradients, so every step equals that of one process with the
+whole batch. Two lines differ from any such program: one converts the model, the other gives the
+process its share of the cores.
 
 On one machine, with two processes that share its cores:
 
     torchrun --standalone --nproc-per-node=2 examples/train_distributed.py
 
-On two machines, with two processes each, this on both. HOST is the name or the address of one of
-them, at which the other reaches it; its port 29500 has to be free.
+On two machines with two processes each, run this on both. HOST is the name or address of one of
+them, reachable from the other; its port 29500 must be free.
 
     torchrun --nnodes=2 --nproc-per-node=2 --rdzv-id=digits --rdzv-backend=c10d \
         --rdzv-endpoint=HOST:29500 examples/train_distributed.py
 
-All machines need the same versions. torchrun numbers them by itself: --node-rank, which goes with
---master-addr, is not needed here. Where the others cannot find a machine by its own name, its
-torchrun takes --local-addr=ITS-ADDRESS; where it has several networks, GLOO_SOCKET_IFNAME=eth0
-before the command says which to use.
+All machines need the same versions. torchrun numbers them itself, so --node-rank and --master-addr
+are not needed. If other machines cannot reach a machine by its own name, give its torchrun
+--local-addr=ITS-ADDRESS. If it has several networks, choose one with GLOO_SOCKET_IFNAME=eth0 before
+the command.
 
---backend auto follows the plan that CNNKERNELS_PLAN=plan.json names. It is made for one process's
-share of a batch and for its threads, here half of 64 images and one thread:
+--backend auto follows the plan in CNNKERNELS_PLAN=plan.json. Make the plan for one process's share
+of a batch and its threads, here half of 64 images and one thread:
 
     cnnbench recommend examples.train_distributed:model --input 32,1,8,8 --threads 1
 """
@@ -41,10 +41,10 @@ import cnnkernels.torch
 
 
 def model() -> nn.Module:
-    """Return a CNN for the digits' 8x8 grey images.
+    """Return a CNN for the digits, 8x8 gray images.
 
-    Without BatchNorm: it would take the mean of a process's own images, where one process takes
-    that of all, and SyncBatchNorm, which takes that of all too, runs on GPUs only.
+    It has no BatchNorm, which would average over one process's images instead of the whole batch.
+    SyncBatchNorm averages over the whole batch, but runs on GPUs only.
     """
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
@@ -63,7 +63,7 @@ def train(
 ) -> list[float]:
     """Train on one process's share of every batch; return the loss of each epoch on that share.
 
-    Every process draws the same batches, and takes each of its images from its own place on.
+    Every process draws the same batches; process p of n takes the images p, p + n, p + 2n, ...
     """
     device = next(network.parameters()).device
     digits = load_digits()
@@ -87,19 +87,21 @@ def train(
 
 
 def main() -> None:
-    """Train as one of the processes that torchrun starts."""
+    """Train as one of torchrun's processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", default="numba-simd", help="of converted layers, or auto")
+    parser.add_argument(
+        "--backend", default="numba-simd", help="backend of converted layers, or auto"
+    )
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="cuda: one GPU a process, and PyTorch's own layers; converted ones are for CPUs",
+        help="cuda: one GPU per process, with unconverted layers; converted ones need a CPU",
     )
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=64, help="images of all processes together")
+    parser.add_argument("--batch", type=int, default=64, help="batch size over all processes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", metavar="FILE", help="for the state_dict of what was trained")
+    parser.add_argument("--save", metavar="FILE", help="save the trained state_dict here")
     given = parser.parse_args()
     if not torch.distributed.is_torchelastic_launched():
         parser.error("torchrun starts this program: torchrun --standalone --nproc-per-node=2 ...")
@@ -110,7 +112,7 @@ def main() -> None:
             f"got {given.batch}"
         )
 
-    cnnkernels.torch.set_threads()  # before anything computes: this process's share of the cores
+    cnnkernels.torch.set_threads()  # before any computation, take this share of the cores
     torch.manual_seed(given.seed)
     network = model()
     if given.device == "cuda":
@@ -123,8 +125,8 @@ def main() -> None:
     process = torch.distributed.get_rank()
     print(f"process {process} of {processes}, threads {cnnkernels.torch.threads()}", flush=True)
 
-    # The wrapper has no name, so that it ends before the group does: ending last, it would wait
-    # for gloo's thread with Python's lock in hand, which that thread may be waiting for.
+    # The wrapper has no name, so it is freed before the group. Freed last, it would wait for gloo's
+    # thread while it holds Python's lock, which that thread may be waiting for.
     losses = torch.tensor(
         train(
             DistributedDataParallel(network),

@@ -1,9 +1,9 @@
-"""Train a small ResNet with PyTorch, and again converted: the same losses, another time.
+"""Train a small ResNet with PyTorch, then converted, and compare losses and times.
 
     python examples/train_resnet.py                      # converted to numba-simd
     python examples/train_resnet.py --plan plan.json     # as cnnbench recommend planned
 
-A plan for it is made by
+This makes a plan for it:
 
     cnnbench recommend examples.models:resnet_digits --input 64,1,8,8 --output plan.json
 """
@@ -23,7 +23,7 @@ from cnnkernels import plan
 
 
 def train(network: nn.Module, epochs: int, batch: int = 64) -> tuple[list[float], float]:
-    """Train on scikit-learn's digits; return the loss of each epoch, and the seconds of all."""
+    """Train on scikit-learn's digits; return the loss of each epoch, and the seconds in all."""
     digits = load_digits()
     images = torch.tensor(digits.images[:, None], dtype=torch.float32) / 16
     labels = torch.tensor(digits.target)
@@ -47,8 +47,8 @@ def train(network: nn.Module, epochs: int, batch: int = 64) -> tuple[list[float]
 def main() -> None:
     """Train both ways, and show the losses side by side."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", default="numba-simd", help="of converted layers")
-    parser.add_argument("--plan", help="a plan's file, in place of one backend")
+    parser.add_argument("--backend", default="numba-simd", help="backend of converted layers")
+    parser.add_argument("--plan", help="a plan file, instead of one backend")
     parser.add_argument("--epochs", type=int, default=5)
     given = parser.parse_args()
 
@@ -58,7 +58,7 @@ def main() -> None:
     converted.load_state_dict(plain.state_dict())
     follow = plan.load(given.plan) if given.plan else given.backend
     cnnkernels.torch.convert(converted, follow)
-    for network in (plain, converted):  # what is compiled in a first step is not timed
+    for network in (plain, converted):  # compile in a first step, untimed
         start = {name: value.clone() for name, value in network.state_dict().items()}
         images = torch.zeros(64, 1, 8, 8)
         network(images).sum().backward()

@@ -1,29 +1,29 @@
-"""Benchmarks for asv: today's measuring, kernels of any commit.
+"""Benchmarks for asv: the current measuring code, with the kernels of any commit.
 
 asv takes this folder from the working tree and installs `cnnkernels` from the commit it measures.
-So nothing here changes with the kernels, and of `cnnkernels` only what has been there from the
-first kernel on, and stays, is used:
+So nothing here depends on the kernels' commit. It uses only the parts of `cnnkernels` that have
+existed since the first kernel and will stay:
 
-- ``cnnkernels.registry.load(name)``, which raises ``registry.UnknownBackendError`` for a name that
-  is not known yet and NotImplementedError, with the reason, for a backend that cannot run here;
-- ``cnnkernels.contract.Conv2D`` and ``MaxPool2D`` by their keyword arguments, and of a problem
+- ``cnnkernels.registry.load(name)``, which raises ``registry.UnknownBackendError`` for a name not
+  yet known, and NotImplementedError with the reason for a backend that cannot run here;
+- ``cnnkernels.contract.Conv2D`` and ``MaxPool2D`` with keyword arguments, and a problem's
   ``shapes.x``, ``shapes.w`` and ``shapes.y``;
-- of a backend ``unsupported(problem)``, ``arrays.put``, ``arrays.get``, ``arrays.synchronize``,
-  and the kernels ``convolution`` and ``pooling`` with ``forward`` and ``backward``.
+- a backend's ``unsupported(problem)``, ``arrays.put``, ``arrays.get``, ``arrays.synchronize``, and
+  its kernels ``convolution`` and ``pooling`` with ``forward`` and ``backward``.
 
-Numba's cache is a folder of the environment, which each installation empties: an old kernel is
-never run in place of the one that is measured. No benchmark uses more than one thread.
+Numba's cache is a folder in the environment, emptied by each installation, so no old kernel runs in
+place of the measured one. All benchmarks use one thread.
 
-Names of benchmarks, their parameters and the cases are permanent: history is kept under them.
-`version` is raised when a benchmark's meaning changes, and with it its history begins anew.
+The names of benchmarks, parameters and cases are permanent, as the history is stored under them.
+Raise `version` when the meaning of a benchmark changes; its history then starts again.
 """
 
 import os
 import sys
 from pathlib import Path
 
-# In asv's processes this is run before anything imports NumPy, Numba or PyTorch. Elsewhere, such as
-# in the tests, other code decides. (In asv.conf.json it would be part of the environment's name.)
+# In asv's processes this runs before NumPy, Numba or PyTorch is imported. Elsewhere, such as in
+# tests, other code sets threads. (asv.conf.json would make it part of the environment's name.)
 _program = getattr(sys.modules["__main__"], "__file__", None) or ""
 if Path(_program).parts[-2:] == ("asv", "benchmark.py"):
     for _name in (
@@ -33,5 +33,5 @@ if Path(_program).parts[-2:] == ("asv", "benchmark.py"):
         "NUMBA_NUM_THREADS",
     ):
         os.environ.setdefault(_name, "1")
-if (Path(sys.prefix) / "numba-cache").is_dir():  # made by asv.conf.json's install_command
+if (Path(sys.prefix) / "numba-cache").is_dir():  # created by install_command in asv.conf.json
     os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(sys.prefix) / "numba-cache"))

@@ -1,4 +1,4 @@
-"""What is measured: layers by name, as keyword arguments of a problem. Names are permanent."""
+"""The measured layers by name, as keyword arguments of a problem. Names are permanent."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ REAL: dict[str, dict[str, Any]] = {
         "batch": 2, "channels": 256, "height": 56, "width": 56, "kernel_size": 2, "stride": 2,
     },
 }  # fmt: skip
-"""Layers of ResNet-50, AlexNet, MobileNet v1 and VGG-16: shapes of `cnnbench`'s sets, in smaller
-batches."""
+"""Layers of ResNet-50, AlexNet, MobileNet v1 and VGG-16, in smaller batches than in `cnnbench`."""
 
 CASES = {**DIGITS, **REAL}
 
@@ -66,7 +65,7 @@ TOO_SLOW = [(case, "naive") for case in REAL]
 
 
 def problem(case: str) -> Any:
-    """Return the problem of a case, of the installed `cnnkernels`."""
+    """Return a case's problem from the installed `cnnkernels`."""
     from cnnkernels import contract
 
     sizes = CASES[case]
@@ -79,10 +78,10 @@ def load(name: str, what: Any = None) -> Any:
     Raises
     ------
     NotImplementedError
-        With the reason, if there is no such backend at this commit, or it cannot run here, or not
-        this problem. asv counts that as a skip; what is broken fails.
+        With the reason, if this commit has no such backend, or if the backend cannot run here or
+        cannot run this problem. asv skips on it; other errors are failures.
     """
-    if name == "torch-cuda":  # told without importing PyTorch, which takes seconds
+    if name == "torch-cuda":  # avoids importing PyTorch, which takes seconds
         try:
             ctypes.CDLL("libcuda.so.1")
         except OSError as error:

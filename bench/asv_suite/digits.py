@@ -1,4 +1,4 @@
-"""The digits CNN: a step of its training, the whole run, and what it has learnt."""
+"""Benchmarks of training the digits CNN: a step, the whole run, and its accuracy."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def _data() -> tuple[np.ndarray, np.ndarray]:
 class Network:
     """Two convolutions, each with ReLU and max-pool, and a linear layer, on a backend's kernels.
 
-    All but the kernels is what NumPy's and PyTorch's arrays have in common.
+    Apart from the kernels it uses only operations common to NumPy and PyTorch arrays.
 
     Parameters
     ----------
     name : str
-        The backend's.
+        The backend's name.
     """
 
     def __init__(self, name: str) -> None:
@@ -63,7 +63,7 @@ class Network:
             self._weights.append(put(np.zeros(outputs, np.float32)))
         self._velocities = [0.0 * weights for weights in self._weights]
         images, labels = _data()
-        # Whole batches only: each shape is compiled for once. The last few are the test images.
+        # Whole batches only, so each shape is compiled once. The last few are test images.
         batches = [
             (put(images[at : at + BATCH].copy()), put(labels[at : at + BATCH].copy()))
             for at in range(0, len(images) - BATCH + 1, BATCH)
@@ -83,7 +83,7 @@ class Network:
         return features @ self._weights[4] + self._weights[5], [*kept, features]
 
     def step(self, images: Any, labels: Any) -> Any:
-        """Take a step downhill; return the mean share that the right classes had before it."""
+        """Take a step; return the mean likelihood of the right classes before it."""
         logits, (*kept, features) = self._forward(images)
         powers = math.e ** (logits - logits.max())
         shares = powers / powers.sum(1)[:, None]
@@ -114,7 +114,7 @@ class Network:
                 self.step(images, labels)
 
     def accuracy(self) -> float:
-        """Return the share of test images that are told right."""
+        """Return the accuracy on the test images."""
         right = [
             float((self._forward(images)[0].argmax(1) == labels.argmax(1)).sum()) / BATCH
             for images, labels in self.test
@@ -125,7 +125,7 @@ class Network:
 class Training:
     """The digits CNN trained layer by layer: gradients, losses and updates included."""
 
-    # Not naive: a step of it takes seconds, and the 210 that it has to learn from over ten minutes.
+    # Not naive: each of the 210 steps takes seconds, over ten minutes in all.
     params: ClassVar = [
         "numpy", "numba", "numba-simd", "torch-cpu", "torch-cuda", "torch-cpu-nhwc",
     ]  # fmt: skip
@@ -137,7 +137,7 @@ class Training:
     warmup_time = 0
 
     def setup(self, backend: str) -> None:
-        """Compile and warm up, on the first call; refuse to time what does not learn."""
+        """Compile and warm up in the first call; fail if the training does not learn."""
         _learnt(backend)
 
     def time_step(self, backend: str) -> None:
@@ -150,17 +150,17 @@ class Training:
         _learnt(backend).run()
 
     def track_mistakes(self, backend: str) -> float:
-        """Return the share of test images told wrong after 10 epochs."""
+        """Return the share of misclassified test images after 10 epochs."""
         return 1.0 - _learnt(backend).accuracy()
 
     track_mistakes.unit = "of the test images"  # type: ignore[attr-defined]
 
     def track_ratio(self, backend: str) -> float:
-        """Return what part of torch-cpu's time a step takes, timed in turns in one process."""
+        """Return a step's time relative to torch-cpu, timed in turns in one process."""
         ours = _learnt(backend)
         try:
             theirs = Network(cases.BASELINE)
-        except NotImplementedError as reason:  # outside setup, asv takes only its own for a skip
+        except NotImplementedError as reason:  # outside setup, asv skips only for its own exception
             raise SkipNotImplemented(str(reason)) from None
         return session.relative_seconds(
             lambda: ours.step(*ours.train[0]), lambda: theirs.step(*theirs.train[0])
@@ -176,13 +176,11 @@ def _learnt(backend: str) -> Network:
     Raises
     ------
     AssertionError
-        If it has learnt nothing worth timing.
+        If its accuracy is below 90 %.
     """
     network = Network(backend)
     network.run()
     right = network.accuracy()
     if right < 0.9:
-        raise AssertionError(
-            f"after {EPOCHS} epochs, only {right:.0%} of the images are told right"
-        )
+        raise AssertionError(f"expected an accuracy of 90 % after {EPOCHS} epochs, got {right:.0%}")
     return network

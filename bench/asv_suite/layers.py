@@ -1,4 +1,4 @@
-"""Layers: seconds of every backend; beside PyTorch, ratios; errors; memory."""
+"""Benchmarks of layers: seconds, ratios to PyTorch, errors and memory."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from asv_suite import cases, session
 T = TypeVar("T")
 
 Figures = dict[tuple[str, str, str], float | Exception]
-"""By what, case and backend: a figure, or why there is none, a skip or a failure."""
+"""Figures by kind, case and backend; an exception says why one is missing."""
 
 
 def keep_expected() -> None:
-    """Keep what is right for each case in the current folder, which a class's benchmarks share."""
+    """Save the expected results of each case in the current folder, shared by a class."""
     session.keep_expected(Path.cwd())
 
 
 @functools.lru_cache(maxsize=1)
 def _prepared(case: str, backend: str) -> session.Prepared:
-    """Return what is called, checked: once a process, for setup runs before each timed call."""
+    """Return a checked case, cached, as setup runs before each timed call."""
     made = session.Prepared(case, backend)
     made.require_right(session.expected(Path.cwd(), case))
     return made
 
 
 class Speed:
-    """Seconds of one call: what it takes in training, allocation and packing included."""
+    """Seconds of one call as in training, with allocation and packing."""
 
     params = (list(cases.CASES), list(cases.BACKENDS))
     param_names = ("case", "backend")
@@ -45,7 +45,7 @@ class Speed:
     setup_cache = staticmethod(keep_expected)
 
     def setup(self, case: str, backend: str) -> None:
-        """Compile, check and warm up, on the first call."""
+        """Compile, check and warm up in the first call."""
         _prepared(case, backend)
 
     def time_forward(self, case: str, backend: str) -> None:
@@ -58,10 +58,10 @@ class Speed:
 
 
 def measure() -> Figures:
-    """Return errors and memory, and what part of PyTorch's time each call takes.
+    """Return errors, memory, and each call's time relative to PyTorch.
 
-    One process measures all, on one thread, so that what is compared is timed in turns; asv then
-    asks for each figure by a process of its own, which is quick.
+    One process measures everything on one thread, so that calls are timed in turns. asv then reads
+    each figure in a separate process.
     """
     figures: Figures = {}
     for case in cases.CASES:
@@ -79,7 +79,7 @@ def measure() -> Figures:
 def _checked(
     case: str, backend: str, right: session.Arrays
 ) -> tuple[session.Prepared | Exception, float | Exception]:
-    """Return what is called and its error, or why there is none: what is wrong is not timed."""
+    """Return a checked case and its error, or exceptions; a wrong case is not timed."""
     made = _attempt(session.Prepared, case, backend)
     error = _attempt(session.Prepared.require_right, made, right)
     return (error if isinstance(error, Exception) else made), error
@@ -90,7 +90,7 @@ def _ratio(direction: str, ours: session.Prepared, theirs: session.Prepared) -> 
 
 
 def _attempt(call: Callable[..., T], *arguments: Any) -> T | Exception:
-    """Return what a call returns or raises, or what came of an argument: it fails its own alone."""
+    """Return a call's result or exception, or the exception among its arguments."""
     for argument in arguments:
         if isinstance(argument, Exception):
             return argument
@@ -98,12 +98,12 @@ def _attempt(call: Callable[..., T], *arguments: Any) -> T | Exception:
         return call(*arguments)
     except NotImplementedError as reason:
         return reason
-    except Exception as error:  # of any kind, and each must survive asv's pickle
+    except Exception as error:  # any kind, made picklable for asv
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 class _Tracked:
-    """What `measure` found."""
+    """Figures from `measure`."""
 
     param_names = ("case", "backend")
     version = "1"
@@ -121,7 +121,7 @@ class _Tracked:
 
 
 class Ratio(_Tracked):
-    """What part of torch-cpu's time a call takes, timed in turns in one process: less is better."""
+    """A call's time relative to torch-cpu, timed in turns in one process; less is better."""
 
     unit = "of torch-cpu's time"
 
@@ -135,7 +135,7 @@ class Ratio(_Tracked):
 
 
 class Error(_Tracked):
-    """The largest error of all results, in units of what rounding can make."""
+    """The largest error of all results, relative to the largest rounding error possible."""
 
     unit = "of the bound"
 
@@ -145,7 +145,7 @@ class Error(_Tracked):
 
 
 class Memory(_Tracked):
-    """Memory that a forward and a backward take beyond their arguments and results, at the peak."""
+    """Peak memory of a forward and a backward beyond their arguments and results."""
 
     unit = "bytes"
 

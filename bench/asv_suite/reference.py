@@ -1,7 +1,7 @@
-"""What is right: convolution and max-pooling in float64, tap by tap, and what rounding may change.
+"""Expected results: convolution and max-pooling in float64, tap by tap, with error bounds.
 
-The same at every commit, and nobody's kernel: `cnnkernels.conformance` is the thorough check, of
-the tree it stands in. This one is what a time here is never shown without.
+This reference is the same at every commit and independent of all kernels. No time is reported
+without passing it. The thorough check of a commit is its own `cnnkernels.conformance`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _UNIT = float(np.finfo(np.float32).eps) / 2
 
 
 def expected(sizes: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what is right by name, and by ``name + ".bound"`` the error that rounding can make.
+    """Return expected results by name, and largest rounding errors by ``name + ".bound"``.
 
     Parameters
     ----------
     sizes : dict
         The problem: keyword arguments of Conv2D or MaxPool2D.
     inputs : dict of np.ndarray
-        x and dy; for a convolution w and b, too. float32.
+        x and dy, and w and b for a convolution; float32.
 
     Notes
     -----
-    The bound of a sum of n products is ``n*u / (1 - n*u)`` times the sum of their sizes [1]_.
+    The bound of a sum of n products is ``n*u / (1 - n*u)`` times the sum of their magnitudes [1]_.
 
     References
     ----------
@@ -47,7 +47,7 @@ def expected(sizes: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, 
 
 
 def error_over_bound(right: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> float:
-    """Return the largest error in units of its bound; infinite where there may be none."""
+    """Return the largest error over its bound; infinite for an error where the bound is zero."""
     worst = 0.0
     for name, array in got.items():
         bound = right[f"{name}.bound"]
@@ -65,7 +65,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _taps(sizes: dict[str, Any], out: tuple[int, int]) -> Iterator[tuple[int, int, Any]]:
-    """Yield each pixel of the window, and the slice of the padded image that it meets."""
+    """Yield each tap of the window, with the slice of the padded image that it multiplies."""
     rows, cols = _pair(sizes["kernel_size"])
     step_h, step_w = _pair(sizes.get("stride", 1))
     for r, s in itertools.product(range(rows), range(cols)):
@@ -77,7 +77,7 @@ def _taps(sizes: dict[str, Any], out: tuple[int, int]) -> Iterator[tuple[int, in
 
 
 def _padded(sizes: dict[str, Any], x: np.ndarray, value: float) -> np.ndarray:
-    """Return an image with enough around it for any window, cut to size again by `_inner`."""
+    """Pad images enough for any window; `_inner` undoes it."""
     (pad_h, pad_w), (step_h, step_w) = _pair(sizes.get("padding", 0)), _pair(sizes.get("stride", 1))
     around = ((0, 0), (0, 0), (pad_h, pad_h + step_h), (pad_w, pad_w + step_w))
     return np.pad(x, around, constant_values=value)
@@ -109,7 +109,7 @@ def _convolved(sizes: dict[str, Any], a: dict[str, np.ndarray]) -> dict[str, np.
 
 
 def _terms(sizes: dict[str, Any], a: dict[str, np.ndarray]) -> dict[str, int]:
-    """Return how many products each sums, at the most."""
+    """Return the largest number of products in each sum."""
     filters, channels, rows, cols = a["w"].shape
     pixels = a["dy"].size // filters
     return {
@@ -127,14 +127,14 @@ def _pooled(sizes: dict[str, Any], x: np.ndarray, dy: np.ndarray) -> dict[str, n
     for _, _, seen in _taps(sizes, out):
         np.maximum(y, padded[seen], out=y)
     dx, size, given = np.zeros_like(padded), np.zeros_like(padded), np.zeros(dy.shape, bool)
-    for _, _, seen in _taps(sizes, out):  # the first of equal ones takes the gradient
+    for _, _, seen in _taps(sizes, out):  # the first of equal pixels receives the gradient
         wins = (padded[seen] == y) & ~given
         dx[seen] += np.where(wins, dy, 0.0)
         size[seen] += np.where(wins, np.abs(dy), 0.0)
         given |= wins
     terms = math.prod(_pair(sizes["kernel_size"]))
     bound = size * (terms * _UNIT / (1 - terms * _UNIT))
-    # A maximum is copied: its bound is nothing.
+    # A maximum is copied, so its bound is zero.
     return {
         "y": y, "y.bound": np.zeros_like(y),
         "dx": _inner(sizes, dx), "dx.bound": _inner(sizes, bound),

@@ -1,4 +1,4 @@
-"""A case on a backend: its arrays in place, checked, called, timed against another, weighed."""
+"""Prepare, check, call and time a case on a backend, and measure its memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Arrays = dict[str, np.ndarray]
 ROUNDS = 6
 SIDE_SECONDS = 0.008
 SLOW_SECONDS = 0.1
-"""A call that takes longer is timed in one round only."""
+"""Longer calls are timed in one round only."""
 
 _SEED = 20
 
 
 def inputs(case: str) -> Arrays:
-    """Return x and dy of a case, for a convolution w and b too, float32, the same every time."""
+    """Return x and dy of a case, and w and b for a convolution: float32, always the same."""
     problem = cases.problem(case)
     random = np.random.default_rng(_SEED)
     shapes = {"x": problem.shapes.x, "dy": problem.shapes.y}
@@ -35,24 +35,24 @@ def inputs(case: str) -> Arrays:
 
 
 def keep_expected(folder: Path) -> None:
-    """Work out what is right for every case, each in a file of its own."""
+    """Compute the expected results of every case, and save each case to a file."""
     for case in cases.CASES:
         np.savez(folder / f"{case}.npz", allow_pickle=False, **expected_of(case))
 
 
 def expected_of(case: str) -> Arrays:
-    """Return what is right for a case, and its bounds, by name."""
+    """Compute the expected results of a case and their bounds, by name."""
     return reference.expected(cases.CASES[case], inputs(case))
 
 
 def expected(folder: Path, case: str) -> Arrays:
-    """Return what is right for a case: what `keep_expected` kept."""
+    """Read the expected results of a case, saved by `keep_expected`."""
     with np.load(folder / f"{case}.npz") as stored:
         return dict(stored)
 
 
 class Prepared:
-    """A case on a backend, its arrays where the backend computes.
+    """A case on a backend, with its arrays on the backend's device.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Prepared:
     Raises
     ------
     NotImplementedError
-        If there is no such backend at this commit, or it cannot run here, or not this case.
+        If this commit has no such backend, or it cannot run here or cannot run this case.
     """
 
     def __init__(self, case: str, backend: str) -> None:
@@ -79,7 +79,7 @@ class Prepared:
             self._kernel = loaded.pooling
             self._forward = [self.problem, given["x"]]
             self._backward = [self.problem, given["dy"]]
-        _, self._cache = self._kernel.forward(*self._forward)  # compiles, too
+        _, self._cache = self._kernel.forward(*self._forward)  # also compiles
         self.backward()
 
     def forward(self) -> Any:
@@ -95,39 +95,39 @@ class Prepared:
         return result
 
     def named(self, direction: str, result: Any) -> Arrays:
-        """Return, on the host and by name, what `forward` or `backward` returned; not the cache."""
+        """Return the result of `forward` or `backward` by name, on the host, without the cache."""
         if direction == "forward":
             return {"y": self._arrays.get(result[0])}
         named = zip(("dx", "dw", "db"), _gradients(result), strict=False)
         return {name: self._arrays.get(array) for name, array in named}
 
     def require_right(self, right: Arrays) -> float:
-        """Return the largest error of all results, in units of what rounding can make.
+        """Return the largest error of all results, relative to the largest rounding error possible.
 
         Raises
         ------
         AssertionError
-            If it is more than that: what is wrong is not timed.
+            If it is above 1; wrong kernels are not timed.
         """
         got = self.named("forward", self.forward()) | self.named("backward", self.backward())
         error = reference.error_over_bound(right, got)
         if not error <= 1.0:
-            raise AssertionError(f"wrong: an error is {error:.3g} of what rounding can make")
+            raise AssertionError(f"wrong: an error is {error:.3g} times the largest rounding error")
         return error
 
     def extra_bytes(self) -> int:
-        """Return how much memory a forward and a backward take beyond their arguments and results.
+        """Return the peak memory of a forward and a backward beyond arguments and results.
 
         Raises
         ------
         NotImplementedError
-            Where the system does not tell: it is read from Linux's /proc.
+            On systems without Linux's /proc.
         """
         try:
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")
         except (OSError, AttributeError) as error:
-            raise NotImplementedError(f"peak memory is not told here ({error})") from None
+            raise NotImplementedError(f"peak memory is unknown on this system ({error})") from None
         before = _resident("VmRSS")
         y, _ = self.forward()
         results = (y, *_gradients(self.backward()))
@@ -136,7 +136,7 @@ class Prepared:
 
 
 def _gradients(result: Any) -> tuple[Any, ...]:
-    """Return what a backward returned, one gradient or several, as several."""
+    """Return the result of a backward as a tuple of gradients."""
     return result if isinstance(result, tuple) else (result,)
 
 
@@ -144,14 +144,14 @@ def _resident(key: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
-    raise NotImplementedError(f"this system does not tell {key}")
+    raise NotImplementedError(f"{key} is unknown on this system")
 
 
 def relative_seconds(ours: Callable[[], object], theirs: Callable[[], object]) -> float:
-    """Return what part of another call's time one call takes, timed in turns.
+    """Return the time of one call relative to another, timed in turns.
 
-    A round times A, B, B, A, so that a steady drift of the machine cancels; the ratio is the median
-    of the rounds.
+    A round times A, B, B, A, which cancels a steady drift of the machine. The ratio is the median
+    over rounds.
     """
     once = [max(_seconds(call, 1), 1e-7) for call in (ours, theirs)]
     calls, their_calls = (max(1, math.ceil(SIDE_SECONDS / seconds)) for seconds in once)
@@ -165,7 +165,7 @@ def relative_seconds(ours: Callable[[], object], theirs: Callable[[], object]) -
 
 
 def _seconds(call: Callable[[], object], calls: int) -> float:
-    """Return the seconds a call, the mean of some in a row."""
+    """Return the mean seconds of several calls in a row."""
     start = time.perf_counter()
     for _ in range(calls):
         call()

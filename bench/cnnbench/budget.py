@@ -1,4 +1,4 @@
-"""How long to measure, and where a run says how far it has come."""
+"""How long to measure, and how a run reports its progress."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Protocol
 from cnnbench import timing
 
 CALL_SECONDS = 20.0
-"""A problem of which one call would take longer is not run."""
+"""Problems are skipped if one call would take longer than this."""
 
 
 class Progress(Protocol):
-    """Where a run says what it is doing: between measurements, never during one."""
+    """Receives the steps of a run, between measurements."""
 
     def begin(self, total: int) -> None:
-        """Say how many steps there will be."""
+        """Set the number of steps."""
         ...
 
     def step(self, text: str) -> None:
-        """Say which step begins now."""
+        """Announce the step that begins now."""
         ...
 
 
@@ -30,16 +30,16 @@ class Budget:
     Attributes
     ----------
     rounds : int
-        At the most, before those that a wide interval earns.
+        The most rounds, before extra ones for unclear verdicts.
     seconds : float
-        For one backend in one direction of one case; a slow one gets fewer rounds.
+        For one backend in one direction of one case; slow backends get fewer rounds.
     training_seconds : float
-        For one backend's trainings, in turns with the others'; one training that takes longer than
-        half of it, with what it needs compiled, is stopped, unless it is asked for in full.
+        For all trainings of one backend. A single training that takes longer than half of it, once
+        compiled, is stopped, unless it is run in full.
     call_seconds : float or None
-        What takes longer a call is not run; None runs everything.
+        Slower calls are skipped; None runs everything.
     first_steps : bool
-        Whether what compiling costs before a training is measured, in new processes.
+        Whether to measure first steps, with compiling, in new processes.
     """
 
     rounds: int = timing.ROUNDS
@@ -49,11 +49,11 @@ class Budget:
     first_steps: bool = True
 
     def rounds_for(self, side_seconds: float, budget_seconds: float) -> int:
-        """Return how many rounds of two sides fit into a budget, one at the least."""
+        """Return how many rounds of two sides fit into a budget, at least one."""
         return max(1, min(self.rounds, int(budget_seconds / (2 * side_seconds))))
 
 
 SHORT = Budget(rounds=6, seconds=1.0, training_seconds=9.0, first_steps=False)
-"""For a comparison of everything in minutes: intervals, and no more rounds for the unclear."""
+"""For comparing everything in minutes: enough rounds for intervals, none extra."""
 
 QUICK = Budget(rounds=3, seconds=1.0, training_seconds=8.0, call_seconds=2.0)

@@ -1,4 +1,4 @@
-"""Checking every case on every backend, each in its own process: rows out."""
+"""Check every case on every backend, each in its own process, and return rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from cnnbench.budget import CALL_SECONDS, Progress
 from cnnbench.cases import CaseSet
 from cnnbench.results import Row, Run
+from cnnbench.words import counted
 from cnnbench.workers.pool import WorkerPool, note_threading
 from cnnbench.workers.worker import WorkerError
 from cnnkernels.contract import Conv2D, Problem, directions
@@ -25,9 +26,9 @@ def check(
     progress: Progress,
     call_seconds: float | None = CALL_SECONDS,
 ) -> None:
-    """Check every case on every backend at every thread count; rows go to the run.
+    """Check every case on every backend at every thread count, and add the rows to the run.
 
-    A backend that promises the same bits at any number of threads is held to that here.
+    A deterministic backend must give the same bits at every thread count.
     """
     progress.begin(len(threads) * sum(len(group.cases) for group in sets) * len(backends))
     digests: dict[tuple[str, str], tuple[int, str]] = {}
@@ -43,7 +44,8 @@ def check(
                         )
                         if found["digest"] != digest:
                             found["outcome"] = "wrong"
-                            found["reason"] = f"gave other bits at {count} threads than at {first}"
+                            counts = f"{counted(count, 'thread')} than with {first}"
+                            found["reason"] = f"gave different bits with {counts}"
                     run.rows.extend(rows_of(case, backend, count, found))
                 clear(folder)
                 run.write()
@@ -53,7 +55,7 @@ def check(
 def check_case(
     pool: WorkerPool, backend: str, case: Case, folder: Path, call_seconds: float | None
 ) -> dict[str, Any]:
-    """Return a check's findings as the worker tells them, or why there are none."""
+    """Return the worker's findings, or the reason why there are none."""
     blank: dict[str, Any] = {
         "error_over_bound": {},
         "repeatable": None,
@@ -77,7 +79,7 @@ def check_case(
 
 
 def rows_of(case: Case, backend: str, threads: int, found: dict[str, Any]) -> list[Row]:
-    """Return a check's findings as rows, one a direction, without times."""
+    """Return a check's findings as rows without times, one for each direction."""
     return [
         Row(
             case=case.label,
@@ -104,7 +106,7 @@ def operation(problem: Problem) -> str:
 
 @contextlib.contextmanager
 def fills_folder() -> Iterator[Path]:
-    """Yield a folder that workers share what is right in, case by case."""
+    """Yield a folder in which workers share inputs and expected results."""
     with tempfile.TemporaryDirectory(prefix="cnnbench-") as name:
         yield Path(name)
 

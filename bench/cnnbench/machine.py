@@ -1,4 +1,4 @@
-"""What this machine is, as far as it matters to a time, without its name."""
+"""Describe this machine as far as it affects times, without its host name."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ _LIBRARIES = (
 )
 
 _LONGEST = 100
-"""Letters of a processor's name: some are lists of all that it can do, too long for a folder."""
+"""The most letters of a processor's name in a folder name; some names are very long."""
 
 
 def memory_bytes() -> int | None:
-    """Return the installed memory, or None where the system does not say."""
+    """Return the installed memory, None where unknown."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
 
 
 def name() -> str:
-    """Return a name for the results folder: processor and cores, never the host's name.
+    """Return a name for the results folder, from processor and cores, never the host name.
 
-    The processor is named twice, as the system does and by its microarchitecture: an "AMD EPYC" may
-    be of several.
+    It includes the microarchitecture: an "AMD EPYC" may have one of several.
     """
     processor = slug(host.cpu_model())[:_LONGEST].rstrip("-")
     kind = host.microarchitecture()
@@ -47,14 +46,14 @@ def name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that matter to speed, those that are installed."""
+    """Return the versions of the installed libraries that affect speed."""
     return host.versions(*_LIBRARIES)
 
 
 def numba_settings() -> dict[str, str]:
-    """Return Numba's settings in the environment: some of them make compiled code slower.
+    """Return Numba's environment variables, some of which slow compiled code.
 
-    Paths are left out. They change no time, and may hold a person's name.
+    Paths are left out: they do not affect times, and may contain a person's name.
     """
     return {
         name: value
@@ -64,10 +63,10 @@ def numba_settings() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout this package is run from, '+' if it was changed since."""
+    """Return the commit of this package's checkout, with '+' if it has changes, or None."""
     folder = Path(__file__).resolve().parent
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--match="],
             cwd=folder,
             capture_output=True,
@@ -82,19 +81,19 @@ def commit() -> str | None:
             check=False,
             timeout=10,
         )
-        return told.stdout.strip() if tracked.returncode == 0 else None
+        return described.stdout.strip() if tracked.returncode == 0 else None
     return None
 
 
 def load_average() -> list[float] | None:
-    """Return how many processes were running, over 1, 5 and 15 minutes; None where unknown."""
+    """Return the load averages over 1, 5 and 15 minutes, None where unknown."""
     with contextlib.suppress(OSError, AttributeError):
         return [round(value, 2) for value in os.getloadavg()]
     return None
 
 
 def environment(command: list[str]) -> dict[str, Any]:
-    """Return what a run's file says of where it was measured.
+    """Return the environment of a run, as its file records it.
 
     Parameters
     ----------

@@ -1,9 +1,8 @@
-"""Rows, and the file they are kept in: nothing measured is ever lost.
+"""Rows of measurements, and the files that hold them.
 
-A run is one JSON object: ``schema``, ``environment`` and ``rows``, a row a line. It is written anew
-after every case, whole or not at all, so that an interrupted run leaves what it had. A stream, such
-as a pipe or /dev/stdout, gets it once, when the run is finished or interrupted: written anew after
-every case, it would have one object after another.
+A run is one JSON object: ``schema``, ``environment`` and ``rows``, one row a line. Its file is
+rewritten after every case, atomically, so an interrupted run loses nothing. A stream, such as a
+pipe or /dev/stdout, receives the run once, when it finishes or is interrupted.
 """
 
 from __future__ import annotations
@@ -25,61 +24,69 @@ from cnnkernels.conformance import Outcome
 SCHEMA = "cnnbench/1"
 
 _LONGEST = 60
-"""Letters of a subject in a file's name, at the most."""
+"""The most letters of a subject in a file name."""
+
+
+TOO_SLOW = "too slow"
+"""Begins the reason of a row whose call was skipped: 'too slow (about 13 min)'."""
+
+_SLOW = re.compile(rf"{TOO_SLOW} \(about ([\d.e+]+) (s|min|h)\)")
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 class ResultsError(OSError):
-    """Results that cannot be written or read; the message says where and what to do."""
+    """Results that cannot be written or read; the message names the file and a remedy."""
 
 
 @dataclass
 class Row:
-    """One case on one backend in one direction: what came of it, and how fast it was.
+    """The result of one case on one backend in one direction: its outcome and its speed.
 
     Attributes
     ----------
     case, problem : str
-        Short name, and the whole descriptor with name and layers; a set's sum has no problem.
+        Short name, and full descriptor with name and layers; the sum of a set has no problem.
     op : str
-        'conv2d', 'max_pool2d', 'train', or 'step', of a training.
+        'conv2d', 'max_pool2d', 'train', or 'step' (a training step).
     direction : str
-        'forward', 'backward_data', 'backward_weights', 'backward', 'train' or 'step'; of a check
-        that has not come to a direction, 'check'.
+        'forward', 'backward_data', 'backward_weights', 'backward', 'train' or 'step'; 'check' for a
+        check that ended before any direction.
     backend : str
-        Of a training perhaps a program instead; of a step, in which way it is taken.
+        Its name; for trainings maybe a program, for steps the way of training.
     threads : int
     outcome, reason : str
-        'ok', 'wrong', 'failed' or 'unsupported', and why not ok. Only an 'ok' row has a time.
+        'ok', 'wrong', 'failed' or 'unsupported', and why. Only an 'ok' row has a time.
     error_over_bound : float or None
-        Largest error on real data, in units of what rounding can make in any order of summation.
+        Largest error on real data, relative to the largest rounding error possible in any order of
+        summation.
     seconds : float or None
         Median of `samples`, of one call.
     samples : list of float
         Seconds of a call, two a round, in the order of the rounds.
     gflops : float or None
-        10^9 floating-point operations a second; taps on padding are not counted.
+        10^9 floating-point operations a second, without taps on padding.
     ceiling_fraction : float or None
         Of the measured FMA peak (convolution), or memory bandwidth at this working set (pooling).
     extra_bytes : int or None
-        Memory in use beyond inputs and outputs, at its highest during a call.
+        Peak memory during a call, beyond inputs and outputs.
     first_call_seconds, cached_first_call_seconds : float or None
-        Of an operation's smallest case: the first call in a new process, with nothing compiled but
-        for the directions before it, and with all compiled code cached.
+        For the smallest case of an operation: seconds of the first call in a new process, compiled
+        only by earlier directions, and with all compiled code cached.
     baseline : str or None
     ratio, ratio_low, ratio_high : float or None
-        Times as fast as the baseline, and the interval; above 1 is faster.
+        Speed relative to the baseline, with its interval; above 1 is faster.
     verdict : str or None
         'FASTER', 'SLOWER', 'SAME' or 'UNCLEAR'.
     layers : int
-        How many layers of the network are this case.
+        How many layers of the network have this problem.
     check : str
-        Digest of the results that the passed check saw: the check this row stands on.
+        Digest of the results in the passed check.
     repeatable : bool or None
         Whether a second run gave the same bits.
     nchw_seconds : float or None
-        Where the backend's layout is another: the same with conversion from and to NCHW.
+        For backends with another layout, `seconds` with conversion from and to NCHW.
     details : dict
-        What only some rows have, such as a training's loss; written beside the other fields.
+        Fields of some rows only, such as the loss of a training.
     """
 
     case: str
@@ -110,20 +117,26 @@ class Row:
     details: dict[str, Any] = field(default_factory=dict)
 
     def withdraw(self, outcome: Outcome, reason: str) -> None:
-        """Take back every time, and say why: a row that is not ok has none."""
+        """Set an outcome other than ok, and remove all times."""
         self.outcome, self.reason, self.samples = outcome, reason, []
         self.seconds = self.gflops = self.ceiling_fraction = self.nchw_seconds = None
         self.first_call_seconds = self.cached_first_call_seconds = None
         self.ratio = self.ratio_low = self.ratio_high = self.verdict = self.extra_bytes = None
 
+    @property
+    def why(self) -> str:
+        """The outcome of a row that is not ok, with the reason: 'wrong: y[0] is 1, not 2'."""
+        word = "skipped" if self.reason.startswith(TOO_SLOW) else self.outcome
+        return f"{word}: {self.reason}"
+
     def as_json(self) -> dict[str, Any]:
-        """Return the row as it is written: the details beside the other fields."""
+        """Return the row as written to a file, with details among the other fields."""
         plain = asdict(self)
         return {**plain.pop("details"), **plain}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Row:
-        """Return the row that was written so."""
+        """Return the row that `as_json` wrote."""
         known = {f.name for f in fields(cls)} - {"details"}
         return cls(
             **{key: value for key, value in plain.items() if key in known},
@@ -131,9 +144,52 @@ class Row:
         )
 
 
+def reasons(rows: Iterable[Row]) -> list[str]:
+    """Return why rows are not ok, one line for each backend and reason.
+
+    Calls that were too slow share one line a backend, with the longest time.
+    """
+    known = [row for row in rows if row.problem]
+    lines = []
+    for backend in dict.fromkeys(row.backend for row in known):
+        cases = dict.fromkeys((row.case, row.threads) for row in known if row.backend == backend)
+        by_why: dict[str, dict[tuple[str, int], str]] = {}
+        for row in known:
+            if row.backend == backend and row.outcome != "ok":
+                why = f"skipped: {TOO_SLOW}" if row.reason.startswith(TOO_SLOW) else row.why
+                by_why.setdefault(why, {})[row.case, row.threads] = row.reason
+        for why, found in by_why.items():
+            if why == f"skipped: {TOO_SLOW}":
+                line = f"{backend}: skipped: {longest(found.values())}"
+                part = f", {len(found)} of {len(cases)} cases"
+            else:
+                line = f"{backend}: {why}"
+                part = f" (on {_some([case for case, _ in found])})"
+            lines.append(line if len(found) == len(cases) else line + part)
+    return lines
+
+
+def longest(slow: Iterable[str]) -> str:
+    """Return one reason for several calls that were too slow: 'too slow (up to about 13 min)'."""
+    different = list(dict.fromkeys(slow))
+
+    def seconds(reason: str) -> float:
+        matched = _SLOW.fullmatch(reason)
+        return float(matched[1]) * _UNITS[matched[2]] if matched else 0.0
+
+    last = max(different, key=seconds)
+    return last if len(different) == 1 else last.replace("(about", "(up to about")
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    different = list(dict.fromkeys(names))
+    rest = len(different) - most
+    return ", ".join(different[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
 @dataclass
 class Run:
-    """The rows of one run, where and how they were measured, and the files they are kept in."""
+    """The rows of one run, the environment they were measured in, and their files."""
 
     environment: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
@@ -145,12 +201,12 @@ class Run:
         self.write()
 
     def write(self, finished: bool = False) -> None:
-        """Write every file, whole or not at all, and then streams, if the run is finished.
+        """Write every file atomically, and streams too if the run is finished.
 
         Raises
         ------
         ResultsError
-            If one cannot be written; the others are written even so.
+            If one cannot be written; the others are still written.
         """
         text = self.as_text()
         streams = [path for path in self.paths if files.is_stream(path)]
@@ -165,7 +221,7 @@ class Run:
             raise ResultsError("; ".join(failed))
 
     def as_text(self) -> str:
-        """Return the run as JSON, with a row a line: small, and a change in git shows its rows."""
+        """Return the run as JSON with one row a line: small, and readable in a git diff."""
         environment = ",\n".join(
             f"{json.dumps(str(key))}: {_compact(value)}" for key, value in self.environment.items()
         )
@@ -183,7 +239,7 @@ def read(path: Path) -> Run:
     Raises
     ------
     ResultsError
-        If the file cannot be read, or is none of ours.
+        If the file cannot be read, or is not a saved run.
     """
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
@@ -203,23 +259,23 @@ def read(path: Path) -> Run:
 
 
 def newest(folder: Path) -> Path:
-    """Return the file that was last written in a folder.
+    """Return the newest run in a folder.
 
     Raises
     ------
     ResultsError
-        If it has none.
+        If it has no run.
     """
     found = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise ResultsError(
-            f"no run in {folder}: measure one by cnnbench compare, or name one by --from"
+            f"no run in {folder}: measure one with cnnbench compare, or give one with --from"
         )
     return found[-1]
 
 
 def claim(path: Path) -> Path:
-    """Make sure, before anything is measured, that a file can be written there.
+    """Make sure that a file can be written, before anything is measured.
 
     Raises
     ------
@@ -232,12 +288,12 @@ def claim(path: Path) -> Path:
 
 
 def fresh_path(folder: Path, command: str, subject: str = "") -> Path:
-    """Make an empty file by command, subject and date: results are never overwritten, nor shared.
+    """Create a new empty file, named by command, subject and date.
 
     Raises
     ------
     ResultsError
-        If it cannot be made.
+        If it cannot be created.
     """
     words = [command, *([slug(subject)[:_LONGEST].rstrip("-")] if subject else [])]
     stem = "-".join([*words, datetime.date.today().isoformat()])
@@ -252,9 +308,9 @@ def fresh_path(folder: Path, command: str, subject: str = "") -> Path:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Give a file that is in the way another name, and return that; None if there is none.
+    """Rename an existing file, and return the new name, None if there is no such file.
 
-    A link stays where it is, and what it leads to is renamed. A stream is not in the way.
+    A link stays, and its target is renamed. Streams stay.
 
     Raises
     ------
@@ -283,7 +339,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def slug(text: str) -> str:
-    """Return a text as a folder's name: lower case, words joined by hyphens."""
+    """Return a text as a folder name: lower case, with words joined by hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "machine"
 
 
@@ -293,7 +349,7 @@ def _compact(value: Any) -> str:
 
 
 def _strict(value: Any) -> Any:
-    """Return the value with None for what JSON has no number for."""
+    """Return the value with None in place of numbers that JSON lacks."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

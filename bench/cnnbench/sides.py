@@ -1,4 +1,4 @@
-"""Sides of a round: a worker's calls in a row, as many as take long enough for a clock."""
+"""Sides of a round: enough calls of a worker in a row for the clock to measure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cnnbench.workers import clock
 from cnnkernels.contract import Direction
 
 SIDE_SECONDS = 0.02
-"""A timed side lasts about this long, 5 ms at the very least."""
+"""The approximate length of a timed side, at least 5 ms."""
 
 PARTS = 7
-"""A side is timed in parts, and their median counts: one hiccup of the system does not."""
+"""A side is timed in parts, and their median ignores a single hiccup of the system."""
 
 
 class Asked(Protocol):
-    """A worker, or what asks one; None is the answer of a worker that failed."""
+    """A worker, or a proxy for one; a failed worker answers None."""
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """Return the answer to a command."""
@@ -28,9 +28,9 @@ class Asked(Protocol):
 def contestant(
     name: str, worker: Asked, direction: Direction, nchw: bool, budget: Budget
 ) -> tuple[timing.Contestant, int | None]:
-    """Return a direction of a worker's prepared case as a contestant, and the bytes it takes.
+    """Return a direction of a worker's prepared case as a contestant, and its memory in bytes.
 
-    The bytes are those beyond inputs and outputs, or None where that is not known.
+    The memory excludes inputs and outputs; it is None where unknown.
     """
     probed = worker.ask("probe", direction=direction, nchw=nchw)
     if probed is None:

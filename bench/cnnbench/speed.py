@@ -1,7 +1,7 @@
-"""Timing every case on every backend that passed its check, side by side: rows out.
+"""Time every case on every backend that passed its check, side by side, and return rows.
 
-A case is checked on every backend before any of them is timed on it, with the same arrays in the
-same process, and only who passed is timed.
+All backends are checked on a case before any is timed on it, in the same process with the same
+arrays. Backends that fail the check are not timed.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from cnnbench.judging.limits import judge, measure_ceilings
 from cnnbench.results import Row, Run
 from cnnbench.sides import contestant
 from cnnbench.timing import Contestant
+from cnnbench.words import counted
 from cnnbench.workers.pool import WorkerPool, baseline_for, cache_of, failing, note, note_threading
 from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels.contract import BACKWARD, FORWARD, Direction, Problem, directions
 from cnnkernels.descriptor import Case
 
 ONE_THREAD_ROUNDS = 2
-"""For a median; times of other thread counts are not compared in turns, and have no interval."""
+"""Enough for a median: times of different thread counts are not compared in turns."""
 
 _NCHW = " from nchw"
 
 
 @dataclass(frozen=True)
 class _Conditions:
-    """What holds for everything that is timed at one thread count."""
+    """The conditions shared by all timings at one thread count."""
 
     baseline: str
     floor: float
@@ -47,7 +48,7 @@ class _Conditions:
     budget: Budget
     random: np.random.Generator
     done: Sequence[Row]
-    """The rows of the run so far."""
+    """The run's rows so far."""
 
 
 def time(
@@ -61,16 +62,16 @@ def time(
     caches: Path,
     only: Mapping[Problem, Sequence[Direction]] | None = None,
 ) -> None:
-    """Check, then time side by side, every case on every backend; rows go to the run.
+    """Check every case on every backend, time it side by side, and add the rows to the run.
 
-    Compiled code goes to `caches`, an empty folder: the first calls fill it, the others use it.
-    What is in `only` is timed in those directions alone, and first calls of it are not.
+    Compiled code goes to `caches`, an empty folder: the first calls fill it, later calls use it.
+    With `only`, just the given directions of each problem are timed, and no first calls.
     """
     total = sum(len(group.cases) for group in sets)
     progress.begin(len(threads) * (total * (len(backends) + 1) + 2) + len(backends))
     first_calls: dict[tuple[str, str, str], tuple[float, float]] = {}
     for count in threads:
-        progress.step(f"measuring this machine's ceilings, {count} threads")
+        progress.step(f"measuring this machine's ceilings, {counted(count, 'thread')}")
         ceilings = measure_ceilings(count)
         with WorkerPool(backends, count, caches) as pool, fills_folder() as folder:
             base = baseline_for(pool, baseline)
@@ -79,7 +80,7 @@ def time(
                     progress.step(f"first calls of {backend}")
                     if backend in pool.present and only is None:
                         first_calls |= _first_calls(backend, count, sets, caches)
-            progress.step(f"A/A floor of {base}, {count} threads")
+            progress.step(f"A/A floor of {base}, {counted(count, 'thread')}")
             floor = (
                 measure_floor(base, count, probes(sets), budget, caches)
                 if pool.present
@@ -110,7 +111,7 @@ def time(
                             row.first_call_seconds, row.cached_first_call_seconds = first_calls.get(
                                 (row.backend, row.problem, row.direction), (None, None)
                             )
-                    progress.step(f"timing {case.label}, {count} threads")
+                    progress.step(f"timing {case.label}, {counted(count, 'thread')}")
                     try:
                         _time_case(pool, case, rows, conditions, folder)
                     finally:
@@ -130,10 +131,9 @@ def time_on_one_thread(
     progress: Progress,
     caches: Path,
 ) -> None:
-    """Time cases on one thread that the run has times of on more: what those more gain.
+    """Time the run's cases again on one thread, to show the speedup from more threads.
 
-    Forward and the whole backward alone, in a few rounds, and without those too slow for all
-    rounds before.
+    Only forward and the whole backward, in a few rounds, on backends fast enough for all rounds.
     """
     quick = [
         backend
@@ -150,7 +150,7 @@ def time_on_one_thread(
 def _time_case(
     pool: WorkerPool, case: Case, rows: Sequence[Row], conditions: _Conditions, folder: Path
 ) -> None:
-    """Set the times of a case's rows that passed its check, direction by direction."""
+    """Time the rows of a case that passed the check, direction by direction."""
     timed = list(dict.fromkeys(row.backend for row in rows if row.outcome == "ok"))
     for backend in timed:
         with failing([row for row in rows if row.backend == backend]):
@@ -203,13 +203,13 @@ def _time_case(
 
 
 class _Asked:
-    """Asks a pool's worker on behalf of a row: if it dies, the row has failed, the others go on."""
+    """Sends commands to a worker for one row; if the worker dies, only this row fails."""
 
     def __init__(self, pool: WorkerPool, row: Row) -> None:
         self._pool, self._row = pool, row
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Return the answer; None if the row fails over it, or has failed before."""
+        """Return the answer, None if the row fails or has failed before."""
         answer: Any = None
         if self._row.outcome == "ok":
             with failing([self._row]):
@@ -220,7 +220,7 @@ class _Asked:
 def _sums(
     group: CaseSet, rows: Sequence[Row], baseline: str, floor: float, threads: int
 ) -> list[Row]:
-    """Sum a set's cases, weighted by layers: one row for each op, direction and backend."""
+    """Sum a set's cases, weighted by layers: one row for each operation, direction and backend."""
     sums: list[Row] = []
     for op in dict.fromkeys(row.op for row in rows):
         cases = [row.case for row in rows if row.op == op]
@@ -263,11 +263,11 @@ def _sum(name: str, parts: Sequence[Row], threads: int) -> Row:
 def _first_calls(
     backend: str, threads: int, sets: Sequence[CaseSet], caches: Path
 ) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """Return by (backend, case, direction) the seconds of first calls, cold and with a warm cache.
+    """Return first calls by (backend, case, direction): seconds without and with cached code.
 
-    The smallest case of each operation is called once in each direction, in a new process with an
-    empty cache: each compiles what those before it left, and their sum is what compiling costs.
-    Where that leaves compiled code in the cache, the same is done once more, with it.
+    A new process with an empty cache calls the smallest case of each operation once in each
+    direction. Each call compiles only what earlier ones did not, so their sum is the cost of
+    compiling. If compiled code was cached, a second process repeats the calls.
     """
     by_size = sorted(
         (c for group in sets for c in group.cases), key=lambda c: c.problem.bytes_moved(FORWARD)

@@ -1,14 +1,13 @@
-"""Rounds, ratios, intervals and verdicts: how times are compared so that a ratio can be believed.
+"""Compare times reliably: rounds, ratios, intervals and verdicts.
 
-A round times every contestant once in random order, and once more in the reverse order, so that any
-two of them make an A-B-B-A block, in which a steady drift of the machine's speed cancels [1]_. The
-rounds' log ratios are the observations: their median is the ratio, and order statistics give an
-interval that supposes nothing of their distribution [2]_.
+A round times every contestant once in random order, and once more in reverse order. Any two of them
+form an A-B-B-A block, which cancels a steady drift of the machine's speed [1]_. Each round gives a
+log ratio; their median is the ratio, and order statistics give a distribution-free interval [2]_.
 
 References
 ----------
 .. [1] T. Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously Wrong!",
-   ASPLOS 2009, on why order has to be randomised.
+   ASPLOS 2009, on randomizing the order.
 .. [2] W. J. Conover, "Practical Nonparametric Statistics", 3rd ed., 1999, section 3.2.
 """
 
@@ -29,30 +28,30 @@ Verdict: TypeAlias = Literal["FASTER", "SLOWER", "SAME", "UNCLEAR"]
 ROUNDS = 12
 MOST_ROUNDS = 24
 LEAST_ROUNDS = 6
-"""Fewer rounds than this give no interval of 95 % or more, whatever they show."""
+"""The fewest rounds that can give an interval of 95 % or more."""
 CONFIDENCE = 0.95
 SAME_WITHIN = 0.02
 
 REST_SECONDS = 0.02
-"""Idle time before a side: thread pools of other processes spin for a while, then sleep."""
+"""Idle time before a side, until the thread pools of other processes stop spinning."""
 
 UNSTEADY = 0.1
-"""An A/A floor above this tells of a machine that does other work: too little to call two equal."""
+"""A machine with an A/A floor above this is too busy to compare backends."""
 
 
 def rest() -> None:
-    """Wait until the thread pools of whatever ran before are asleep; outside any clock."""
+    """Wait, untimed, until the thread pools of earlier sides are asleep."""
     sleep(REST_SECONDS)
 
 
 def finite(value: float) -> float | None:
-    """Return a number as results have it: None in place of nan."""
+    """Return the number, None in place of nan."""
     return None if math.isnan(value) else value
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast as the baseline, with its interval; nan where there is none."""
+    """Speed relative to the baseline, with its interval; nan where unknown."""
 
     value: float
     low: float
@@ -60,24 +59,24 @@ class Ratio:
     rounds: int
 
     def known(self) -> tuple[float | None, float | None, float | None]:
-        """Return the ratio and its interval as results have them: None in place of nan."""
+        """Return the ratio and its interval, None in place of nan."""
         return finite(self.value), finite(self.low), finite(self.high)
 
 
 @dataclass
 class Contestant:
-    """One of those that are timed side by side.
+    """A backend or program timed side by side with others.
 
     Attributes
     ----------
     name : str
-        Of a backend, or of anything else that is timed.
+        Name of the backend or program.
     side : callable
-        Times one side: returns the seconds of one call.
+        Times one side, and returns the seconds of one call.
     rounds : int
-        How many rounds it takes part in: the slow ones, fewer.
+        How many rounds it takes part in; slow ones take fewer.
     samples : list of float
-        Seconds, two a round, in the order of the rounds.
+        Seconds, two for each round, in order.
     """
 
     name: str
@@ -94,7 +93,7 @@ class Contestant:
 def run_rounds(
     contestants: Sequence[Contestant], random: np.random.Generator, first: int, last: int
 ) -> None:
-    """Time the rounds from `first` up to `last`, each contestant as long as it takes part."""
+    """Time the rounds from `first` up to `last` (exclusive)."""
     for number in range(first, last):
         taking_part = [c for c in contestants if number < c.rounds]
         order = [taking_part[i] for i in random.permutation(len(taking_part))]
@@ -111,7 +110,7 @@ def compete(
     floor: float,
     random: np.random.Generator,
 ) -> None:
-    """Time all contestants in rounds; those whose verdict stays unclear get more, up to a cap."""
+    """Time all contestants in rounds, with more rounds for unclear verdicts, up to a limit."""
     run_rounds(contestants, random, 0, max((c.rounds for c in contestants), default=0))
     base = next((c for c in contestants if c.name == baseline), None)
     if base is None or base.rounds < ROUNDS or not floor <= UNSTEADY:
@@ -135,12 +134,12 @@ def compete(
 
 
 def ratio(samples: Sequence[float], baseline: Sequence[float]) -> Ratio:
-    """Return how many times as fast as the baseline the samples are, over the rounds both have.
+    """Return the speed of the samples relative to the baseline, over the rounds both have.
 
     Parameters
     ----------
     samples, baseline : sequence of float
-        Seconds, two a round, as `run_rounds` leaves them.
+        Seconds, two for each round, from `run_rounds`.
     """
     rounds = min(len(samples), len(baseline)) // 2
     if not rounds or any(map(math.isnan, (*samples, *baseline))):
@@ -153,7 +152,7 @@ def ratio(samples: Sequence[float], baseline: Sequence[float]) -> Ratio:
 
 
 def ratio_of_rounds(ratios: np.ndarray) -> Ratio:
-    """Return the median of the rounds' ratios, and its distribution-free interval."""
+    """Return the median of the rounds' ratios, with a distribution-free interval."""
     logs = np.log(ratios)
     low = high = math.nan
     if logs.size >= LEAST_ROUNDS:
@@ -163,14 +162,14 @@ def ratio_of_rounds(ratios: np.ndarray) -> Ratio:
 
 
 def verdict(found: Ratio, floor: float) -> Verdict:
-    """Return what a ratio shows beyond what this machine shows of equals.
+    """Return the verdict on a ratio, given the A/A floor.
 
     Parameters
     ----------
     found : Ratio
         Against the baseline.
     floor : float
-        The A/A floor: by which fraction two identical sides differed on this machine.
+        The A/A floor: the fraction by which two identical sides differ on this machine.
     """
     if math.isnan(found.low):
         return "UNCLEAR"
@@ -187,6 +186,6 @@ def verdict(found: Ratio, floor: float) -> Verdict:
 def floor_of(ratios: Sequence[Ratio]) -> float:
     """Return the A/A floor: the largest fraction by which identical sides differed.
 
-    Without any ratio it is nan, and nothing is then called faster or slower.
+    Without ratios it is nan, and no verdict is FASTER or SLOWER.
     """
     return max((math.exp(abs(math.log(r.value))) - 1 for r in ratios), default=math.nan)

@@ -1,4 +1,4 @@
-"""Training a network on every backend and by every program, in turns: rows out."""
+"""Train a network with every backend and program, in turns, and return rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cnnbench import timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.cases import CaseSet
 from cnnbench.checking import check_case, fills_folder
-from cnnbench.digits import weights
+from cnnbench.digits import data, weights
 from cnnbench.digits.options import Options, describe
 from cnnbench.digits.recipes import Recipe
 from cnnbench.digits.training import planned
@@ -34,21 +34,25 @@ from cnnkernels.conformance import Outcome
 PROFILE_SECONDS = 0.3
 
 LOSS_TOLERANCE = 1e-5
-"""Relative difference of a batch's loss from float64's, in the first epoch, that is always allowed.
+"""Relative difference of a batch's loss from the float64 loss, always allowed in the first epoch.
 
-A float32 loss is rounded to 6e-8 of itself, and 22 steps make some 3e-7 of it; a wrong gradient
-makes more than this within a step or two.
+A float32 loss has a relative rounding error of 6e-8; after 22 steps it is about 3e-7. A wrong
+gradient exceeds this tolerance within a step or two.
 """
 
+GUESSING_MARGIN = 0.2
+"""Accuracy above that of guessing, relative to it, below which a training has learned nothing."""
+
 NUDGES = tuple(2.0**-exponent for exponent in (23, 23, 22, 22, 21, 21, 20, 20))
-"""Relative changes of the initial weights, about those of float32's rounding, by which is measured
-how far rounding can lead a training: a window whose two largest values nearly tie passes its
-gradient elsewhere, and from then on the losses differ by much more than any rounding.
+"""Relative changes of the initial weights, the size of float32 rounding errors.
+
+Training from nudged weights shows how far rounding alone can move the losses: where the two largest
+values of a window nearly tie, the gradient takes another path, and the losses drift apart.
 """
 
 NUDGED_MARGIN = 4.0
-"""How many times as far as nudged float64 trainings a float32 one may go: it is rounded anew in
-every step."""
+"""A float32 training may drift this many times as far as a nudged float64 one, as every step
+rounds again."""
 
 
 def train(
@@ -62,11 +66,11 @@ def train(
     progress: Progress,
     caches: Path,
 ) -> None:
-    """Train a network by every trainer, interleaved; rows go to the run.
+    """Train a network with every trainer, in turns, and add the rows to the run.
 
-    A backend is first checked on the network's layers, unless the run has passed rows of them; the
-    losses of all are compared with float64's. Compiled code goes to `caches`: to who has none
-    there, the first step tells what compiling costs.
+    Each backend is first checked on the network's layers, unless the run has passed rows for them.
+    All losses are compared with those of a float64 training. Compiled code goes to `caches`, which
+    start empty, so the first step includes compiling.
     """
     layers = CaseSet(recipe.options.architecture, planned(recipe.options).cases)
     progress.begin(len(threads) * (4 * len(backends) + budget.rounds + 1))
@@ -86,15 +90,15 @@ def train(
             ]
             trainees: list[_Trainee] = []
             try:
-                if budget.first_steps and count == threads[0]:  # the caches keep what is compiled
+                if budget.first_steps and count == threads[0]:  # later counts find compiled code
                     for row in rows:
                         progress.step(f"first step of {row.backend}")
                         if row.backend in pool.present:
                             with contextlib.suppress(WorkerError):
                                 first_steps = _first_steps(row.backend, count, options, caches)
                                 row.first_call_seconds, row.cached_first_call_seconds = first_steps
-                with _compiling(pool, options):  # nothing of this is timed
-                    progress.step("the same training in float64")
+                with _compiling(pool, options):  # none of this is timed
+                    progress.step("training in float64 for comparison")
                     exact = _exact_losses(recipe.options)
                     for row in rows:
                         progress.step(f"checking the layers on {row.backend}")
@@ -109,13 +113,14 @@ def train(
                         most = None if full else budget.training_seconds / 2
                         limited = options | {"budget_seconds": most}
                         done = pool.ask(row.backend, "train", **limited)
-                        if done["steps"] < done["all_steps"]:  # perhaps because it compiled
+                        if done["steps"] < done["all_steps"]:  # it may have compiled
                             done = pool.ask(row.backend, "train", **limited)
                         _note_training(row, done, exact)
+                        row.details["guessing_accuracy"] = _guessing_accuracy(recipe.options)
                         if row.outcome == "ok" and done["steps"] == done["all_steps"]:
                             rounds = _rounds(done["seconds"], budget)
                             if rounds < budget.rounds and done["seconds"] < budget.training_seconds:
-                                # Perhaps because it compiled.
+                                # The first training may have compiled.
                                 again = pool.ask(row.backend, "train", **options)
                                 rounds = _rounds(again["seconds"], budget)
                             trainees.append(_Trainee(pool, row, options, rounds))
@@ -125,7 +130,7 @@ def train(
                     timing.run_rounds(contestants, random, number, number + 1)
                 for row in rows:
                     if row.outcome == "ok" and pool.about(row.backend)["kernels"]:
-                        progress.step(f"where a step goes on {row.backend}")
+                        progress.step(f"profiling a step of {row.backend}")
                         with contextlib.suppress(WorkerError):
                             row.details["profile"] = pool.ask(
                                 row.backend, "profile", seconds=PROFILE_SECONDS, **options
@@ -134,14 +139,38 @@ def train(
                 for trainee in trainees:
                     trainee.settle()
                 compare(rows, base, floor)
-                # An interrupted run may have left one whose turn was not over.
+                # After an interrupt some rows may have no time yet.
                 run.add(row for row in rows if row.outcome != "ok" or row.seconds is not None)
             note_threading(run, pool)
             run.write()
 
 
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """Return a note on the trainings that ended no better than guessing."""
+    guessing: dict[float, list[str]] = {}
+    for row in rows:
+        share = row.details.get("guessing_accuracy")
+        accuracy = row.details.get("test_accuracy")
+        if row.outcome != "ok" or share is None or accuracy is None:
+            continue
+        ended = row.details["steps"] == row.details["all_steps"]
+        if ended and accuracy <= share * (1 + GUESSING_MARGIN * (1 - share)):
+            guessing.setdefault(share, []).append(row.backend)
+    return [
+        f"accuracy of {', '.join(backends)} is that of guessing ({100 * share:.0f} %): "
+        "the training diverged or learned nothing; try a smaller --lr"
+        for share, backends in guessing.items()
+    ]
+
+
+def _guessing_accuracy(options: Options) -> float:
+    """Return the accuracy of always guessing the most frequent class of the test images."""
+    labels = data.load(options.data).test_labels
+    return float(np.bincount(labels).max() / len(labels))
+
+
 def train_alone(run: Run, name: str, recipe: Recipe, threads: int, progress: Progress) -> None:
-    """Train a recipe that is for one backend, once; its row goes to the run."""
+    """Train a recipe made for one backend, once, and add its row to the run."""
     progress.begin(2)
     progress.step(f"loading {recipe.backend}")
     row = Row(name, describe(recipe.options), "train", "train", recipe.backend, threads, "ok")
@@ -156,7 +185,7 @@ def train_alone(run: Run, name: str, recipe: Recipe, threads: int, progress: Pro
 def _first_steps(
     backend: str, threads: int, options: dict[str, Any], caches: Path
 ) -> tuple[float, float]:
-    """Return the seconds of compiling and of a first step, cold and with a warm cache."""
+    """Return the seconds of compiling and a first step: with an empty cache, then a filled one."""
     seconds = []
     for _ in ("cold", "cached"):
         with Worker(backend, threads, cache_of(backend, caches)) as worker:
@@ -169,7 +198,7 @@ def _first_steps(
 
 @contextlib.contextmanager
 def _compiling(pool: WorkerPool, options: dict[str, Any]) -> Iterator[None]:
-    """Let programs compile while the block runs; what goes wrong shows when they train."""
+    """Let programs compile while the block runs; errors show later, when they train."""
     with concurrent.futures.ThreadPoolExecutor() as executor:
         for name in pool.present:
             if not pool.about(name)["kernels"]:
@@ -177,7 +206,7 @@ def _compiling(pool: WorkerPool, options: dict[str, Any]) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            pool.close()  # or the executor would wait until all have compiled
+            pool.close()  # else the executor waits until all have compiled
             raise
 
 
@@ -189,7 +218,7 @@ class _Exact:
     ----------
     losses : numpy.ndarray, (steps,)
     tolerances : numpy.ndarray, (steps of the first epoch,)
-        The relative difference from them that rounding explains.
+        The largest relative difference from them that rounding explains.
     """
 
     losses: np.ndarray
@@ -227,9 +256,9 @@ def _apart(losses: Sequence[float], right: np.ndarray) -> np.ndarray:
 def _passed(
     run: Run, pool: WorkerPool, row: Row, layers: CaseSet, folder: Path
 ) -> tuple[Outcome, str]:
-    """Return whether a backend passes the checks of the network's layers, from the run or anew.
+    """Return the outcome of checking the network's layers, taken from the run where it has one.
 
-    A program that is not made of kernels has no checks to pass but that of its losses.
+    Whole programs have no kernels to check: only their losses are compared.
     """
     if row.backend in pool.absent:
         return pool.absent[row.backend]
@@ -251,7 +280,7 @@ def _passed(
 
 
 def _note_training(row: Row, done: dict[str, Any], exact: _Exact) -> None:
-    """Set what a training came to, and compare its losses with float64's."""
+    """Set a training's results, and compare its losses with the float64 losses."""
     losses = done["step_losses"]
     apart = _apart(losses, exact.losses[: len(losses)])
     tolerances = exact.tolerances[: len(losses)]
@@ -300,7 +329,7 @@ def _rounds(seconds: float, budget: Budget) -> int:
 
 
 class _Trainee:
-    """A backend or program that trains in turns with the others, and the row that is about it."""
+    """A backend or program in training, and its row."""
 
     def __init__(self, pool: WorkerPool, row: Row, options: dict[str, Any], rounds: int) -> None:
         self._pool, self._row, self._options = pool, row, options
@@ -318,7 +347,7 @@ class _Trainee:
         return seconds
 
     def settle(self) -> None:
-        """Set the row's times, as far as trainings in turns have come."""
+        """Set the row's times from the trainings so far."""
         if self._row.outcome == "ok" and self.contestant.samples:
             self._row.samples = self.contestant.samples
             self._row.seconds = self.contestant.seconds
@@ -327,12 +356,12 @@ class _Trainee:
 
 
 def save_weights(folder: Path, rows: Sequence[Row]) -> list[Path]:
-    """Write what each training has learnt to a file of its backend's name; return the files.
+    """Write the trained weights to one file per backend, and return the files.
 
     Raises
     ------
     WriteError
-        If one cannot be written.
+        If a file cannot be written.
     """
     several = len({row.threads for row in rows}) > 1
     paths = []
@@ -340,7 +369,7 @@ def save_weights(folder: Path, rows: Sequence[Row]) -> list[Path]:
         if row.outcome == "ok" and row.details.get("weights"):
             name = slug(row.backend) + (f"-{row.threads}" if several else "")
             path = folder / f"{name}.npz"
-            learnt = weights.from_text(row.details["weights"], row.backend)
-            files.write(path, weights.pack(learnt))
+            trained = weights.from_text(row.details["weights"], row.backend)
+            files.write(path, weights.pack(trained))
             paths.append(path)
     return paths

@@ -1,4 +1,4 @@
-"""Settings of `make speed`: short and warm; what the machine is, without its name."""
+"""Settings of `make speed`: short benchmarks, and the machine without its host name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cnnkernels import host
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Time calls that are compiled and warm already, for a fraction of a second each."""
+    """Time each call for a fraction of a second; calls are already compiled and warm."""
     for item in items:
         item.add_marker(
             pytest.mark.benchmark(min_time=0.002, min_rounds=5, max_time=0.25, warmup=False)
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, object]
 ) -> None:
-    """Say what times depend on; the host's name is nobody's business."""
+    """Record what times depend on, without the host name."""
     del config
     machine_info.pop("node", None)
     machine_info.update(

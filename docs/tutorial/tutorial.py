@@ -12,24 +12,29 @@
 # ---
 
 # %% [markdown]
-# # Convolution, from nine numbers to a trained network, and why some code does it faster
+# # Convolution, from nine numbers to a trained network, and why some code is faster
 #
-# A convolutional network slides small windows of weights over an image. This notebook builds one up
-# from a double loop, trains it on 8x8 handwritten digits with NumPy, with Numba and with PyTorch's
-# kernels, then by PyTorch itself, looks at what it has learnt, and then asks what most
-# introductions leave out: how fast each way of computing the same numbers is, why, and how to tell.
+# A convolutional network slides small windows of weights over an image. This notebook builds one
+# from a double loop. It trains the network on 8x8 handwritten digits with kernels in NumPy, Numba
+# and PyTorch, then with PyTorch alone, and shows what the network has learned. Then it measures how
+# fast each of these implementations is, and explains why.
 #
 # Everything runs offline on a CPU, in about two minutes. Set the environment variable
 # `CNNBENCH_QUICK` to see it all in a few seconds, with less training.
+#
+# To open it as a notebook, run `make tutorial`, then `.venv/bin/pip install jupyterlab` and
+# `.venv/bin/jupyter lab docs/tutorial/tutorial.ipynb`. Run as a script, it saves each chart as a
+# page under `.cnnbench/tutorial/` and prints its name.
 
 # %%
 import os
+import re
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io
 
 from cnnbench import speed, timing
 from cnnbench.digits import data
@@ -44,40 +49,53 @@ from cnnkernels.contract import Conv2D, Unsupported
 try:
     import torch
 except ImportError:
-    torch = None  # what needs it is left out
+    torch = None  # cells that need it are skipped
 
 QUICK = bool(os.environ.get("CNNBENCH_QUICK"))
 EPOCHS = 1 if QUICK else 10
-if QUICK:
-    plotly.io.renderers.default = ""  # figures are made, and no window opened
+IN_NOTEBOOK = "get_ipython" in globals()
+CHARTS = Path(".cnnbench/tutorial")
+saved = []
 
 
-def show(chart):
-    """Show a chart of `cnnbench` as a figure of plotly's."""
-    go.Figure(chart.traces, chart.layout).update_layout(
-        title=chart.title, height=chart.height, template="plotly_white"
-    ).show()
+def show(figure):
+    """Show a figure in a notebook; in a script, save it as a page and print where."""
+    if IN_NOTEBOOK:
+        figure.show()
+        return
+    CHARTS.mkdir(parents=True, exist_ok=True)
+    title = re.sub(r"\W+", "-", re.sub("<.*?>", " ", figure.layout.title.text).lower()).strip("-")
+    page = CHARTS / f"{len(saved) + 1:02d}-{title[:40].strip('-')}.html"
+    figure.write_html(page, include_plotlyjs="directory")
+    saved.append(page)
+    print(f"chart: {page}")
+
+
+def show_chart(chart):
+    """Show a chart of `cnnbench` as a Plotly figure."""
+    figure = go.Figure(chart.traces, chart.layout)
+    show(figure.update_layout(title=chart.title, height=chart.height, template="plotly_white"))
 
 
 # %% [markdown]
 # ## 1. The images
 #
-# Scikit-learn brings 1797 digits of 8x8 pixels. One in four is kept to test with. An array of
-# images is always (images, channels, height, width): one channel here, as they are grey.
+# Scikit-learn has 1797 digits of 8x8 pixels. A quarter of them is used for testing. An array of
+# images is always (images, channels, height, width), with one channel here, as they are gray.
 
 # %%
 digits = data.load()
-print("to train with", digits.train_images.shape, "to test with", digits.test_images.shape)
+print("training images", digits.train_images.shape, "test images", digits.test_images.shape)
 image = digits.train_images[0, 0]
 print(f"the first is a {digits.train_labels[0]}; its pixels go from {image.min()} to {image.max()}")
 
 # %% [markdown]
 # ## 2. Convolution by hand
 #
-# Lay a 3x3 kernel over the image, multiply what lies on top of each other, add up: that is one
-# pixel of the result. Then move on by one. A frame of zeros around the image (*padding*) keeps
-# its size. Strictly this is cross-correlation, since the kernel is not flipped; networks learn
-# their kernels, so nobody minds.
+# Lay a 3x3 kernel over the image, multiply each weight by the pixel below it, and add the products:
+# this is one pixel of the result. Then move the kernel by one pixel. A frame of zeros around the
+# image (*padding*) keeps its size. Strictly this is cross-correlation, as the kernel is not
+# flipped, but networks learn their kernels, so it makes no difference.
 
 
 # %%
@@ -102,8 +120,8 @@ for name, kernel in learnt.EDGES.items():
     print(f"{name}: largest difference from the library {abs(by_hand - by_library).max():.1e}")
 
 # %% [markdown]
-# Two kernels of Sobel's answer to edges: one where it gets brighter from left to right, one from
-# top to bottom. Nobody trained them; a network finds such kernels by itself.
+# These two Sobel kernels respond to edges: one where the image gets brighter from left to right,
+# the other from top to bottom. They were designed by hand; a network learns such kernels by itself.
 
 # %%
 kernels = np.array(list(learnt.EDGES.values()), np.float32)
@@ -111,15 +129,14 @@ for name, kernel in zip(learnt.EDGES, kernels, strict=True):
     figure = go.Figure(go.Heatmap(z=convolve(image, kernel), colorscale="RdBu", zmid=0))
     figure.update_layout(title=name, height=320, width=360, template="plotly_white")
     figure.update_yaxes(autorange="reversed", scaleanchor="x")
-    figure.show()
+    show(figure)
 
 # %% [markdown]
 # ## 3. Why so few numbers are enough
 #
-# A dense layer that makes eight 8x8 maps of one 8x8 image connects each of 64 pixels with each of
-# 512. A convolution makes them with eight kernels of nine weights, the same everywhere in the
-# image. What it gives up is the freedom to look for something else in every corner; images have
-# little use for that.
+# A dense layer that turns one 8x8 image into eight 8x8 maps connects each of 64 pixels with each of
+# 512. A convolution needs only eight kernels of nine weights, the same everywhere in the image. It
+# cannot look for different things in different corners, but images rarely need that.
 
 # %%
 dense, convolution = (64 + 1) * 512, 8 * (9 + 1)
@@ -130,10 +147,10 @@ print(
 # %% [markdown]
 # ## 4. One matrix product instead: im2col
 #
-# Python's loops are slow, matrix products are fast. Copy each window of the image into a row of a
-# matrix; then all the windows times all the kernels are one product. Each pixel is copied nine
-# times: memory is paid for speed. Kept as a function of many images, channels and filters, this
-# is what the backend `numpy` is.
+# Python's loops are slow, and matrix products are fast. Copy each window of the image into a row of
+# a matrix; then a single product multiplies all windows by all kernels. Each pixel is copied nine
+# times, which trades memory for speed. The backend `numpy` does this for many images, channels and
+# filters.
 
 
 # %%
@@ -156,9 +173,9 @@ print(f"largest difference {abs(product - by_library).max():.1e}")
 # ## 5. Backward, and how to trust it
 #
 # Training needs to know how the loss changes with every weight, every bias and every pixel of the
-# input: three gradients, dw, db and dx. Two need no more than section 4 has. A weight met one pixel
-# of each window, so that dw is again one product: what came back to each pixel of the result, times
-# the same matrix of windows. A bias was added to every pixel of its map: db is a sum.
+# input: three gradients, dw, db and dx. The first two follow from section 4. Each weight multiplies
+# one pixel of every window, so dw is again one product: the gradient dy of the result times the
+# same matrix of windows. A bias is added to every pixel of its map, so db is a sum.
 
 # %%
 x = random.standard_normal((2, 3, 6, 6))
@@ -175,10 +192,9 @@ for name, mine in (("dw", dw), ("db", db)):
     print(f"{name} by hand: largest difference {largest:.1e}")
 
 # %% [markdown]
-# The third, dx, spreads each dy back over the window it came from: the forward convolution once
-# more, with kernels turned by 180 degrees, and channels and filters in each other's place. To test
-# all three, move one number a little up and a little down, in float64, and watch the loss: the
-# slope must be the gradient.
+# The third, dx, spreads each dy back over the window it came from. It is a forward convolution with
+# kernels rotated by 180 degrees, and with channels and filters swapped. To test all three, move one
+# number slightly up and down, in float64: the slope of the loss must equal the gradient.
 
 
 # %%
@@ -188,7 +204,7 @@ def loss():
 
 
 def slope(array, at, step=1e-6):
-    """Return how the loss changes with one number of an array, which is left as it was."""
+    """Return the slope of the loss in one number of an array, which stays unchanged."""
     value = array[at]
     array[at] = value + step
     up = loss()
@@ -205,15 +221,15 @@ for name, array in (("dx", x), ("dw", w), ("db", b)):
         print(f"{name}{list(at)}: gradient {gradient:9.5f}, slope {slope(array, at):9.5f}")
 
 # %% [markdown]
-# Slopes only ever agree to some digits. This library's own tests go further: on small integers
-# every partial sum is exact in float32, whatever the order, so that a right kernel has *equal*
-# results, to the last bit.
+# Slopes agree to some digits only. This library's own tests are stricter: on small integers every
+# partial sum is exact in float32, in any order, so a correct kernel gives *equal* results, to the
+# last bit.
 #
 # ## 6. Training, on three libraries
 #
 # The network: convolution to 8 channels, ReLU, max-pool; convolution to 16, ReLU, max-pool; a
-# linear layer to 10 classes. The weights, the batches and their order are the same for each
-# backend: all that differs is who computes the convolutions and max-pools.
+# linear layer to 10 classes. Every backend starts from the same weights and sees the same batches
+# in the same order; only the kernels of the convolutions and max-pools differ.
 
 # %%
 trained = {}
@@ -241,19 +257,19 @@ figure.update_layout(
     title="Loss of every batch: the curves lie on each other",
     xaxis_title="step", yaxis_title="cross-entropy", yaxis_type="log", template="plotly_white",
 )  # fmt: skip
-figure.show()
+show(figure)
 
 # %% [markdown]
-# If one curve left the others, its backend would be wrong. A benchmark that does not look has
-# measured how fast something can be wrong.
+# If one curve left the others, its backend would be wrong. A benchmark without this check may only
+# measure how fast wrong results are.
 #
-# ### And as one writes it in PyTorch
+# ### The same in PyTorch
 #
-# So far only kernels were changed: steps, loss and optimizer were this library's own loop. PyTorch
-# brings all of that. Autograd writes down what a forward pass did and walks back along it, so that
-# nobody has to write a backward pass; SGD takes the step. From the same weights, with the same
-# batches, it comes to the same loss. And the two halves can be mixed: `convert` leaves a model and
-# its training as they are, and has a backend compute its convolutions and max-pools.
+# So far only the kernels changed; this library's own loop computed steps, loss and optimizer.
+# PyTorch has all of these. Autograd records the forward pass and derives the backward pass from it,
+# and SGD takes the step. From the same weights, with the same batches, it reaches the same loss.
+# The two can be combined: `convert` leaves a model and its training unchanged, but lets a backend
+# compute its convolutions and max-pools.
 
 
 # %%
@@ -299,21 +315,21 @@ if torch is not None:
         print(f"autograd with {whose}: {seconds:.2f} s, last loss {last:.6f}")
 
 # %% [markdown]
-# ## 7. What it has learnt
+# ## 7. What it has learned
 #
-# Filters of the first layer, what they find in an image, what the deeper layer makes of it, and
-# the mistakes that are left.
+# These charts show the filters of the first layer, their output for an image, the output of the
+# deeper layer, and the remaining mistakes.
 
 # %%
 for chart in learnt.charts(trained["numpy"][0]):
-    show(chart)
+    show_chart(chart)
 
 # %% [markdown]
 # ## 8. Why each backend is as fast as it is
 #
-# Three layers: one as real networks have them, 64 channels to 64, 3x3, on 28x28 pixels; the same
-# with a kernel of one pixel; and the first of our own. A multiplication and an addition count as
-# two operations.
+# We time three layers: a typical one of real networks, 3x3 with 64 channels in and out on 28x28
+# pixels; the same with a 1x1 kernel; and the first layer of our network. A multiplication and an
+# addition count as two operations.
 
 # %%
 layers = {
@@ -331,7 +347,7 @@ def seconds_of(name, problem, repeats=3 if QUICK else 15):
         for shape in (problem.shapes.x, problem.shapes.w, problem.shapes.b)
     ]
     taken = []
-    for _ in range(repeats + 1):  # the first compiles, and is dropped
+    for _ in range(repeats + 1):  # the first may compile, and is dropped
         began = time.perf_counter()
         backend.convolution.forward(problem, *arrays)
         taken.append(time.perf_counter() - began)
@@ -348,24 +364,24 @@ for label, problem in layers.items():
         print(f"{label:6s} {name:12s} {1e3 * row.seconds:7.3f} ms, {row.gflops:6.1f} GFLOP/s")
 
 # %% [markdown]
-# - **naive**, the loops of section 2, would take minutes: Python spends its time on finding out
-#   what to add, a hundred times as long as adding takes.
-# - **numpy** copies the windows, then multiplies matrices at nearly the processor's speed: the
-#   copies are what it loses.
-# - **numba** compiles the loops, and copies nothing. It is limited by how often it fetches a
-#   number for each operation.
-# - **numba-simd** keeps a tile of results in the processor's registers, and uses each number it
-#   fetches for many operations, eight or sixteen at once.
-# - **torch-cpu** calls oneDNN, which does so as well, with code made for each shape while the
-#   program runs.
+# - **naive**, the loops of section 2, would take minutes: interpreting each addition takes Python a
+#   hundred times as long as the addition itself.
+# - **numpy** copies the windows, then multiplies matrices at nearly the processor's peak. The
+#   copies cost the rest.
+# - **numba** compiles the loops, and copies nothing. Its limit is the number of loads for each
+#   operation.
+# - **numba-simd** keeps a tile of results in registers, and uses each loaded number for many
+#   operations, eight or sixteen at once.
+# - **torch-cpu** calls oneDNN, which works the same way, with code generated for each shape at run
+#   time.
 #
 # ## 9. How fast could it be? The roofline
 #
-# A processor can do so many operations a second, and fetch so many bytes. A call that does few
-# operations for each byte is held up by memory, one that does many by arithmetic. Both limits can
-# be measured, and drawn as a roof: memory's slope on the left, arithmetic's flat top on the right.
-# Each layer has its place from left to right, by its operations a byte; each backend is a mark
-# below the roof.
+# A processor has a limit of operations a second, and its memory a limit of bytes a second. Calls
+# with few operations per byte are limited by memory, those with many by arithmetic. Both limits can
+# be measured and drawn as a roof: the slope of memory on the left, the flat top of arithmetic on
+# the right. A layer's operations per byte give its position from left to right, and each backend is
+# a mark below the roof.
 
 # %%
 ceilings = speed.measure_ceilings(host.cores())
@@ -385,20 +401,20 @@ else:
         row.ceiling_fraction = row.gflops / peak
         print(f"{row.case:6s} {row.backend:12s} {100 * row.ceiling_fraction:4.0f} % of the peak")
     for chart in charts.rooflines(rows, {str(host.cores()): ceilings}, charts.colours(trained)):
-        show(chart)
+        show_chart(chart)
 
 # %% [markdown]
-# More than 100 % cannot be. A mark above the slope of memory is of a layer whose arrays lie in a
-# cache: the dotted slope is that of the nearest. A mark far below both is held up by neither, but
-# by what it does beside multiplying: copies, calls, threads that wait for each other.
+# More than 100 % is impossible. A mark above the slope of memory belongs to a layer whose arrays
+# fit in a cache; the dotted slope is that of the nearest cache. A mark far below both limits spends
+# its time on other things: copies, calls, threads that wait for each other.
 #
 # ## 10. Reading a comparison
 #
-# Time the same call twice, and the two times differ. Is B faster than A, or was the machine busy
-# with something else? Time them in turns, A B B A: what drifts slowly hits both alike. Take the
-# ratio in every round, and of all ratios the median, with an interval that holds the true one in
-# 96 of 100 cases. And time A against itself: what differs there is noise, the *A/A floor*, and
-# nothing smaller counts.
+# Time the same call twice, and the two times differ. Is B faster than A, or was the machine busy?
+# Time them in turns, A B B A, so a slow drift affects both equally. Take the ratio in every round,
+# then the median of all ratios, with an interval that contains the true ratio in 96 of 100 cases.
+# Also time A against itself: that difference is noise, the *A/A floor*, and smaller differences
+# don't count.
 
 # %%
 rounds = 6 if QUICK else 12
@@ -420,27 +436,26 @@ for one, other in (("numpy", "numpy"), ("numba-simd", "numpy")):
         print(f"{one} is {found.value:.2f} times as fast as {other} {interval}")
 
 # %% [markdown]
-# `cnnbench time` does this with every backend in a process of its own, so that thread pools do
-# not disturb each other, checks each result before it is timed, and says FASTER or SLOWER only
-# where the whole interval is beyond the floor.
+# `cnnbench time` does this with each backend in its own process, so thread pools do not disturb
+# each other. It checks each kernel before timing it, and says FASTER or SLOWER only if the whole
+# interval is beyond the floor.
 #
 # ## 11. Choosing
 #
-# - Small images, small network: what goes by *between* the kernels decides. `cnnbench train`
-#   shows it, and `numba (compiled run)` has nothing between them.
+# - Small images and a small network: the time *between* the kernels decides. `cnnbench train` shows
+#   it, and `numba (compiled run)` avoids it.
 # - Large layers: the kernels decide. Time your own shapes: `cnnbench time --cases
 #   "ic64ih56oc128kh3ph1"`.
-# - Few seconds of work in all: look at what the *first* call costs. Compiled code is cached, but
-#   once it has to be made.
-# - Differences within the interval are no reason to choose anything.
+# - A few seconds of work in all: look at the *first* call. Compiled code is cached, but must be
+#   compiled once.
+# - Differences within the interval are no reason for a choice.
 #
 # ## Exercises
 #
-# 1. A third convolution: `cnnbench train --arch digits-deep`. Does it learn faster for each
-#    epoch? For each second?
-# 2. Strides instead of max-pools: `--arch digits-strided`. What becomes of the time, layer by
-#    layer?
+# 1. A third convolution: `cnnbench train --arch digits-deep`. Does it learn faster per epoch? Per
+#    second?
+# 2. Strides instead of max-pools: `--arch digits-strided`. How does the time of each layer change?
 # 3. `--batchnorm`, `--optimizer adam`: compare the loss curves.
-# 4. Your own images: save `images` (N, C, H, W) and `labels` (N,) by `numpy.savez`, and give
-#    `--data`.
-# 5. Look at the feature maps of a deeper layer than the first, for a digit that was told wrong.
+# 4. Your own images: save `images` (N, C, H, W) and `labels` (N,) with `numpy.savez`, and pass the
+#    file with `--data`.
+# 5. Look at the feature maps of a deeper layer, for a misclassified digit.

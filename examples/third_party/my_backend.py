@@ -1,6 +1,6 @@
-"""A backend of your own, by einsum: each tap of the filters meets all pixels of all images at once.
+"""A backend of your own, by einsum: one call for each filter tap, over all pixels of all images.
 
-pip install ./examples/third_party brings it into every command; pyproject.toml names it for that.
+pip install ./examples/third_party adds it to every command; its pyproject.toml registers it.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What every backend has to get right, asked of one's own: python -m pytest examples/third_party"""
+"""Run the checks of every backend on your own: python -m pytest examples/third_party"""
 
 import pytest
 

@@ -302,3 +302,36 @@ def test_a_pipe_is_not_in_the_way(pipe):
     path, _ = pipe
     assert results.set_aside(path) is None
     assert path.is_fifo()
+
+
+# --------------------------------------------------------------------------------------------
+# reasons
+
+
+def row_of(case, backend, outcome="ok", reason="", direction="forward"):
+    return Row(case, f"mb1{case}", "conv2d", direction, backend, 1, outcome, reason)
+
+
+def test_what_was_too_slow_takes_one_line_a_backend():
+    slow = [
+        row_of("a", "naive", "unsupported", "too slow (about 40 s)"),
+        row_of("a", "naive", "unsupported", "too slow (about 40 s)", "backward"),
+        row_of("b", "naive", "unsupported", "too slow (about 13 min)"),
+        row_of("b", "numpy"),
+    ]
+    assert slow[0].why == "skipped: too slow (about 40 s)"
+    assert results.reasons(slow) == ["naive: skipped: too slow (up to about 13 min)"]
+    assert results.reasons(slow[:2]) == ["naive: skipped: too slow (about 40 s)"]
+    assert results.reasons([row_of("c", "naive"), *slow]) == [
+        "naive: skipped: too slow (up to about 13 min), 2 of 3 cases"
+    ]
+
+
+def test_other_reasons_are_one_line_each_with_their_cases():
+    rows = [row_of(case, "torch-cuda", "unsupported", "no GPU") for case in "ab"]
+    rows += [row_of("a", "numpy"), row_of("b", "numpy", "wrong", "y is 1, not 2")]
+    rows.append(Row("(sum)", "", "conv2d", "forward", "numpy", 1, "wrong", "b: y is 1, not 2"))
+    assert results.reasons(rows) == [
+        "torch-cuda: unsupported: no GPU",
+        "numpy: wrong: y is 1, not 2 (on b)",
+    ]

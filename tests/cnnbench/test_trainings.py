@@ -275,3 +275,18 @@ def test_a_recipe_for_one_backend_is_trained_alone(
     assert reason in row.reason
     assert (row.seconds is not None) == (outcome == "ok")
     assert bool(row.details) == (outcome == "ok")
+
+
+def test_a_training_no_better_than_guessing_is_remarked():
+    def row_of(backend, accuracy, steps=10):
+        row = results.Row("digits", "digits CNN", "train", "train", backend, 1, "ok")
+        row.details = {"test_accuracy": accuracy, "guessing_accuracy": 0.102}
+        row.details |= {"steps": steps, "all_steps": 10}
+        return row
+
+    rows = [row_of("numpy", 0.1), row_of("numba", 0.96), row_of("jax", 0.11)]
+    assert trainings.remarks([*rows, row_of("naive", 0.1, steps=2), row_of("stopped", None)]) == [
+        "accuracy of numpy, jax is that of guessing (10 %): the training diverged or learned "
+        "nothing; try a smaller --lr"
+    ]
+    assert trainings.remarks(rows[1:2]) == []

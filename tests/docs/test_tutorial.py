@@ -24,6 +24,9 @@ def test_it_runs_in_quick_mode_and_says_what_its_text_says(tmp_path):
         timeout=250,
     )
     assert ran.returncode == 0, ran.stderr
+    charts = re.findall(r"^chart: (.+)$", ran.stdout, re.MULTILINE)
+    assert len(charts) >= 5
+    assert all((tmp_path / chart).is_file() for chart in charts)
     by_hand = re.findall(r"difference from the library ([\d.e+-]+)", ran.stdout)
     assert len(by_hand) == 2
     assert max(map(float, by_hand)) < 1e-5

@@ -1,7 +1,7 @@
-"""Named problems, as data: the layers of real networks, a file a set, one descriptor a line.
+"""Sets of named problems: one file for each set, one descriptor a line.
 
-A line ``--mb=N`` gives the batch of the descriptors after it that have none; ``#`` starts a
-comment. The 2-D files ``inputs/conv/shapes_*`` of oneDNN's benchdnn can be read as they are.
+A line ``--mb=N`` sets the batch of later descriptors without one; ``#`` starts a comment. The 2-D
+files ``inputs/conv/shapes_*`` of oneDNN's benchdnn can be read unchanged.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ SETS = (
     "mobilenet-v1",
     "pools",
 )
-"""The sets that come with the suite."""
+"""The built-in sets."""
 
 
 class CaseError(ValueError):
-    """Cases that were asked for and cannot be had; the message says what was expected."""
+    """Cases that cannot be loaded; the message says what was expected."""
 
 
 @dataclass(frozen=True)
 class CaseSet:
-    """Cases that belong together: a network's layers, which are also summed.
+    """A set of cases, such as the layers of a network; its times are also summed.
 
     Attributes
     ----------
     name : str
-        Of the set; empty for descriptors given one by one, which are not summed.
+        Name of the set; empty for single descriptors, which are not summed.
     cases : tuple of Case
     """
 
@@ -55,21 +55,21 @@ class CaseSet:
 
 
 def load(text: str, batch: int | None = None, dtype: str | None = None) -> list[CaseSet]:
-    """Return the cases that a comma-separated list of sets, files and descriptors stands for.
+    """Return the cases in a comma-separated list of sets, files and descriptors.
 
     Parameters
     ----------
     text : str
         For instance ``digits``, ``resnet50,my_layers.txt`` or ``mb8ic3ih32oc16kh3ph1``.
     batch : int, optional
-        The batch of descriptors that have none, in place of their file's.
+        The batch of descriptors without one; it overrides the file's.
     dtype : str, optional
-        'float32' or 'float64', in place of the descriptors'.
+        'float32' or 'float64'; it overrides the descriptors'.
 
     Raises
     ------
     CaseError
-        If a name is neither, a file cannot be read, or a descriptor is malformed.
+        If a name is unknown, a file cannot be read, or a descriptor is malformed.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
@@ -101,7 +101,7 @@ def _load_one(word: str, batch: int | None) -> CaseSet:
         return CaseSet(path.stem, _read(text, word, batch))
     if _DESCRIPTOR.match(word):
         try:
-            return CaseSet("", (parse_case(word, _BUILT_IN_BATCH if batch is None else batch),))
+            return CaseSet("", (_parsed(word, _BUILT_IN_BATCH if batch is None else batch),))
         except DescriptorError as error:
             raise CaseError(str(error)) from None
     close = difflib.get_close_matches(word, SETS, n=1)
@@ -112,10 +112,32 @@ def _load_one(word: str, batch: int | None) -> CaseSet:
     )
 
 
+def _parsed(text: str, batch: int | None) -> Case:
+    """Parse a hand-written case; refuse an output size whose windows see only padding.
+
+    The language allows such sizes, and `str` of a problem may have them. In a hand-written
+    descriptor they are a typo.
+    """
+    case = parse_case(text, batch)
+    problem = case.problem
+    found = re.finditer(r"(?<![a-z])([op][hw])\d+", text.split('n"')[0])
+    sizes = {match[1]: match for match in found}
+    for axis, letter in enumerate("hw"):
+        written = sizes.get(f"o{letter}", sizes.get("oh"))
+        extent = problem.dilation[axis] * (problem.kernel_size[axis] - 1) + 1
+        before, after = problem.padding[axis]
+        symmetric = before == after and not {"ph", "pw"}.isdisjoint(sizes)
+        if written and after >= extent and after >= before and not symmetric:
+            what = f"'{written[0]}': {after} pixels of padding would follow the image"
+            only = f"windows of {extent} pixels would see padding alone"
+            raise DescriptorError(text, written.start(), f"{what}, and {only}")
+    return case
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # such as a name that is too long for one
+    except OSError:  # such as a name that is too long
         return False
 
 
@@ -139,13 +161,11 @@ def _read(text: str, source: str, batch: int | None) -> tuple[Case, ...]:
             usual = int(option[1])
             continue
         if line.startswith("--"):
-            raise CaseError(
-                f"{source}, line {number}: the only option known here is --mb=N: {line}"
-            )
+            raise CaseError(f"{source}, line {number}: expected the option --mb=N, got {line}")
         try:
-            cases.append(parse_case(line, usual if batch is None else batch))
+            cases.append(_parsed(line, usual if batch is None else batch))
         except DescriptorError as error:
             raise CaseError(f"{source}, line {number}: {error}") from None
     if not cases:
-        raise CaseError(f"{source}: holds no descriptor")
+        raise CaseError(f"{source}: expected at least one descriptor")
     return tuple(cases)

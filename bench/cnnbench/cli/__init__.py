@@ -1,7 +1,6 @@
 """The command line: `cnnbench info | check | time | train | compare | recommend | ...`.
 
-Each command has a file. What a command needs is imported when it runs, so that help and errors come
-at once.
+Each command has a file, and imports what it needs when it runs, so help and errors appear at once.
 """
 
 from __future__ import annotations
@@ -61,11 +60,11 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Conv2D and MaxPool kernels: checked exactly, timed side by side, used in training."""
+    """Check, time and train with Conv2D and MaxPool kernels, side by side."""
 
 
 def main() -> None:
-    """Run the command line; an error that a person can mend is one sentence, and exit 2."""
+    """Run the command line; an error the user can fix is one sentence and exit code 2."""
     from cnnbench.cases import CaseError
     from cnnbench.digits.data import DataError
     from cnnbench.history.asv import HistoryError
@@ -88,7 +87,7 @@ def main() -> None:
         WriteError,
     )
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file's name need not be text that the terminal takes. Standard error prints any.
+        # File names may hold bytes that the terminal cannot encode. Standard error escapes them.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with signals.stopping():

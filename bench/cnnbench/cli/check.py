@@ -17,7 +17,7 @@ from cnnbench.cli.options import (
     thread_counts,
 )
 from cnnbench.cli.runs import finish, keep, new_run, progress_bar, recording
-from cnnbench.cli.tables import console_of_text
+from cnnbench.cli.tables import console_of_text, show_checks
 
 
 def check(
@@ -30,12 +30,12 @@ def check(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Check backends on cases, exactly and in every direction.
+    """Check backends exactly: forward and every gradient.
 
-    The exit code is 1 if a backend is wrong or fails, and if none can run here.
+    The exit code is 1 if a backend is wrong or fails, or if none can run here.
     """
     from cnnbench import checking
-    from cnnbench.report import answer, tables
+    from cnnbench.report import answer
 
     sets, names, counts = (
         case_sets(cases, batch, dtype),
@@ -47,7 +47,6 @@ def check(
     with recording(run), progress_bar() as progress:
         checking.check(run, sets, names, counts, progress)
     console = console_of_text()
-    for sheet in tables.check_sheets(run.rows):
-        tables.show(console, sheet)
+    show_checks(console, run.rows)
     console.print(answer.checks(run.rows), style="bold", highlight=False)
     finish(run)

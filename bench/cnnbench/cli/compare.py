@@ -1,4 +1,4 @@
-"""Everything for the digits, an answer, and a page."""
+"""Compare all backends on the digits CNN, recommend one, and write a page."""
 
 from __future__ import annotations
 
@@ -28,33 +28,42 @@ from cnnbench.cli.runs import (
     recording,
     temporary_folder,
 )
-from cnnbench.cli.tables import console_of_text, rows_of_layers, show_times
+from cnnbench.cli.tables import (
+    console_of_text,
+    rows_of_layers,
+    show_busy,
+    show_checks,
+    show_times,
+    show_trainings,
+)
 
 
 def compare(
     backends: Trainers = "",
     baseline: Baseline = "torch-cpu",
     threads: Annotated[
-        int | None, typer.Option(help="Thread count; all cores if not given.", min=1)
+        int | None, typer.Option(help="Thread count [default: all cores].", min=1)
     ] = None,
     quick: Quick = False,
-    output: Annotated[Path, typer.Option(help="The page of all figures.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option(help="The HTML page with all figures.")] = Path(
+        "report.html"
+    ),
     json_file: Json = None,
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Check, time and train with every backend; say which is best.
+    """Check, time and train every backend on the digits CNN.
 
-    The layers are those of the digits CNN, and so is the training.
+    It ends with a recommendation and writes a page with all figures.
 
-    The layers are timed on one thread, too, in a few rounds: the page shows what more threads gain.
+    A few rounds run on one thread: the page shows the speedup from more threads.
     """
-    from cnnbench import results, speed, trainings
+    from cnnbench import estimate, results, speed, trainings
     from cnnbench.budget import QUICK, SHORT
     from cnnbench.digits.recipes import RECIPES
     from cnnbench.digits.trainers import PROGRAMS
-    from cnnbench.report import offline, page, tables
-    from cnnbench.report.answer import answer, evidence
+    from cnnbench.report import offline, page
+    from cnnbench.report.answer import answer, checks
 
     results.claim(output)
     names = with_baseline(trainer_names(backends), baseline)
@@ -65,23 +74,24 @@ def compare(
     keep(run, "compare", "digits", json_file, save, machine)
     budget = QUICK if quick else SHORT
     digits, recipe = case_sets("digits", None, None), RECIPES["digits"]
-    with recording(run), progress_bar() as progress, temporary_folder() as caches:
+    seconds = estimate.of_timing(digits, len(kernels), 1, budget)
+    seconds += estimate.of_training(len(names), 1, budget)
+    with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
         speed.time(run, digits, kernels, [count], baseline, budget, progress, caches)
         if count > 1:
             speed.time_on_one_thread(run, digits, baseline, budget, progress, caches)
         trainings.train(run, names, [count], baseline, recipe, False, budget, progress, caches)
     rows = [row for row in run.rows if row.threads == count]
-    for sheet in tables.check_sheets(rows_of_layers(rows)):
-        tables.show(console, sheet)
+    show_checks(console, rows_of_layers(rows))
     show_times(console, rows, run.environment)
-    tables.show(console, tables.train_sheet(rows))
+    show_trainings(console, rows)
     floor = run.environment["aa_floor"][str(count)]
     console.print(answer(rows, floor), style="bold", highlight=False)
-    for line in evidence(rows, floor):
-        console.print(f"  {line}", highlight=False)
+    console.print(f"  {checks(rows_of_layers(rows))}", highlight=False)
+    show_busy(console, {"aa_floor": {str(count): floor}})
     try:
         page.write(run, output, command=command_line())
-        console.print(f"every figure: {output}", highlight=False, soft_wrap=True)
+        console.print(f"all figures: {output}", highlight=False, soft_wrap=True)
     except offline.PageError as error:
-        typer.echo(f"no page of figures: {error}", err=True)
+        typer.echo(f"the page was not written: {error}", err=True)
     finish(run)

@@ -1,4 +1,4 @@
-"""Show the machine, its ceilings and the backends."""
+"""Show the machine, its FMA peak and memory bandwidth, and the backends."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from cnnbench.cli.tables import console_of_text
 def info(json_file: Json = None) -> None:
     """Show this machine, its libraries, and which backends run here.
 
-    Its ceilings, the FMA peak and the memory bandwidth, are measured.
+    It measures the machine's ceilings: FMA peak and memory bandwidth.
     """
     from cnnbench.judging import limits
     from cnnbench.report import numbers, tables
+    from cnnbench.words import counted
     from cnnbench.workers.pool import WorkerPool
     from cnnkernels import host, registry
 
@@ -26,7 +27,7 @@ def info(json_file: Json = None) -> None:
         progress.begin(len(counts) + 1)
         ceilings = {}
         for count in counts:
-            progress.step(f"measuring ceilings, {count} threads")
+            progress.step(f"measuring ceilings, {counted(count, 'thread')}")
             ceilings[count] = limits.measure_ceilings(count)
         progress.step("loading backends")
         with WorkerPool(registry.names(), host.cores()) as pool:
@@ -43,7 +44,9 @@ def info(json_file: Json = None) -> None:
     lines = []
     for count, measured in ceilings.items():
         if "reason" in measured:
-            console.print(f"ceilings with {count} threads: not measured: {measured['reason']}")
+            console.print(
+                f"ceilings with {counted(count, 'thread')} not measured: {measured['reason']}"
+            )
             continue
         for dtype, rate in measured["flops"].items():
             lines.append((f"FMA {dtype}", str(count), f"{rate / 1e9:.0f} GFLOP/s"))

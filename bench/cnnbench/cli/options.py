@@ -1,4 +1,4 @@
-"""Options that several commands have, and the values that their texts stand for."""
+"""Options that several commands share, and functions that parse their values."""
 
 from __future__ import annotations
 
@@ -13,43 +13,46 @@ if TYPE_CHECKING:
     from cnnbench.cases import CaseSet
 
 Backends = Annotated[
-    str, typer.Option(help="Comma-separated backends; all if not given.", metavar="A,B")
+    str, typer.Option(help="Comma-separated backends [default: all].", metavar="A,B")
 ]
 Trainers = Annotated[
     str,
     typer.Option(
         "--backends",
-        help="Comma-separated backends, and programs that train; all if not given.",
+        help="Comma-separated backends and training programs [default: all].",
         metavar="A,B",
     ),
 ]
 Cases = Annotated[
     str,
     typer.Option(
-        help=f"Comma-separated files, descriptors, or sets: {', '.join(SETS)}.", metavar="CASES"
+        help=f"Comma-separated sets, files or descriptors. Sets: {', '.join(SETS)}.",
+        metavar="CASES",
     ),
 ]
 Threads = Annotated[
-    str, typer.Option(help="Comma-separated thread counts; all cores if not given.", metavar="N,M")
+    str, typer.Option(help="Comma-separated thread counts [default: all cores].", metavar="N,M")
 ]
-Baseline = Annotated[str, typer.Option(help="What ratios are against.", metavar="BACKEND")]
-Batch = Annotated[
-    int | None, typer.Option(help="Batch of cases that have none of their own.", min=0)
+Baseline = Annotated[
+    str, typer.Option(help="The backend that ratios compare with.", metavar="BACKEND")
 ]
-Dtype = Annotated[str | None, typer.Option(help="float32 or float64, for all cases.")]
+Batch = Annotated[int | None, typer.Option(help="Batch size, for cases that give none.", min=0)]
+Dtype = Annotated[str | None, typer.Option(help="float32 or float64, for every case.")]
 Json = Annotated[
     Path | None,
-    typer.Option("--json", help="Write the rows here, too; a pipe gets them at the end."),
+    typer.Option("--json", help="Also write the rows to this file or pipe."),
 ]
-Save = Annotated[bool, typer.Option("--save", help="Keep the rows under results/, for good.")]
+Save = Annotated[bool, typer.Option("--save", help="Also save the rows under results/.")]
 Machine = Annotated[
-    str | None, typer.Option(help="The machine's name under results/; its processor if not given.")
+    str | None, typer.Option(help="Folder name under results/ [default: the processor].")
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="A few rounds only: a look, no verdict.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Measure a few rounds only, too few for verdicts.")
+]
 
 
 def case_sets(text: str, batch: int | None, dtype: str | None) -> list[CaseSet]:
-    """Return the sets that --cases, --batch and --dtype stand for."""
+    """Return the sets for --cases, --batch and --dtype."""
     from cnnbench import cases
     from cnnkernels.contract import dtype_name
 
@@ -62,34 +65,34 @@ def case_sets(text: str, batch: int | None, dtype: str | None) -> list[CaseSet]:
 
 
 def subject(sets: list[CaseSet]) -> str:
-    """Return what a run on some sets is called: their names, or 'layers' where they have none."""
+    """Return a name for a run: the names of its sets, 'layers' for a set without one."""
     return "-".join(dict.fromkeys(group.name or "layers" for group in sets))
 
 
 def backend_names(text: str) -> list[str]:
-    """Return the backends in a text; all without any."""
+    """Return the backends that a text lists, all if it is empty."""
     from cnnkernels import registry
 
     return _named(text, registry)
 
 
 def trainer_names(text: str) -> list[str]:
-    """Return the backends and programs in a text; all without any."""
+    """Return the backends and programs that a text lists, all if it is empty."""
     from cnnbench.digits import trainers
 
     return _named(text, trainers)
 
 
-def _named(text: str, those: Any) -> list[str]:
-    """Return the names in a text, or all there are: of `registry`, or of `trainers`."""
+def _named(text: str, known: Any) -> list[str]:
+    """Return the names in a text, or all names of `registry` or `trainers`."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        those.require_known(name)
-    return list(dict.fromkeys(names)) or list(those.names())
+        known.require_known(name)
+    return list(dict.fromkeys(names)) or list(known.names())
 
 
 def with_baseline(names: list[str], baseline: str) -> list[str]:
-    """Return the backends with the baseline among them: a ratio is measured side by side."""
+    """Add the baseline to the backends: ratios are measured side by side."""
     from cnnkernels import registry
 
     registry.require_known(baseline)
@@ -97,7 +100,7 @@ def with_baseline(names: list[str], baseline: str) -> list[str]:
 
 
 def thread_counts(text: str) -> list[int]:
-    """Return the thread counts in a text; that of all cores without any."""
+    """Return the thread counts that a text lists, the number of cores if it is empty."""
     from cnnkernels import host
 
     try:

@@ -1,4 +1,4 @@
-"""Plans that a command follows, and what they warn of."""
+"""Following a plan in a command, and its warnings."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def following(file: Path | None, force: bool, threads: Sequence[int]) -> Iterator[None]:
-    """Let workers that start meanwhile follow a plan; what it was not made for is said here once.
+    """Let workers that start in the block follow a plan; warn once if it was made elsewhere.
 
     Raises
     ------
     PlanError
-        If it cannot be followed here.
+        If the plan cannot be followed here.
     """
     import dataclasses
     import os
     import warnings
 
+    from cnnbench.words import counted
     from cnnkernels import host
     from cnnkernels import plan as plans
 
@@ -43,7 +44,7 @@ def following(file: Path | None, force: bool, threads: Sequence[int]) -> Iterato
     if list(threads) != [followed.threads]:
         counts = ", ".join(map(str, threads))
         warnings.warn(
-            f"{file}: measured with {followed.threads} threads, here {counts}",
+            f"{file}: measured with {counted(followed.threads, 'thread')}, here {counts}",
             plans.PlanWarning,
             stacklevel=2,
         )
@@ -61,7 +62,7 @@ def following(file: Path | None, force: bool, threads: Sequence[int]) -> Iterato
 
 @contextlib.contextmanager
 def hearing(run: Run) -> Iterator[list[str]]:
-    """Yield a list that takes what plans warn of, here and in workers; the run keeps it."""
+    """Yield a list that collects warnings of plans, here and in workers; the run saves it."""
     from cnnkernels import plan
 
     heard: list[str] = []
@@ -76,9 +77,9 @@ def hearing(run: Run) -> Iterator[list[str]]:
 
 
 def show_warnings(console: Console, heard: Sequence[str]) -> None:
-    """Print what plans have warned of, the first of many alone."""
+    """Print the first few warnings of plans, and the number of the rest."""
     most = 3
     for text in heard[:most]:
         console.print(f"- {text}", style="dim", highlight=False)
     if len(heard) > most:
-        console.print(f"- and {len(heard) - most} more of the kind", style="dim", highlight=False)
+        console.print(f"- and {len(heard) - most} more like these", style="dim", highlight=False)

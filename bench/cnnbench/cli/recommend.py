@@ -28,14 +28,12 @@ def recommend(
         str,
         typer.Argument(
             help="digits, digits-deep or digits-strided; another set, file or descriptor; or "
-            "package.module:function, which returns a torch.nn.Module."
+            "package.module:function, a function that returns a torch.nn.Module."
         ),
     ],
     input_shape: Annotated[
         str | None,
-        typer.Option(
-            "--input", help="Of a PyTorch model: the shape of a batch.", metavar="N,C,H,W"
-        ),
+        typer.Option("--input", help="Batch shape, for a PyTorch model.", metavar="N,C,H,W"),
     ] = None,
     backends: Backends = "",
     exclude: Annotated[
@@ -44,32 +42,39 @@ def recommend(
     pin: Annotated[
         list[str] | None,
         typer.Option(
-            help="A layer's backend, whatever is measured: name or pattern; may be repeated.",
+            help="Fix a layer's backend, by name or pattern; repeatable.",
             metavar="LAYER=BACKEND",
         ),
     ] = None,
     max_error: Annotated[
         float | None,
-        typer.Option(help="Largest error allowed, in units of what rounding can make.", min=0),
+        typer.Option(
+            help="Largest error allowed, relative to the largest rounding error possible.", min=0
+        ),
     ] = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Only backends that promise the same bits.")
+        bool,
+        typer.Option(
+            "--deterministic", help="Only backends that promise the same bits on every run."
+        ),
     ] = False,
     baseline: Baseline = "torch-cpu",
     threads: Annotated[
-        int | None, typer.Option(help="Thread count; all cores if not given.", min=1)
+        int | None, typer.Option(help="Thread count [default: all cores].", min=1)
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step.", min=1)] = None,
-    output: Annotated[Path, typer.Option(help="Where the plan goes.")] = Path("plan.json"),
-    quick: Annotated[bool, typer.Option("--quick", help="Measure a third as long.")] = False,
+    batch: Annotated[int | None, typer.Option(help="Images per step.", min=1)] = None,
+    output: Annotated[Path, typer.Option(help="The plan file to write.")] = Path("plan.json"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure for a third of the time.")
+    ] = False,
     json_file: Json = None,
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Choose a backend for each layer of a network; write a plan."""
+    """Choose a backend for each layer of a network, and write a plan."""
     import dataclasses
 
-    from cnnbench import results
+    from cnnbench import estimate, results
     from cnnbench.budget import Budget
     from cnnbench.digits import data as digits
     from cnnbench.digits.network import ARCHITECTURES
@@ -100,7 +105,7 @@ def recommend(
     elif model in ARCHITECTURES:
         images = len(digits.load().train_labels)
         if batch is not None and batch > images:
-            raise typer.BadParameter(f"--batch: the digits have {images} images to train with")
+            raise typer.BadParameter(f"--batch: the digits have {images} training images")
         trained = Options(architecture=model, batch_size=batch or Options().batch_size)
         network = networks.of_architecture(planned(trained))
     else:
@@ -111,11 +116,12 @@ def recommend(
     budget = Budget(seconds=2.0, call_seconds=choose.budget(network))
     if quick:
         budget = dataclasses.replace(budget, rounds=LEAST_ROUNDS, seconds=0.7)
+    seconds = estimate.of_timing([network.cases], len(names), 1, budget)
     console = console_of_text()
     with (
         hearing(run) as heard,
         recording(run),
-        progress_bar() as progress,
+        progress_bar(seconds) as progress,
         temporary_folder() as caches,
     ):
         found = choose.recommend(
@@ -126,7 +132,7 @@ def recommend(
         found.plan.save(output)
     show_recommendation(console, found, output)
     show_warnings(console, heard)
-    kept = "" if older is None else f"; the older one is {older} now"
+    kept = "" if older is None else f"; the previous plan is now {older}"
     typer.echo(f"plan: {output}{kept}")
     finish(run)
 

@@ -13,18 +13,19 @@ from cnnbench.cli.runs import OWN_FOLDER, command_line
 def report(
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="A saved run; the newest of .cnnbench/ if not given."),
+        typer.Option("--from", help="A saved run [default: the newest in .cnnbench/]."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option(help="The HTML page.")] = Path("report.html"),
     against: Annotated[
-        Path | None, typer.Option(help="Another saved run, to be shown beside it.")
+        Path | None, typer.Option(help="Another saved run, to show beside it.")
     ] = None,
 ) -> None:
     """Write a saved run as one HTML page that opens offline."""
     from cnnbench import results
     from cnnbench.report import page
+    from cnnbench.words import counted
 
     results.claim(output)
     run = results.read(source or results.newest(OWN_FOLDER))
     page.write(run, output, None if against is None else results.read(against), command_line())
-    typer.echo(f"{output}: {len(run.rows)} rows of {run.paths[0]}")
+    typer.echo(f"{output}: {counted(len(run.rows), 'row')} of {run.paths[0]}")

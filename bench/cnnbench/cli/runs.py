@@ -1,4 +1,4 @@
-"""A command's run: where its rows are kept, whatever ends it, and how far it has come."""
+"""A command's run: its files, its progress, and how it ends."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import typer
 from cnnbench.cli import signals
 
 if TYPE_CHECKING:
-    from cnnbench.report.progress import ProgressBar
+    from cnnbench.cli.progress import ProgressBar
     from cnnbench.results import Run
 
 OWN_FOLDER = Path(".cnnbench")
-"""Where every run is kept."""
+"""Every run is saved here."""
 
 RESULTS = Path("results")
-"""Where runs are kept for good."""
+"""--save also saves a run here."""
 
 
 def new_run() -> Run:
@@ -40,7 +40,7 @@ def keep(
     machine: str | None,
     own: bool = True,
 ) -> None:
-    """Decide where a run's rows go, before anything is measured; files are named by subject."""
+    """Choose the files of a run before anything is measured; the subject names them."""
     from cnnbench import results
 
     if json_file is not None:
@@ -57,10 +57,11 @@ def keep(
 
 @contextlib.contextmanager
 def recording(run: Run) -> Iterator[None]:
-    """Write what was measured, whatever ends it."""
+    """Write all measured rows when the block ends, even by an error or an interrupt."""
     import datetime
 
     from cnnbench import machine
+    from cnnbench.words import counted
 
     def finished() -> None:
         now = datetime.datetime.now(datetime.UTC)
@@ -71,11 +72,12 @@ def recording(run: Run) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        signals.ignore()  # a second one would lose what the first is to keep
+        signals.ignore()  # a second one would lose the rows
         run.environment["interrupted"] = True
         finished()
-        kept = f"the {len(run.rows)} rows measured so far are in {', '.join(map(str, run.paths))}"
-        with contextlib.suppress(OSError):  # a terminal that was closed takes no more words
+        rows = counted(len(run.rows), "row")
+        kept = f"kept {rows} in {', '.join(map(str, run.paths))}"
+        with contextlib.suppress(OSError):  # the terminal may be closed
             typer.echo(f"interrupted: {kept}" if run.paths else "interrupted", err=True)
         raise typer.Exit(128 + signals.number_of(interrupt)) from None
     except BaseException:
@@ -87,7 +89,7 @@ def recording(run: Run) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yield a folder that is gone when the command ends."""
+    """Yield a folder that is deleted when the command ends."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="cnnbench-") as name:
@@ -95,16 +97,16 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[ProgressBar]:
-    """Yield the progress of a run, shown on standard error."""
-    from cnnbench.report.progress import ProgressBar
+def progress_bar(seconds: float | None = None) -> Iterator[ProgressBar]:
+    """Yield the progress of a run, shown on standard error after its estimated duration."""
+    from cnnbench.cli.progress import ProgressBar
 
-    with ProgressBar() as bar:
+    with ProgressBar(seconds) as bar:
         yield bar
 
 
 def finish(run: Run) -> None:
-    """Say where the rows are; exit 1 if a backend was wrong or failed, or if none could run."""
+    """Print the files of the rows; exit 1 if a backend was wrong or failed, or none could run."""
     typer.echo(f"rows: {', '.join(map(str, run.paths))}")
     outcomes = {row.outcome for row in run.rows}
     if outcomes & {"wrong", "failed"} or "ok" not in outcomes:
@@ -112,7 +114,7 @@ def finish(run: Run) -> None:
 
 
 def command_line() -> str:
-    """Return the command line, to be pasted into a shell."""
+    """Return the command line, quoted for a shell."""
     import shlex
 
     return shlex.join(["cnnbench", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Let the suite judge itself."""
+"""Test the suite itself."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import typer
 
 from cnnbench.cli.options import Baseline, Json, Threads, backend_names, case_sets, thread_counts
 from cnnbench.cli.runs import keep, new_run, progress_bar, recording
-from cnnbench.cli.tables import console_of_text
+from cnnbench.cli.tables import console_of_text, show_busy
 
 
 def selftest(
     threads: Threads = "", baseline: Baseline = "torch-cpu", json_file: Json = None
 ) -> None:
-    """Try the suite itself: it must catch every broken kernel.
+    """Test the suite itself: it must catch every broken kernel.
 
-    It also shows the A/A floor: by how much two identical sides differ on this machine.
+    It also measures the A/A floor: how much two identical runs differ here.
     """
     import dataclasses
 
@@ -59,7 +59,8 @@ def selftest(
     console.print(f"{len(lines) - len(missed)} of {len(lines)} broken kernels caught")
     console.print(
         f"A/A floor: two processes of {base} differ by up to {numbers.floor(floor)} here, "
-        f"{count} threads"
+        f"{tables.threads_in_words(count)}"
     )
+    show_busy(console, run.environment)
     if missed:
         raise typer.Exit(1)

@@ -9,19 +9,26 @@ import typer
 
 from cnnbench.cli.plans import show_warnings
 from cnnbench.cli.runs import OWN_FOLDER
-from cnnbench.cli.tables import console_of_text, rows_of_layers, show_recommendation, show_times
+from cnnbench.cli.tables import (
+    console_of_text,
+    rows_of_layers,
+    show_busy,
+    show_checks,
+    show_recommendation,
+    show_times,
+    show_trainings,
+)
 
 
 def show(
     file: Annotated[
         Path | None,
-        typer.Argument(help="A saved run; the newest of .cnnbench/ if not given."),
+        typer.Argument(help="A saved run [default: the newest in .cnnbench/]."),
     ] = None,
 ) -> None:
     """Show the tables of a saved run."""
     from cnnbench import results
     from cnnbench.recommend import recommendation
-    from cnnbench.report import tables
 
     run = results.read(file or results.newest(OWN_FOLDER))
     console = console_of_text()
@@ -33,8 +40,7 @@ def show(
         show_warnings(console, where.get("warnings", []))
         return
     if any(row.seconds is None or row.op != "train" for row in run.rows):
-        for sheet in tables.check_sheets(rows_of_layers(run.rows)):
-            tables.show(console, sheet)
+        show_checks(console, rows_of_layers(run.rows))
     show_times(console, run.rows, run.environment)
-    for count in dict.fromkeys(row.threads for row in run.rows if row.op == "train"):
-        tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
+    show_trainings(console, run.rows)
+    show_busy(console, where)

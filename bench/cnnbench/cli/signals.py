@@ -1,4 +1,4 @@
-"""Signals that end a command as Ctrl-C does."""
+"""Make other ending signals act like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from collections.abc import Iterator
 
 
 class _Stopped(KeyboardInterrupt):
-    """A signal that ends a command as Ctrl-C does; its argument is the signal's number."""
+    """An ending signal, handled like Ctrl-C; the argument is its number."""
 
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
-"""Signals that end a command as Ctrl-C does."""
 
 
 @contextlib.contextmanager
 def stopping() -> Iterator[None]:
-    """Let signals that would end the process interrupt the block, as Ctrl-C does.
+    """Make ending signals interrupt the block, like Ctrl-C.
 
-    One that is ignored stays ignored: nohup and its like start a command so.
+    Ignored signals stay ignored: nohup relies on it.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
     for number in _ENDING:
@@ -33,17 +32,17 @@ def stopping() -> Iterator[None]:
 
 
 def _stop(number: int, _: object) -> None:
-    for other in _ENDING:  # one is enough: the end of a terminal may send several
+    for other in _ENDING:  # a closing terminal may send several
         signal.signal(other, signal.SIG_IGN)
     raise _Stopped(number)
 
 
 def ignore() -> None:
-    """Ignore further signals: a command is ending."""
+    """Ignore further signals while a command ends."""
     for number in (signal.SIGINT, *_ENDING):
         signal.signal(number, signal.SIG_IGN)
 
 
 def number_of(interrupt: KeyboardInterrupt) -> int:
-    """Return the number of the signal that an interrupt stands for."""
+    """Return the number of the signal behind an interrupt."""
     return int(interrupt.args[0]) if isinstance(interrupt, _Stopped) else signal.SIGINT

@@ -20,7 +20,7 @@ from cnnbench.cli.options import (
     with_baseline,
 )
 from cnnbench.cli.runs import finish, keep, new_run, progress_bar, recording, temporary_folder
-from cnnbench.cli.tables import console_of_text, show_times
+from cnnbench.cli.tables import console_of_text, show_busy, show_times
 
 
 def time(
@@ -35,11 +35,11 @@ def time(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Check backends on cases, then time them side by side.
+    """Check backends, then time them side by side.
 
-    Every direction is timed: forward, and each gradient.
+    Every direction is timed: forward and each gradient.
     """
-    from cnnbench import speed
+    from cnnbench import estimate, speed
     from cnnbench.budget import QUICK, Budget
 
     sets, counts = case_sets(cases, batch, dtype), thread_counts(threads)
@@ -47,7 +47,10 @@ def time(
     run = new_run()
     keep(run, "time", subject(sets), json_file, save, machine)
     budget = QUICK if quick else Budget()
-    with recording(run), progress_bar() as progress, temporary_folder() as caches:
+    seconds = estimate.of_timing(sets, len(names), len(counts), budget)
+    with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
         speed.time(run, sets, names, counts, baseline, budget, progress, caches)
-    show_times(console_of_text(), run.rows, run.environment)
+    console = console_of_text()
+    show_times(console, run.rows, run.environment)
+    show_busy(console, run.environment)
     finish(run)

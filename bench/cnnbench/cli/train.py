@@ -1,4 +1,4 @@
-"""Train a CNN on backends and by programs."""
+"""Train a CNN with backends and with whole programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cnnbench.cli.options import (
 )
 from cnnbench.cli.plans import following, hearing, show_warnings
 from cnnbench.cli.runs import finish, keep, new_run, progress_bar, recording, temporary_folder
-from cnnbench.cli.tables import console_of_text
+from cnnbench.cli.tables import console_of_text, show_busy, show_trainings
 
 
 def train(
@@ -32,39 +32,44 @@ def train(
     optimizer: Annotated[str | None, typer.Option(help="sgd or adam.", metavar="NAME")] = None,
     batchnorm: Annotated[
         bool | None,
-        typer.Option("--batchnorm", help="Batch normalisation in place of biases."),
+        typer.Option("--batchnorm", help="Batch normalization instead of biases."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Your own images, N,C,H,W, and labels, N: an npz file.")
+        Path | None, typer.Option(help="An npz file with images (N,C,H,W) and labels (N).")
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast/--no-fast", help="10 epochs, or 40; --epochs overrules.")
+        bool, typer.Option("--fast/--no-fast", help="10 or 40 epochs; --epochs overrides it.")
     ] = True,
-    epochs: Annotated[int | None, typer.Option(help="Times through the data.", min=1)] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", min=1)] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step.", min=1)] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate; 0.05 with sgd, 0.001 with adam.", min=0)
+        float | None,
+        typer.Option(help="Learning rate [default: 0.05 for sgd, 0.001 for adam].", min=0),
     ] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of sgd.", min=0, max=1)] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of weights.", min=0)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights and order.", min=0)] = None,
+    momentum: Annotated[
+        float | None, typer.Option(help="Momentum, for sgd only.", min=0, max=1)
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.", min=0)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of initial weights and image order.", min=0)
+    ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Start from these weights; not from drawn ones.")
+        Path | None, typer.Option(help="Start from the weights in this file.")
     ] = None,
     save_weights: Annotated[
-        Path | None, typer.Option(help="Folder for the weights learnt, a file a backend.")
+        Path | None, typer.Option(help="Save the trained weights here, one file per backend.")
     ] = None,
     recipe: Annotated[
         str, typer.Option(help="digits, notebook-numpy or notebook-torch.")
     ] = "digits",
     full: Annotated[
-        bool, typer.Option("--full", help="Train slow backends to the end as well.")
+        bool, typer.Option("--full", help="Train slow backends to the end, too.")
     ] = False,
     plan: Annotated[
-        Path | None, typer.Option(help="Train 'auto', too, which follows this plan.")
+        Path | None, typer.Option(help="Also train 'auto', which follows this plan.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Follow the plan even if another machine made it.")
+        bool, typer.Option("--force", help="Accept a plan made on another machine.")
     ] = False,
     baseline: Baseline = "torch-cpu",
     threads: Threads = "",
@@ -73,13 +78,13 @@ def train(
     save: Save = False,
     machine: Machine = None,
 ) -> None:
-    """Train a small CNN on backends and by programs, in turns.
+    """Train a small CNN with each backend and program, in turns.
 
-    The table has the time of each, and the loss and accuracy that it came to.
+    The table shows the time, the loss and the accuracy of each.
     """
     import dataclasses
 
-    from cnnbench import results, trainings
+    from cnnbench import estimate, results, trainings
     from cnnbench.budget import QUICK, Budget
     from cnnbench.digits import data as images
     from cnnbench.digits.recipes import RECIPES
@@ -104,12 +109,12 @@ def train(
     }
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if chosen.backend and (changes or plan is not None):
-        raise typer.BadParameter(f"recipe {recipe} is as it is; only --epochs may differ")
+        raise typer.BadParameter(f"recipe {recipe} is fixed; only --epochs can be changed")
     if force and plan is None:
-        raise typer.BadParameter("--force is for a plan: name one by --plan")
+        raise typer.BadParameter("--force needs a plan: give one with --plan")
     changes["epochs"] = epochs or (10 if fast else 40)
     options = dataclasses.replace(chosen.options, **_training_options(changes))
-    start(options)  # complains of images and weights before anything is measured
+    start(options)  # reports bad images or weights before anything is measured
     scale = images.remark(options.data)
     if scale is not None:
         typer.echo(scale, err=True)
@@ -122,7 +127,7 @@ def train(
         results.claim(save_weights / "weights.npz")
     if chosen.backend:
         if backends and backends != chosen.backend:
-            raise typer.BadParameter(f"recipe {recipe} is for {chosen.backend} alone")
+            raise typer.BadParameter(f"recipe {recipe} runs on {chosen.backend} only")
         keep(run, "train", subject, json_file, save, machine)
         with recording(run), progress_bar() as progress:
             trainings.train_alone(run, recipe, chosen, counts[0], progress)
@@ -137,12 +142,13 @@ def train(
         budget = QUICK if quick else Budget()
         with hearing(run) as heard, following(plan, force, counts):
             keep(run, "train", subject, json_file, save, machine)
-            with recording(run), progress_bar() as progress, temporary_folder() as caches:
+            seconds = None if full else estimate.of_training(len(names), len(counts), budget)
+            with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
                 trainings.train(
                     run, names, counts, baseline, chosen, full, budget, progress, caches
                 )
-        for count in counts:
-            tables.show(console, tables.train_sheet([r for r in run.rows if r.threads == count]))
+        show_trainings(console, run.rows)
+        show_busy(console, run.environment)
         show_warnings(console, heard)
     if save_weights is not None:
         typer.echo(
@@ -152,12 +158,12 @@ def train(
 
 
 def _training_options(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the given options with the defaults that follow from them.
+    """Return the given options, with the defaults of the optimizer.
 
     Raises
     ------
     BadParameter
-        If a name is unknown, or momentum is asked of an optimizer that has none to set.
+        If a name is unknown, or the optimizer has no momentum.
     """
     from cnnbench.digits.network import ARCHITECTURES
     from cnnbench.digits.optimizers import LEARNING_RATES
@@ -172,5 +178,5 @@ def _training_options(given: dict[str, Any]) -> dict[str, Any]:
             )
     optimizer = given.get("optimizer", "sgd")
     if optimizer == "adam" and "momentum" in given:
-        raise typer.BadParameter("--momentum is of sgd; adam has none to set")
+        raise typer.BadParameter("--momentum is an option of sgd, not of adam")
     return {"learning_rate": LEARNING_RATES[optimizer]} | given if optimizer == "adam" else given

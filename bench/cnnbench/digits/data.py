@@ -1,4 +1,4 @@
-"""Images and labels: scikit-learn's handwritten digits, or a person's own; split alike for all."""
+"""Images and labels: scikit-learn's handwritten digits, or the user's own, split the same way."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 
 CLASSES = 10
-"""Of the digits."""
+"""Number of classes of the digits."""
 
 _SPLIT_SEED = 42
 _BRIGHTEST = 16
 _WHITE = 255
 _USUAL = 0.1, 10.0
-"""The pixel furthest from 0 lies between these in images from 0 to 1, or of mean 0, deviation 1."""
+"""Usual range of the largest absolute pixel, in images from 0 to 1 or of mean 0, deviation 1."""
 _TEST_SHARE = 0.25
 
 
 class DataError(ValueError):
-    """Images or labels that nothing can be trained on; the message says what was expected."""
+    """Images or labels that cannot be trained on; the message says what was expected."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,18 @@ class Dataset:
 
 @functools.cache
 def load(path: str = "") -> Dataset:
-    """Return training and test images, three to one, classes in equal shares in both.
+    """Return training and test images, three to one, with equal shares of each class in both.
 
     Parameters
     ----------
     path : str
-        An npz file, as `read` takes it; if empty, the digits: 1347 and 450 images of one channel
-        and 8x8 pixels from 0 to 1.
+        An npz file for `read`. If empty, the digits: 1347 and 450 images of one channel and 8x8
+        pixels from 0 to 1.
 
     Raises
     ------
     DataError
-        If nothing can be trained on what the file holds.
+        If the file cannot be trained on.
     """
     images, labels = read(Path(path)) if path else _digits()
     from sklearn.model_selection import train_test_split
@@ -67,12 +67,12 @@ def load(path: str = "") -> Dataset:
 
 
 def remark(path: str) -> str | None:
-    """Return a sentence on the scale of a file's images, if it is unusual; None if it is not.
+    """Return a remark on an unusual scale of a file's images, None if it is usual.
 
     Parameters
     ----------
     path : str
-        As `load` takes it.
+        As for `load`.
     """
     dataset = load(path)
     parts = (dataset.train_images, dataset.test_images)
@@ -80,8 +80,8 @@ def remark(path: str) -> str | None:
     if _USUAL[0] <= largest <= _USUAL[1]:
         return None
     return (
-        f"{path}: pixels go up to {largest:.3g} in size; initial weights and learning rates suit "
-        "about 1: scale the images if the training does not go well"
+        f"{path}: pixels go up to {largest:.3g} in size, but initial weights and learning rates "
+        "suit about 1: scale the images if training goes badly"
     )
 
 
@@ -96,14 +96,14 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the images (N, C, H, W), float32, and the labels (N,), int64, of an npz file.
 
-    Its array `images` has bytes (uint8), which are divided by 255; or floating-point numbers or
-    booleans, which are taken as they are. Other integers are refused: a file does not say which of
-    them is white. Its array `labels` has integers, the classes from 0 on.
+    The array `images` holds bytes (uint8), which are divided by 255, or floating-point numbers or
+    booleans, used unchanged. Other integers are refused, as their white value is unknown. The array
+    `labels` holds integers, the classes from 0.
 
     Raises
     ------
     DataError
-        If it has anything else.
+        If the file holds anything else.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -145,7 +145,7 @@ def _checked_images(path: Path, images: np.ndarray) -> np.ndarray:
         as_bytes = "save images.astype(numpy.uint8), or " if low >= 0 and high <= _WHITE else ""
         raise DataError(
             f"{path}: expected images as bytes (uint8) or floating-point numbers, got "
-            f"{images.dtype} from {low} to {high}: {as_bytes}divide them by what is to become 1"
+            f"{images.dtype} from {low} to {high}: {as_bytes}divide them by the white value"
         )
     else:
         raise DataError(f"{path}: expected images of real numbers, got dtype {images.dtype}")
@@ -195,6 +195,6 @@ def _checked_labels(path: Path, labels: np.ndarray, images: int) -> np.ndarray:
     if images * _TEST_SHARE < len(counts):
         raise DataError(
             f"{path}: expected at least {int(len(counts) / _TEST_SHARE)} images for {len(counts)} "
-            f"classes, as a quarter is kept to test with; got {images}"
+            f"classes, as a quarter is used for testing; got {images}"
         )
     return labels

@@ -17,20 +17,20 @@ from cnnbench.digits.training import Training, start, train_compiled
 from cnnkernels.contract import MaxPool2D
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-"""Images and weights as XLA's own kernels for the CPU take them."""
+"""The layouts of images and weights in XLA's CPU kernels."""
 
 _Arrays = dict[str, jax.Array]
 
 
 def train(options: Options) -> Training:
-    """Train with JAX: gradients by transformation, steps compiled for each size of batch."""
+    """Train with JAX, with steps compiled for each batch size."""
     jax.config.update("jax_platforms", "cpu")
     with jax.enable_x64(options.dtype == "float64"):
         return train_compiled(_JaxSteps, options)
 
 
 class _JaxSteps:
-    """`Steps` of one compiled function each."""
+    """`Steps`, each one compiled function."""
 
     def __init__(self, options: Options) -> None:
         dataset, plan, state = start(options)
@@ -52,7 +52,7 @@ class _JaxSteps:
         )
 
     def place(self, order: np.ndarray) -> np.ndarray:
-        return order  # slices of a JAX array would be computed, one by one
+        return order  # slicing a JAX array would run a computation each time
 
     def step(self, batch: np.ndarray) -> jax.Array:
         self._parameters, self._statistics, self._moments, loss = self._program.step(
@@ -77,13 +77,13 @@ class _JaxSteps:
 
 
 def _features(plan: Plan) -> tuple[int, int, int]:
-    """Return the channels, height and width that the linear layer takes."""
+    """Return the channels, height and width of the linear layer's input."""
     _, channels, height, width = list(plan.layers.values())[-1].shapes.y
     return channels, height, width
 
 
 def _channels_last(name: str, array: np.ndarray, features: tuple[int, int, int]) -> np.ndarray:
-    """Return weights as they are here, where channels come last in images and in features."""
+    """Convert weights to this program's layout, with channels last in images and features."""
     if name == "linear.weight":
         return array.reshape(*features, -1).transpose(1, 2, 0, 3).reshape(array.shape)
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
@@ -99,7 +99,7 @@ def _channels_first(name: str, array: np.ndarray, features: tuple[int, int, int]
 
 
 class _Program:
-    """The compiled functions of a network and its training."""
+    """The compiled functions for a network and its training."""
 
     def __init__(self, plan: Plan, options: Options) -> None:
         self._plan, self._options = plan, options
@@ -109,7 +109,7 @@ class _Program:
     def _logits(
         self, parameters: _Arrays, statistics: _Arrays, images: jax.Array, training: bool
     ) -> tuple[jax.Array, _Arrays]:
-        """Return the logits, and the statistics of all batches with this one."""
+        """Return the logits, and the statistics updated by this batch."""
         x, kept = images, dict(statistics)
         for name, problem in self._plan.layers.items():
             if isinstance(problem, MaxPool2D):
@@ -121,7 +121,7 @@ class _Program:
                 x, parameters[f"{name}.weight"], problem.stride, pad, dimension_numbers=_NHWC
             )
             if self._plan.batchnorm:
-                x = self._normalised(x, name.replace("conv", "norm"), parameters, kept, training)
+                x = self._normalized(x, name.replace("conv", "norm"), parameters, kept, training)
             else:
                 x = x + parameters[f"{name}.bias"]
             x = jax.nn.relu(x)
@@ -129,7 +129,7 @@ class _Program:
         return x.reshape(len(x), -1) @ linear + bias, kept
 
     @staticmethod
-    def _normalised(
+    def _normalized(
         x: jax.Array, name: str, parameters: _Arrays, kept: _Arrays, training: bool
     ) -> jax.Array:
         mean, variance = kept[f"{name}.mean"], kept[f"{name}.variance"]

@@ -1,7 +1,7 @@
 """Layers of convolutional networks, written once over NumPy and PyTorch arrays.
 
-Convolution and pooling are a backend's kernels; all else is array API, so that two backends of one
-array library differ in those kernels alone. Each layer keeps what its backward needs.
+Convolution and pooling use a backend's kernels, and everything else the array API. So backends on
+one array library differ only in their kernels. Each layer stores what its backward needs.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from cnnkernels.contract import Array, Backend, Conv2D, MaxPool2D, Needs
 
 
 class Parameter:
-    """Weights or a bias, and its gradient; or what a layer keeps of all batches, without one.
+    """Weights or a bias with its gradient, or running statistics without one.
 
     Parameters
     ----------
     name : str
         Such as 'conv1.weight'.
     value : array
-        Initial, on the backend.
+        Initial value, on the backend.
     decays : bool
-        Whether weight decay applies: to weights, not to biases.
+        Whether weight decay applies; it does to weights, not to biases.
     """
 
     def __init__(self, name: str, value: Array, decays: bool = False) -> None:
@@ -41,11 +41,11 @@ class Layer:
     Attributes
     ----------
     parameters : tuple of Parameter
-        What is trained.
+        The trained parameters.
     statistics : tuple of Parameter
-        What is kept of the batches seen.
+        Running statistics of the batches.
     training : bool
-        Whether a forward is one of training.
+        Whether forward is in training mode.
     """
 
     parameters: tuple[Parameter, ...] = ()
@@ -53,7 +53,7 @@ class Layer:
     training: bool = True
 
     def forward(self, x: Array) -> Array:
-        """Return the output, and keep what backward needs."""
+        """Return the output, and store what backward needs."""
         raise NotImplementedError
 
     def backward(self, dy: Array) -> Array:
@@ -67,13 +67,13 @@ class Convolution(Layer):
     Parameters
     ----------
     backend : Backend
-        Whose kernel.
+        The backend of the kernel.
     problem : Conv2D
         What it computes, for any batch.
     weights : Parameter, (K, C, R, S)
     bias : Parameter, (K,), or None
     first : bool
-        Whether it is the network's first layer, whose dx nobody needs.
+        Whether it is the network's first layer, which needs no dx.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class MaxPool(Layer):
     Parameters
     ----------
     backend : Backend
-        Whose kernel.
+        The backend of the kernel.
     problem : MaxPool2D
         What it computes, for any batch.
     """
@@ -144,7 +144,7 @@ def _of_batch(problem: Any, images: int) -> Any:
 
 
 class BatchNorm(Layer):
-    """Batch normalisation [1]_: each channel with mean 0 and variance 1, then scaled and shifted.
+    """Batch normalization [1]_: each channel with mean 0 and variance 1, then scaled and shifted.
 
     In training, mean and variance are those of the batch; else, running means of those of the
     batches seen.
@@ -175,7 +175,7 @@ class BatchNorm(Layer):
         self._kept: Any = None
 
     def forward(self, x: Array) -> Array:
-        """Return the normalised images."""
+        """Return the normalized images."""
         xp = array_api_compat.array_namespace(x)
         if self.training:
             mean = xp.mean(x, axis=(0, 2, 3))
@@ -194,7 +194,7 @@ class BatchNorm(Layer):
         return normal * _channels(self._weight.value) + _channels(self._bias.value)
 
     def backward(self, dy: Array) -> Array:
-        """Return dx: the batch's mean and variance depend on x, too."""
+        """Return dx, with the terms from the batch's mean and variance."""
         xp = array_api_compat.array_namespace(dy)
         normal, scale = self._kept
         self._weight.gradient = xp.sum(dy * normal, axis=(0, 2, 3))
@@ -206,12 +206,12 @@ class BatchNorm(Layer):
 
 
 def _channels(values: Array) -> Array:
-    """Return values (C,) so that they meet the channels of images (N, C, H, W)."""
+    """Reshape values (C,) to broadcast over the channels of images (N, C, H, W)."""
     return values[None, :, None, None]
 
 
 class ReLU(Layer):
-    """Zero for what is negative."""
+    """Rectified linear unit: negative values become zero."""
 
     def __init__(self) -> None:
         self._positive: Array = None
@@ -286,6 +286,6 @@ def softmax_cross_entropy(logits: Array, wanted: Array) -> tuple[Array, Array]:
     exponentials = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
     likelihoods = exponentials / xp.sum(exponentials, axis=1, keepdims=True)
     images = logits.shape[0]
-    # What is added keeps the logarithm of a likelihood finite that rounded to zero.
+    # The summand keeps the logarithm finite where a likelihood rounds to zero.
     loss = -xp.sum(wanted * xp.log(likelihoods + 1e-12)) / images
     return loss, (likelihoods - wanted) / images

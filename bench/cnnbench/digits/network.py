@@ -1,4 +1,4 @@
-"""The networks: convolutions of 3x3 with ReLU, max-pools or strides, and a linear layer on top."""
+"""The networks: 3x3 convolutions with ReLU, max-pools or strides, and a final linear layer."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cnnkernels.contract import Array, Arrays, Backend, Conv2D, MaxPool2D, Probl
 from cnnkernels.descriptor import Case
 
 State = dict[str, np.ndarray]
-"""All that a network has learnt, by name; see `initial_state`."""
+"""The parameters and statistics of a network, by name; see `initial_state`."""
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A 3x3 convolution of this many filters, with a pixel of padding; ReLU after it."""
+    """A 3x3 convolution with one pixel of padding, followed by ReLU."""
 
     filters: int
     stride: int = 1
@@ -35,7 +35,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Pool:
-    """A max-pool of windows of 2x2, side by side."""
+    """A max-pool over adjacent 2x2 windows."""
 
 
 ARCHITECTURES: dict[str, tuple[Conv | Pool, ...]] = {
@@ -43,7 +43,7 @@ ARCHITECTURES: dict[str, tuple[Conv | Pool, ...]] = {
     "digits-deep": (Conv(8), Pool(), Conv(16), Conv(32), Pool()),
     "digits-strided": (Conv(8), Conv(8, stride=2), Conv(16), Conv(16, stride=2)),
 }
-"""By name. The last halves images by strides where the first has max-pools, as in [1]_.
+"""Stages by architecture; digits-strided replaces max-pools by strides, as in [1]_.
 
 References
 ----------
@@ -53,7 +53,7 @@ References
 
 @dataclass(frozen=True)
 class Plan:
-    """An architecture on images of a shape, in batches of a size.
+    """An architecture for a given image shape and batch size.
 
     Attributes
     ----------
@@ -61,9 +61,9 @@ class Plan:
     layers : dict of str to Conv2D or MaxPool2D
         'conv1', 'pool1' and so on, first to last.
     features, classes : int
-        What the linear layer takes and gives.
+        Inputs and outputs of the linear layer.
     batchnorm : bool
-        Whether each convolution is followed by batch normalisation, and has no bias of its own.
+        Whether batch normalization replaces the biases of convolutions.
     """
 
     architecture: str
@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """The layers that are kernels, as cases to check and time."""
+        """The layers computed by kernels, as cases to check and time."""
         return tuple(
             Case(problem, f"{self.architecture}.{name}", 1) for name, problem in self.layers.items()
         )
@@ -89,7 +89,7 @@ def plan(
     *,
     batchnorm: bool = False,
 ) -> Plan:
-    """Return what the layers of an architecture are for images of a shape.
+    """Return the layers of an architecture for images of a given shape.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def plan(
     Raises
     ------
     DataError
-        If the images are too small for it.
+        If the images are too small for the architecture.
     """
     layers: dict[str, Problem] = {}
     channels, height, width = shape
@@ -129,7 +129,7 @@ def plan(
 
 
 def initial_state(plan: Plan, random: np.random.Generator) -> State:
-    """Return He's initial weights [1]_; biases start at zero, normalisations do nothing.
+    """Return He's initial weights [1]_; biases are zero, normalizations the identity.
 
     Parameters
     ----------
@@ -175,15 +175,15 @@ def _he_normal(
 
 
 class Network:
-    """Layers in a row, by name.
+    """A sequence of named layers.
 
     Parameters
     ----------
     plan : Plan
     backend : Backend
-        Whose kernels it computes with.
+        The backend of its kernels.
     state : dict of str to numpy.ndarray
-        Where it starts from: what `initial_state` returns, or `state` of such a network.
+        Initial values, from `initial_state` or from `state` of such a network.
     """
 
     def __init__(self, plan: Plan, backend: Backend, state: State) -> None:
@@ -217,12 +217,12 @@ class Network:
 
     @property
     def parameters(self) -> list[Parameter]:
-        """Of all layers."""
+        """The parameters of all layers."""
         return [parameter for layer in self.layers.values() for parameter in layer.parameters]
 
     @property
     def state(self) -> State:
-        """All that it has learnt, on the host."""
+        """All parameters and statistics, as NumPy arrays."""
         return {
             part.name: np.array(self._arrays.get(part.value))
             for layer in self.layers.values()
@@ -230,7 +230,7 @@ class Network:
         }
 
     def train(self, training: bool) -> None:
-        """Say whether a forward is one of training, or of telling what images are."""
+        """Switch all layers to training or to evaluation mode."""
         for layer in self.layers.values():
             layer.training = training
 

@@ -1,13 +1,12 @@
 """The whole training of the digits CNN as one compiled function.
 
-Layers of images this small are done so soon that most of a training goes by between them. Here
-nothing is between them. Images are taken in groups of as many as a vector has lanes, and stand side
-by side in its lanes: arrays are (height, width, channels, lanes), weights (rows, columns, channels,
-filters), so that each layer is plain loops over whole vectors, whatever the size of an image. What
-one group needs stays in the cache nearest to the processor. The linear layer is a convolution of
-one pixel, whose channels are the features.
+On images this small, most of a training's time passes between the layers; one compiled function
+avoids that. Each vector lane holds one image, so a group has as many images as a vector has lanes.
+Arrays are (height, width, channels, lanes), and weights (rows, columns, channels, filters), so each
+layer is plain loops over whole vectors for any image size. A group's data stays in the first-level
+cache. The linear layer is a convolution of one pixel, whose channels are the features.
 
-One thread does it all: a batch of 64 is four groups, too few to be worth waiting for one another.
+It runs on one thread: a batch of 64 is only four groups, too few for threads to pay.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from cnnkernels.contract import Unsupported
 from cnnkernels.simd import has_fma, lanes
 from cnnkernels.vectors import ROWS
 
-_NOBODY = 255
-"""Who wins a window in which no pixel is positive: ReLU passes nothing on, either way."""
+_NO_WINNER = 255
+"""Winner of a window without a positive pixel: ReLU makes it zero and passes no gradient."""
 
 
 class _Set(NamedTuple):
@@ -48,7 +47,7 @@ class _Layer(NamedTuple):
     w, dw, w_velocity : numpy.ndarray, (rows, columns, channels, filters)
     b, db, b_velocity : numpy.ndarray, (filters,)
     turned : numpy.ndarray, (rows, columns, filters, channels)
-        The weights with which a convolution of dy is dx.
+        The rotated weights: convolving dy with them gives dx.
     no_bias : numpy.ndarray, (channels,)
         Zeros.
     """
@@ -64,21 +63,21 @@ class _Layer(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """What one group of images becomes on its way, and the gradients on the way back.
+    """The intermediate arrays of a group of images, and their gradients.
 
     Attributes
     ----------
     x : numpy.ndarray, (8, 8, 1, lanes)
     y1, y2 : numpy.ndarray, (8, 8, 8, lanes) and (4, 4, 16, lanes)
-        What the convolutions give; later its gradient.
+        Outputs of the convolutions; later their gradients.
     pooled1, pooled2 : numpy.ndarray, (4, 4, 8, lanes) and (2, 2, 16, lanes)
-    winners1, winners2 : numpy.ndarray of uint8, as those
+    winners1, winners2 : numpy.ndarray of uint8, shaped like these
     features : numpy.ndarray, (1, 1, 64, lanes)
-        The memory of `pooled2`.
+        A view of `pooled2`.
     logits : numpy.ndarray, (1, 1, 16, lanes)
         Later their gradient.
     dpooled1, dpooled2, dfeatures : numpy.ndarray
-        Gradients of what has that name.
+        Gradients of the arrays of the same name.
     """
 
     x: np.ndarray
@@ -96,24 +95,24 @@ class _Group(NamedTuple):
 
 
 def train(options: Options) -> Training:
-    """Train the digits CNN from the weights and with the batches of any other training.
+    """Train the digits CNN with the same initial weights and batches as every trainer.
 
     Parameters
     ----------
     options : Options
-        Compiled code has no clock: `budget_seconds` is not looked at, and `step_seconds` not known.
+        Compiled code has no clock, so `budget_seconds` is ignored and `step_seconds` unknown.
 
     Raises
     ------
     Unsupported
-        If this processor has no vector FMA instructions; of any other network, optimizer or data.
+        If this processor has no vector FMA instructions, or for another network, optimizer or data.
     """
     if not has_fma():
         raise Unsupported("this processor has no vector FMA instructions")
     for what, asked, able in (
         ("architecture", options.architecture, "digits"),
         ("optimizer", options.optimizer, "sgd"),
-        ("batch normalisation", options.batchnorm, False),
+        ("batch normalization", options.batchnorm, False),
         ("data", options.data, ""),
     ):
         if asked != able:
@@ -161,7 +160,7 @@ def train(options: Options) -> Training:
 def _layers(state: State) -> tuple[_Layer, _Layer, _Layer]:
     linear = state["linear.weight"]
     features, classes = linear.shape
-    # Features stand as (channels, height, width) elsewhere; filters come in whole rows.
+    # Elsewhere features are (channels, height, width); filters are padded to whole rows.
     by_pixel = linear.reshape(-1, 2, 2, classes).transpose(1, 2, 0, 3).reshape(1, 1, features, -1)
     spare = -classes % ROWS
     return (
@@ -239,7 +238,7 @@ _tap_range = jit.inlined(geometry.tap_range)
 def _run(  # type: ignore[no-untyped-def]
     train_set, test_set, shuffled, batch_size, rates, layer1, layer2, linear, group, losses, hits,
 ):  # fmt: skip
-    """Train, and return how many epochs were finished.
+    """Train, and return the number of finished epochs.
 
     Parameters
     ----------
@@ -252,9 +251,9 @@ def _run(  # type: ignore[no-untyped-def]
     layer1, layer2, linear : _Layer
     group : _Group
     losses : numpy.ndarray, (steps,)
-        To be filled; it ends with them, unevaluated if that is before the last epoch does.
+        Filled by the training, which stops when it is full.
     hits : numpy.ndarray of int64, (epochs, 2)
-        To be filled: training and test images told right after each epoch.
+        Filled with the correctly classified training and test images after each epoch.
     """
     epochs, count = shuffled.shape
     step = 0
@@ -301,7 +300,7 @@ def _gradients(images, batch, layer1, layer2, linear, group):  # type: ignore[no
 
 @jit.spliced
 def _hits(images, layer1, layer2, linear, group):  # type: ignore[no-untyped-def]
-    """Return how many images have their largest logit at their label."""
+    """Return the number of correctly classified images."""
     hits = 0
     lanes = group.x.shape[3]
     for first in range(0, len(images.numbers), lanes):
@@ -316,7 +315,7 @@ def _hits(images, layer1, layer2, linear, group):  # type: ignore[no-untyped-def
 
 @jit.inlined
 def _gather(images, members, x):  # type: ignore[no-untyped-def]
-    """Put images (N, 8, 8) into the lanes of x (8, 8, 1, lanes); lanes without one get zeros."""
+    """Copy images (N, 8, 8) to the lanes of x (8, 8, 1, lanes), with zeros in unused lanes."""
     height, width, _, _ = x.shape
     x[...] = 0
     for h in range(height):
@@ -339,7 +338,7 @@ def _convolve(x, w, b, y):  # type: ignore[no-untyped-def]
     """Convolve x (H, W, C, lanes) with w (R, S, C, K), padded by R // 2: y (H, W, K, lanes)."""
     height, width, channels, lanes = x.shape
     taps, pad = w.shape[0], w.shape[0] // 2
-    # A row of pixels, with their channels, is one run of vectors, and so is a row of taps.
+    # A row of pixels with its channels is contiguous, and so is a row of taps.
     pixels = x.reshape(height, width * channels, lanes)
     weights = w.reshape(taps, taps * channels, w.shape[3])
     for k in range(0, w.shape[3], ROWS):
@@ -357,7 +356,7 @@ def _convolve(x, w, b, y):  # type: ignore[no-untyped-def]
 
 @jit.inlined
 def _add_weight_gradients(x, dy, dw, db):  # type: ignore[no-untyped-def]
-    """Add the gradients of `_convolve`'s weights and bias; dy as y."""
+    """Add the gradients of `_convolve`'s weights and bias; dy is shaped like y."""
     height, width, channels, _ = x.shape
     taps, pad = dw.shape[0], dw.shape[0] // 2
     one = vectors.filled(dy, 1)[0]
@@ -382,7 +381,7 @@ def _add_weight_gradients(x, dy, dw, db):  # type: ignore[no-untyped-def]
 
 @jit.inlined
 def _turn(w, turned):  # type: ignore[no-untyped-def]
-    """Write w (R, S, C, K) as turned (R, S, K, C): taps from the last to the first."""
+    """Write w (R, S, C, K) rotated by 180 degrees to turned (R, S, K, C)."""
     taps, _, channels, filters = w.shape
     for r in range(taps):
         for s in range(taps):
@@ -393,14 +392,14 @@ def _turn(w, turned):  # type: ignore[no-untyped-def]
 
 @jit.inlined
 def _pool(x, y, winners):  # type: ignore[no-untyped-def]
-    """Pool x (2P, 2Q, C, lanes) by windows of 2x2, and ReLU, which does not mind the order."""
+    """Pool x (2P, 2Q, C, lanes) by 2x2 windows, then apply ReLU."""
     height, width, channels, _ = y.shape
     zero = vectors.filled(x, 0)[0]
     for p in range(height):
         for q in range(width):
             for c in range(channels):
                 h, v = 2 * p, 2 * q
-                best, winner = vectors.larger(zero, _NOBODY, vectors.load(x, (h, v, c)), 0)
+                best, winner = vectors.larger(zero, _NO_WINNER, vectors.load(x, (h, v, c)), 0)
                 best, winner = vectors.larger(best, winner, vectors.load(x, (h, v + 1, c)), 1)
                 best, winner = vectors.larger(best, winner, vectors.load(x, (h + 1, v, c)), 2)
                 best, winner = vectors.larger(best, winner, vectors.load(x, (h + 1, v + 1, c)), 3)
@@ -410,7 +409,7 @@ def _pool(x, y, winners):  # type: ignore[no-untyped-def]
 
 @jit.inlined
 def _unpool(dy, winners, dx):  # type: ignore[no-untyped-def]
-    """Give each winner of a window its gradient, and the others zero."""
+    """Write each window's gradient to its winner, and zero to the others."""
     height, width, channels, _ = dy.shape
     for p in range(height):
         for q in range(width):

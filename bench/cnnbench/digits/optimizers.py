@@ -1,4 +1,4 @@
-"""Ways down the gradients, by name, written once over NumPy and PyTorch arrays."""
+"""Optimizers, written once over NumPy and PyTorch arrays."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cnnbench.digits.layers import Parameter
 from cnnkernels.contract import Array
 
 LEARNING_RATES = {"sgd": 0.05, "adam": 1e-3}
-"""By optimizer, what it begins with unless told otherwise."""
+"""Default learning rates, by optimizer."""
 
 
 class Optimizer(Protocol):
-    """Changes parameters by their gradients."""
+    """Updates parameters by their gradients."""
 
     def step(self) -> None:
         """Take a step."""
@@ -54,7 +54,7 @@ class SGD:
 
 
 class Adam:
-    """Adam [1]_ with its usual 0.9, 0.999 and 1e-8; decay is added to the gradient.
+    """Adam [1]_ with betas 0.9 and 0.999, epsilon 1e-8, and decay added to the gradient.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def _zeros(parameter: Parameter) -> Array:
 
 
 def _decayed(parameter: Parameter, weight_decay: float) -> Array:
-    """Return the gradient with that of the decay, where it applies."""
+    """Return the gradient, plus weight decay where it applies."""
     if not parameter.decays:
         return parameter.gradient
     return parameter.gradient + weight_decay * parameter.value

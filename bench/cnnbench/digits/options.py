@@ -1,4 +1,4 @@
-"""What a training depends on beside the backend."""
+"""The options of a training, apart from the backend."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnnbench.digits.optimizers import LEARNING_RATES
+from cnnbench.words import counted
 
 
 @dataclass(frozen=True)
@@ -16,24 +17,24 @@ class Options:
     ----------
     epochs, batch_size : int
     learning_rate, momentum, weight_decay : float
-        As the classes of `cnnbench.digits.optimizers` have them; Adam has no momentum to set.
+        As in `cnnbench.digits.optimizers`; Adam ignores the momentum.
     seed : int
-        Of the initial weights, and of the order of the images.
+        Seed of the initial weights and of the order of the images.
     dtype : str
     architecture, optimizer : str
         Names in `ARCHITECTURES` and `LEARNING_RATES`.
     batchnorm : bool
-        Whether convolutions are followed by batch normalisation, in place of a bias.
+        Whether batch normalization replaces the biases of convolutions.
     data : str
-        A file with images and labels; empty for the digits.
+        File with images and labels; empty for the digits.
     weights : str
-        A file with weights to start from; empty for those drawn by the seed.
+        File with initial weights; empty for weights drawn by the seed.
     skipped_draws : int
-        Images drawn from the order's generator before training, as by a program that showed some.
+        Images drawn from the order's generator before training, to match a notebook that does so.
     most_steps : int or None
-        Stop after so many steps, without evaluating.
+        Stop after this many steps, without evaluating.
     budget_seconds : float or None
-        Stop after the step that exceeds this, without evaluating.
+        Stop after the step that exceeds this time, without evaluating.
     """
 
     epochs: int = 10
@@ -54,20 +55,20 @@ class Options:
 
 
 def describe(options: Options) -> str:
-    """Return what is trained, and how, in a line: what is usual goes without saying."""
-    told = {
+    """Describe a training in one line, without options at their defaults."""
+    unusual = {
         "learning rate": (options.learning_rate, LEARNING_RATES[options.optimizer]),
         "momentum": (options.momentum, Options.momentum),
         "weight decay": (options.weight_decay, Options.weight_decay),
     }
     parts = [
         f"{options.architecture} CNN",
-        f"{options.epochs} epochs",
+        counted(options.epochs, "epoch"),
         f"batch {options.batch_size}",
         options.dtype,
         *(["adam"] if options.optimizer == "adam" else []),
-        *(f"{name} {value:g}" for name, (value, usual) in told.items() if value != usual),
-        *(["batch normalisation"] if options.batchnorm else []),
+        *(f"{name} {value:g}" for name, (value, usual) in unusual.items() if value != usual),
+        *(["batch normalization"] if options.batchnorm else []),
         *([f"images of {Path(options.data).name}"] if options.data else []),
         *([f"from {Path(options.weights).name}"] if options.weights else []),
         f"seed {options.seed}",

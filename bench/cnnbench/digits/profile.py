@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: to which layer, and to what is none."""
+"""Profile a training step by layer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MOST_STEPS = 100
 
 @dataclass
 class Profile:
-    """A step of median length, in seconds.
+    """The times of a median step, in seconds.
 
     Attributes
     ----------
     step : float
-        All of it; what is in no layer is the batch's choice, the loss and the optimizer.
+        The whole step, with batch selection, loss and optimizer.
     layers : dict of str to dict of str to float
         'forward' and 'backward' of each layer, first to last.
     """
@@ -34,7 +34,7 @@ class Profile:
 
 
 class FullBatches:
-    """Steps of a training over its first batch, again and again: none is smaller than the others.
+    """Training steps that repeat the first batch, so all have the same size.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class FullBatches:
         self._synchronize = backend.arrays.synchronize
 
     def seconds(self, steps: int) -> float:
-        """Return the seconds of a step, the median of some in a row."""
+        """Return the median seconds of several steps."""
         taken = []
         for _ in range(steps):
             self._synchronize()
@@ -61,14 +61,14 @@ class FullBatches:
 
 
 def profile(backend: Backend, options: Options, seconds: float) -> Profile:
-    """Take steps with a clock around each layer.
+    """Take steps, and time each layer.
 
     Parameters
     ----------
     backend : Backend
     options : Options
     seconds : float
-        Roughly how long, after a first step that may compile; at least one step is taken.
+        Approximate duration, after an untimed step that may compile; at least one step.
     """
     batches = FullBatches(backend, options)
     synchronize = backend.arrays.synchronize

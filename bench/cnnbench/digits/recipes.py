@@ -9,16 +9,16 @@ from cnnbench.digits.options import Options
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training and where it runs.
+    """A named training.
 
     Attributes
     ----------
     description : str
     options : Options
     backend : str
-        The only backend it is for; empty if any.
+        The only backend it runs on; empty for any.
     command : str
-        What a worker is asked to do.
+        The worker's command.
     """
 
     description: str

@@ -1,6 +1,6 @@
 """PyTorch's own training: a small CNN with BatchNorm, Adam, autograd and a DataLoader.
 
-Not one of our backends under PyTorch's clothes, but how a person would write it in PyTorch.
+It uses no backend of ours, and is written as a PyTorch user would.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _EVALUATED_AT_ONCE = 256
 
 
 class TinyCNN(nn.Module):  # type: ignore[misc]  # PyTorch is not looked into
-    """The digits CNN with BatchNorm in place of the convolutions' biases."""
+    """The digits CNN with BatchNorm instead of convolution biases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class TinyCNN(nn.Module):  # type: ignore[misc]  # PyTorch is not looked into
 
 
 def train(options: Options) -> Training:
-    """Train TinyCNN with Adam, on the GPU where there is one.
+    """Train TinyCNN with Adam, on a GPU if available.
 
     Parameters
     ----------
     options : Options
-        Of which epochs, batch size, learning rate, weight decay and seed count.
+        Only epochs, batch size, learning rate, weight decay and seed are used.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     digits = data.load()
@@ -91,8 +91,8 @@ def train(options: Options) -> Training:
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def _accuracy(model: nn.Module, images: TensorDataset) -> float:
-    # Through loaders, as in training: each evaluation draws from PyTorch's generator as well, and
-    # so decides the order of the images in the next epoch.
+    # Use loaders, as in training: each evaluation also draws from PyTorch's generator, and so
+    # changes the order of the images in the next epoch.
     model.eval()
     hits = 0
     for batch, labels in DataLoader(images, batch_size=_EVALUATED_AT_ONCE, shuffle=False):

@@ -1,7 +1,7 @@
 """The networks as a PyTorch program: its layers, autograd and optimizers; eager, or compiled.
 
-Not one of our backends under PyTorch's clothes, but what a person would write for speed: tensors in
-place, batches by index, and losses read once an epoch.
+It uses no backend of ours. It is written for speed, as a PyTorch user would: tensors in place,
+batches by index, and losses read once an epoch.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ _Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def train_eager(options: Options) -> Training:
-    """Train with PyTorch as it is."""
+    """Train with eager PyTorch."""
     return train_compiled(functools.partial(_TorchSteps, _loss), options)
 
 
 def train_compiled_by_torch(options: Options) -> Training:
     """Train with the network and its loss, forward and backward, compiled by ``torch.compile``.
 
-    What is left for an epoch's last batch is not worth a compilation, and no more are evaluations:
-    they are eager.
+    The smaller last batch of an epoch and the evaluations are eager: compiling them doesn't pay.
 
     Raises
     ------
@@ -54,7 +53,7 @@ def _loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch
 
 
 class _TorchSteps:
-    """`Steps` of a loss, in full batches, that may be compiled."""
+    """`Steps` with a loss that may be compiled for full batches."""
 
     def __init__(self, loss: _Loss, options: Options) -> None:
         dataset, plan, state = start(options)
@@ -110,7 +109,7 @@ def _ours(name: str) -> str:
 
 
 def _turned(name: str, value: np.ndarray) -> np.ndarray:
-    """Return what PyTorch keeps, or takes, of weights: those of its linear layer are turned."""
+    """Convert a value to or from PyTorch, which transposes the linear layer's weights."""
     return value.T if name == "linear.weight" else value
 
 

@@ -1,7 +1,7 @@
 """Trainers of the digits CNN by name: every backend, layer by layer, and whole programs.
 
-A program is not made of a backend's kernels, so that none can be checked apart; its losses tell
-whether it is right.
+A whole program has no backend's kernels that could be checked separately; it is checked by its
+losses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cnnkernels.contract import Backend, Unsupported
 
 @dataclass(frozen=True)
 class Trainer:
-    """What trains the digits CNN.
+    """A backend or program that trains the digits CNN.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Trainer:
     train : callable
         Takes `Options`, returns the `Training`.
     backend : Backend or None
-        Whose kernels it is made of.
+        The backend of its kernels; None for a program.
     """
 
     name: str
@@ -46,41 +46,41 @@ class _Program:
 
 _PROGRAMS = {
     "numba (compiled run)": _Program(
-        "the whole training as one function, compiled by Numba; one thread",
+        "the whole training as one function, compiled by Numba, on one thread",
         "numba",
         "cnnbench.digits.numba_run:train",
     ),
     "torch eager": _Program(
-        "PyTorch's layers, autograd and SGD, as they are",
+        "PyTorch's layers, autograd and optimizer, eager",
         "torch",
         "cnnbench.digits.torch_run:train_eager",
     ),
     "torch.compile": _Program(
-        "the same, network and loss compiled by torch.compile",
+        "PyTorch with network and loss compiled by torch.compile",
         "torch",
         "cnnbench.digits.torch_run:train_compiled_by_torch",
     ),
     "jax": _Program(
-        "JAX: a step compiled by XLA, on the CPU", "jax", "cnnbench.digits.jax_run:train"
+        "JAX with steps compiled by XLA, on the CPU", "jax", "cnnbench.digits.jax_run:train"
     ),
 }
 
 PROGRAMS = tuple(_PROGRAMS)
-"""The names of those that are not made of a backend's kernels."""
+"""The names of the whole programs."""
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all trainers, backends first, whether they can run or not."""
+    """Return the names of all trainers, backends first, even if they cannot run here."""
     return (*registry.names(), *PROGRAMS)
 
 
 def require_known(name: str) -> None:
-    """Refuse a name that no trainer has.
+    """Raise an error for an unknown trainer.
 
     Raises
     ------
     UnknownBackendError
-        With the names that there are.
+        With the known names.
     """
     registry.require_known(name, PROGRAMS)
 
@@ -93,7 +93,7 @@ def load(name: str) -> Trainer:
     UnknownBackendError
         If no trainer has this name.
     Unsupported
-        If it cannot run here, with the reason.
+        With the reason, if it cannot run here.
     """
     require_known(name)
     if name not in _PROGRAMS:

@@ -1,4 +1,4 @@
-"""Training a network: the same batches in the same order everywhere."""
+"""Train a network on the same batches, in the same order, for every trainer."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ class Epoch:
 
 @dataclass
 class Training:
-    """What came of a training.
+    """The result of a training.
 
     Attributes
     ----------
     epochs : list of Epoch
-        Those that were finished.
+        The finished epochs.
     step_losses : list of float
-        Of every batch.
+        The loss of every batch.
     steps, all_steps : int
-        Done, and asked for.
+        Steps done, and steps in all.
     seconds : float
-        From the first batch to the last evaluation; data and weights were in place before.
+        From the first batch to the last evaluation, without preparing data and weights.
     step_seconds : float or None
-        Of it, in steps; None where that is not known.
+        The part spent in steps; None where unknown.
     compile_seconds : float
-        Before the first batch, of compiling what would else be compiled in the first steps.
+        Compile time before the first batch.
     state : dict of str to numpy.ndarray
-        What was learnt, as `cnnbench.digits.network.initial_state` names it.
+        The trained weights, named as in `cnnbench.digits.network.initial_state`.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -62,10 +62,10 @@ class Training:
 
 
 class Steps(Protocol):
-    """What takes the steps of a training, from the initial weights on."""
+    """Takes the steps of a training, starting from the initial weights."""
 
     def place(self, order: np.ndarray) -> Array:
-        """Return the numbers of all training images, in the order of an epoch, to take slices of.
+        """Return the order of an epoch as an array to slice, on the trainer's device.
 
         Parameters
         ----------
@@ -74,48 +74,48 @@ class Steps(Protocol):
         ...
 
     def step(self, batch: Array) -> Array:
-        """Take a step over the images of these numbers.
+        """Take a step on the images with these numbers.
 
         Parameters
         ----------
         batch : array, (images,)
-            A slice of what `place` returned.
+            A slice of the array from `place`.
 
         Returns
         -------
-        array of one element, still where it was computed
+        array of one element, on the trainer's device
             The mean loss of the images, before the step.
         """
         ...
 
     def accuracies(self) -> tuple[float, float]:
-        """Return the shares of training and of test images that are told right."""
+        """Return the accuracies on training and test images, from 0 to 1."""
         ...
 
     def state(self) -> State:
-        """Return what was learnt."""
+        """Return the trained weights."""
         ...
 
 
 def train(backend: Backend, options: Options) -> Training:
-    """Train layer by layer on a backend, from the same weights, same batches.
+    """Train layer by layer with a backend's kernels.
 
     Parameters
     ----------
     backend : Backend
-        Whose kernels and arrays.
+        The backend of kernels and arrays.
     options : Options
     """
     return take_steps(LayerByLayer(backend, options), options)
 
 
 def train_compiled(start: Callable[[Options], Steps], options: Options) -> Training:
-    """Train after a rehearsal, in which what takes the steps may compile them.
+    """Train after a rehearsal, in which the steps may compile.
 
     Parameters
     ----------
     start : callable
-        Takes the options, and returns what takes the steps, from the beginning each time.
+        Takes the options, and returns new `Steps` from the initial weights.
     options : Options
     """
     began = time.perf_counter()
@@ -132,7 +132,7 @@ def train_compiled(start: Callable[[Options], Steps], options: Options) -> Train
 
 
 def take_steps(steps: Steps, options: Options) -> Training:
-    """Train: the same batches, in the same order, whatever takes the steps."""
+    """Train by the given steps, on the same batches in the same order."""
     count = len(data.load(options.data).train_labels)
     done = Training(all_steps=options.epochs * -(-count // options.batch_size))
     step_seconds = 0.0
@@ -159,12 +159,12 @@ def take_steps(steps: Steps, options: Options) -> Training:
 
 
 def planned(options: Options) -> Plan:
-    """Return the layers of the network that a training trains.
+    """Return the layers of the network to train.
 
     Raises
     ------
     DataError
-        If the images are too small for it.
+        If the images are too small for the network.
     """
     dataset = data.load(options.data)
     return plan(
@@ -174,13 +174,13 @@ def planned(options: Options) -> Plan:
 
 
 def start(options: Options) -> tuple[Dataset, Plan, State]:
-    """Return what every training with these options begins with: images, layers, weights."""
+    """Return the images, layers and initial weights of every training with these options."""
     its_plan = planned(options)
     return data.load(options.data), its_plan, saved.start(its_plan, options)
 
 
 def orders(options: Options) -> Iterator[np.ndarray]:
-    """Yield the order of the training images in each epoch: their numbers, shuffled."""
+    """Yield the shuffled numbers of the training images for each epoch."""
     count = len(data.load(options.data).train_labels)
     random = np.random.default_rng(options.seed)
     if options.skipped_draws:
@@ -195,7 +195,7 @@ class LayerByLayer:
     Parameters
     ----------
     backend : Backend
-        Whose kernels and arrays.
+        The backend of kernels and arrays.
     options : Options
     """
 
@@ -215,11 +215,11 @@ class LayerByLayer:
         )
 
     def place(self, order: np.ndarray) -> Array:
-        """Put the order where the backend computes."""
+        """Copy the order to the backend's device."""
         return self._arrays.put(order)
 
     def step(self, batch: Array) -> Array:
-        """Go forward, backward, and down the gradients."""
+        """Run forward, backward and the optimizer."""
         xp = array_api_compat.array_namespace(self._images)
         images, wanted = (xp.take(array, batch, axis=0) for array in (self._images, self._wanted))
         loss, dlogits = softmax_cross_entropy(self.network.forward(images), wanted)
@@ -228,7 +228,7 @@ class LayerByLayer:
         return loss
 
     def accuracies(self) -> tuple[float, float]:
-        """Go forward over all images at once, and compare on the host."""
+        """Run forward on all images at once, and compare on the host."""
         self.network.train(False)
         found = (
             self._accuracy(self._images, self._dataset.train_labels),
@@ -242,7 +242,7 @@ class LayerByLayer:
         return float(np.mean(predicted == labels))
 
     def state(self) -> State:
-        """Fetch what the network has learnt."""
+        """Return the trained weights from the network."""
         return self.network.state
 
 

@@ -1,7 +1,7 @@
-"""What a network has learnt, in an npz file without pickles, with the options that made it.
+"""Trained weights in an npz file without pickles, with the options that made them.
 
-Arrays have the names of `cnnbench.digits.network.initial_state`; the array ``options`` is JSON in
-bytes: the options, and the name of the backend.
+Arrays are named as in `cnnbench.digits.network.initial_state`. The array ``options`` holds the
+options and the backend's name, as JSON in bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cnnbench.digits.options import Options, describe
 
 @dataclass(frozen=True)
 class Trained:
-    """A network that has been trained: by what, how, and to what."""
+    """Trained weights, with the backend and options that produced them."""
 
     backend: str
     options: Options
@@ -31,52 +31,50 @@ class Trained:
 
 
 def pack(trained: Trained) -> bytes:
-    """Return the bytes of an npz file."""
-    told = {"backend": trained.backend, **dataclasses.asdict(trained.options)}
+    """Return a trained network as the bytes of an npz file."""
+    described = {"backend": trained.backend, **dataclasses.asdict(trained.options)}
     buffer = io.BytesIO()
-    options = np.frombuffer(json.dumps(told).encode(), np.uint8)
+    options = np.frombuffer(json.dumps(described).encode(), np.uint8)
     np.savez(buffer, allow_pickle=False, options=options, **trained.state)
     return buffer.getvalue()
 
 
 def unpack(packed: bytes, source: str) -> Trained:
-    """Return what was packed.
+    """Return the trained network from the bytes of `pack`.
 
     Parameters
     ----------
     packed : bytes
     source : str
-        Where they come from, for errors.
+        Their origin, for error messages.
 
     Raises
     ------
     DataError
-        If they are no such file.
+        If they are not from `pack`.
     """
     try:
         with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
             state = dict(stored)
-        told = json.loads(state.pop("options").tobytes())
-        backend = told.pop("backend")
-        return Trained(backend, Options(**told), state)
+        described = json.loads(state.pop("options").tobytes())
+        backend = described.pop("backend")
+        return Trained(backend, Options(**described), state)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
-        raise DataError(
-            f"{source}: expected weights that cnnbench train has saved, and this is none"
-        ) from None
+        raise DataError(f"{source}: expected weights saved by cnnbench train") from None
 
 
 def as_text(trained: Trained) -> str:
-    """Return what `from_text` reads: for JSON."""
+    """Return a trained network as text for JSON."""
     return base64.b64encode(pack(trained)).decode("ascii")
 
 
 def from_text(text: str, source: str) -> Trained:
-    """Return what `as_text` wrote.
+    """Return the trained network from the text of `as_text`.
 
     Raises
     ------
     DataError
-        If the text is no such one.
+        If the text is not from `as_text`.
     """
     try:
         packed = base64.b64decode(text, validate=True)
@@ -86,12 +84,12 @@ def from_text(text: str, source: str) -> Trained:
 
 
 def read(path: Path) -> Trained:
-    """Return what a file has.
+    """Read a trained network from a file.
 
     Raises
     ------
     DataError
-        If it cannot be read, or is no such file.
+        If the file cannot be read, or holds no trained network.
     """
     try:
         packed = path.read_bytes()
@@ -101,17 +99,17 @@ def read(path: Path) -> Trained:
 
 
 def _network(options: Options) -> str:
-    """Return which layers options mean, as the command line has it."""
+    """Return the command-line options that select a network."""
     return f"--arch {options.architecture}{' --batchnorm' if options.batchnorm else ''}"
 
 
 def start(plan: Plan, options: Options) -> State:
-    """Return what a training starts from: weights drawn by its seed, or those of a file.
+    """Return the initial weights: drawn by the seed, or from a file.
 
     Raises
     ------
     DataError
-        If the file's weights are of another network: by its options, or by their shapes.
+        If the file's weights belong to another network, by its options or their shapes.
     """
     drawn = initial_state(plan, np.random.default_rng(options.seed))
     if not options.weights:
@@ -128,8 +126,8 @@ def start(plan: Plan, options: Options) -> State:
         )
     if got != expected:
         raise DataError(
-            f"{options.weights}: its weights are of another network: expected {expected}, got "
+            f"{options.weights}: its weights belong to another network: expected {expected}, got "
             f"{got}, trained by {stored.backend} with {describe(made)}; "
-            "give the --arch, --batchnorm and --data that it was trained with"
+            "use the same --arch, --batchnorm and --data"
         )
     return {name: state[name].astype(drawn[name].dtype) for name in drawn}

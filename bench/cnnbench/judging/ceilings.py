@@ -1,12 +1,11 @@
-"""The machine's measured ceilings: how fast it multiplies and adds, and how fast it moves memory.
+"""The machine's measured ceilings: FMA peak and memory bandwidth.
 
-Measured by a process of its own (`cnnbench.workers.child`), because Numba's threads come with it,
-and for this machine as it is: variables and files that tell Numba to compile for a lesser
-processor, or not at all, lower the speed of Numba's kernels, not what other libraries can reach.
+They are measured in their own process (`cnnbench.workers.child`), which starts Numba's threads.
+Numba settings that limit compiled code are ignored: they slow Numba's kernels, not other libraries.
 
-The peak is that of vector FMAs on registers, with enough independent sums to hide their latency;
-the vector code is emitted as LLVM IR, so that no optimiser decides what it becomes. Bandwidth is
-that of the STREAM triad [1]_, by working set.
+The peak is that of vector FMAs on registers, with enough independent sums to hide their latency.
+The vector code is emitted as LLVM IR, so no optimizer changes it. Bandwidth is that of the STREAM
+triad [1]_, by working set.
 
 References
 ----------
@@ -41,13 +40,13 @@ _BITS = {"float32": 32, "float64": 64}
 _LOOPS = 200_000
 _WORKING_SETS = tuple(2**exponent for exponent in range(14, 29))
 _REPEATS = 7
-_FMA_SECONDS = 0.2  # a run of it is short, and at first the threads may share a core
+_FMA_SECONDS = 0.2  # runs are short, and threads may first share a core
 _KEPT_SETTINGS = ("NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
-"""What a person sets of Numba that holds here, too; the beginnings of the variables' names."""
+"""Prefixes of the Numba variables that apply here, too."""
 
 
 def _fma_kernel(dtype: str) -> Any:
-    """Return a compiled function that does `loops` rounds of FMAs on registers."""
+    """Return a compiled function that runs `loops` rounds of FMAs on registers."""
     lanes = vector_bytes() * 8 // _BITS[dtype]
     scalar = ir.FloatType() if dtype == "float32" else ir.DoubleType()
     vector = ir.VectorType(scalar, lanes)
@@ -113,7 +112,7 @@ def _fma_kernel(dtype: str) -> Any:
 
 
 def fma_peak(dtype: str, threads: int) -> float:
-    """Return floating-point operations a second of FMAs on registers, all threads together."""
+    """Return the floating-point operations a second of FMAs on registers, over all threads."""
     run, flops_a_loop = _fma_kernel(dtype)
     out = np.zeros(threads, dtype)
     scalar = np.dtype(dtype).type
@@ -124,7 +123,7 @@ def fma_peak(dtype: str, threads: int) -> float:
 
 
 def bandwidth(threads: int) -> dict[int, float]:
-    """Return bytes a second of the triad a = b + s*c, by working set in bytes."""
+    """Return the bytes a second of the triad a = b + s*c, by working set in bytes."""
 
     @numba.njit(parallel=True, fastmath={"contract"})
     def triad(a, b, c, times, threads):  # type: ignore[no-untyped-def]
@@ -149,9 +148,9 @@ def bandwidth(threads: int) -> dict[int, float]:
 
 
 def _best_seconds(function: Callable[[], object], least: float = 0.0) -> float:
-    """Return the best of several times, in all at least so many seconds of them.
+    """Return the shortest of several times that last at least `least` seconds in all.
 
-    A ceiling is what the machine can do, not what it happens to do.
+    A ceiling is the best the machine can do.
     """
     best = float("inf")
     began = time.perf_counter()
@@ -165,7 +164,7 @@ def _best_seconds(function: Callable[[], object], least: float = 0.0) -> float:
 
 
 def measure(threads: int) -> dict[str, Any]:
-    """Return all ceilings for a number of threads, and what they were measured with."""
+    """Return all ceilings for a thread count, and how they were measured."""
     numba.set_num_threads(threads)
     return {
         "threads": threads,
@@ -178,10 +177,7 @@ def measure(threads: int) -> dict[str, Any]:
 
 
 def main(channel: Channel) -> None:
-    """Measure for the number of threads that is asked for, and answer with the ceilings.
-
-    Where Numba cannot run them, the answer is {'reason': ...}.
-    """
+    """Receive a thread count, and send its ceilings, or {'reason': ...} if Numba cannot run."""
     kept = {name: text for name, text in os.environ.items() if name.startswith(_KEPT_SETTINGS)}
     numba.core.config._env_reloader.process_environ(kept)
     threads = channel.receive()

@@ -1,4 +1,4 @@
-"""Rows against the baseline's: ratio, interval and verdict."""
+"""Compare rows with the baseline: ratio, interval and verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cnnbench.results import Row
 
 
 def compare(rows: Sequence[Row], baseline: str, floor: float) -> None:
-    """Set ratio and verdict of each timed row against the baseline's."""
+    """Set the ratio and verdict of each timed row against the baseline's row."""
     base = next((row for row in rows if row.backend == baseline and row.seconds), None)
     for row in rows:
         if row.outcome != "ok" or row.seconds is None:

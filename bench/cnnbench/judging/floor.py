@@ -1,4 +1,4 @@
-"""The A/A floor: by how much two processes of one backend differ on this machine."""
+"""The A/A floor: how much two processes of one backend differ on this machine."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def measure_floor(
     budget: Budget,
     caches: Path | None = None,
 ) -> float:
-    """Return the A/A floor: by which fraction two processes of one backend differ.
+    """Return the A/A floor: the fraction by which two processes of one backend differ.
 
-    Where that is more than programs worth comparing do, it is the middle of three: once in a while
-    the threads of one process get in each other's way for as long as it lives.
+    A floor too high for comparisons is measured three times, and the median is returned: now and
+    then the threads of one process disturb each other for its whole life.
 
     Parameters
     ----------
     backend : str
-        The baseline, as a rule.
+        Usually the baseline.
     threads : int
     probes : sequence of Case
-        On which it is measured, forward and backward.
+        The cases to time, forward and backward.
     budget : Budget
     caches : path, optional
-        As `WorkerPool` takes it.
+        As for `WorkerPool`.
 
     Returns
     -------
     float
-        nan if the backend could do none of the probes.
+        nan if the backend cannot run any of the probes.
     """
     found = [_floor(backend, threads, probes, budget, caches)]
     if found[0] > timing.UNSTEADY:
@@ -84,8 +84,18 @@ def _floor(
     return timing.floor_of(ratios)
 
 
+def warning(floor: float) -> str | None:
+    """Return a warning if the machine was too busy to compare backends, None if it was not."""
+    if not floor > timing.UNSTEADY:
+        return None
+    return (
+        f"This machine was busy: two identical runs differed by {100 * floor:.1f} %. "
+        "Close other programs and measure again."
+    )
+
+
 def probes(sets: Sequence[CaseSet]) -> list[Case]:
-    """Return the smallest and the median case: what the floor is measured on."""
+    """Return the cases for measuring the floor: the smallest and the median one."""
     cases = sorted(
         (case for group in sets for case in group.cases if case.problem.batch),
         key=lambda case: case.problem.bytes_moved(FORWARD),

@@ -1,4 +1,4 @@
-"""The machine's ceilings, measured by a process of their own, and times that exceed them."""
+"""The machine's ceilings, measured in their own process, and times that exceed them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from cnnbench.results import Row
+from cnnbench.words import counted
 from cnnbench.workers.child import Child, ChildError
 from cnnkernels.contract import Conv2D, Direction, Problem
 
 IMPOSSIBLE = 1.05
-"""Times the measured FMA peak: beyond it a time cannot be true. The margin is for noise."""
+"""Factor of the measured FMA peak above which a speed is impossible; the margin covers noise."""
 
 
 def measure_ceilings(threads: int) -> dict[str, Any]:
-    """Return this machine's ceilings for a number of threads; {'reason': ...} where they fail."""
+    """Return this machine's ceilings for a thread count, or {'reason': ...} if that fails."""
     environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
     with Child("cnnbench.judging.ceilings", environment) as child:
         try:
@@ -29,21 +30,21 @@ def measure_ceilings(threads: int) -> dict[str, Any]:
 def judge(
     row: Row, problem: Problem, device: str, ceilings: dict[str, Any], judged: Iterable[Row]
 ) -> None:
-    """Hold a time against the machine's ceilings: what is above the FMA peak cannot be true.
+    """Compare a time with the machine's ceilings, and withdraw it above the FMA peak.
 
-    The peak is measured again, once a thread count, before a time is refused for it.
+    Before the first withdrawal at a thread count the peak is measured again.
 
     Parameters
     ----------
     row : Row
-        Gets its GFLOP/s and its share of the ceiling, or loses its time.
+        Receives GFLOP/s and its share of the ceiling, or loses its time.
     problem : Conv2D or MaxPool2D
     device : str
-        Where the backend computes; ceilings are the CPU's.
+        The backend's device; ceilings apply to the CPU.
     ceilings : dict
-        As `measure_ceilings` returns; takes what is measured again.
+        From `measure_ceilings`; receives the peak if it is measured again.
     judged : iterable of Row
-        Whose shares change where the peak does.
+        Earlier rows; their shares change with the peak.
     """
     if row.outcome != "ok" or row.seconds is None:
         return
@@ -61,8 +62,8 @@ def judge(
         if rate > IMPOSSIBLE * peak:
             row.withdraw(
                 "failed",
-                f"{rate / 1e9:.0f} GFLOP/s cannot be true: the FMA peak of {row.threads} threads "
-                f"here is {peak / 1e9:.0f}",
+                f"{rate / 1e9:.0f} GFLOP/s cannot be true: the FMA peak of "
+                f"{counted(row.threads, 'thread')} here is {peak / 1e9:.0f}",
             )
     elif on_cpu:
         moved = problem.bytes_moved(direction)
@@ -72,7 +73,7 @@ def judge(
 def _measure_peak_again(
     ceilings: dict[str, Any], threads: int, dtype: str, judged: Iterable[Row]
 ) -> None:
-    """Keep the higher of two FMA peaks: others may have had a core while one was measured."""
+    """Take the higher of two FMA peaks: another program may have lowered the first."""
     before = ceilings["flops"]
     again = measure_ceilings(threads).get("flops", before)
     ceilings["flops"] = {kind: max(peak, again[kind]) for kind, peak in before.items()}
@@ -83,7 +84,7 @@ def _measure_peak_again(
 
 
 def _bandwidth(ceilings: dict[str, Any], working_set: int) -> float:
-    """Return the bandwidth at the measured working set that is nearest."""
+    """Return the bandwidth measured at the nearest working set."""
     rates = {int(size): rate for size, rate in ceilings["bandwidth"].items()}
     nearest = min(rates, key=lambda size: abs(math.log(size / max(1, working_set))))
     return float(rates[nearest])

@@ -1,1 +1,1 @@
-"""A backend for each layer of a network: measured, chosen, and tried in whole training steps."""
+"""Choose a backend for each layer of a network, and measure it in whole training steps."""

@@ -1,4 +1,4 @@
-"""Choosing a backend for each layer of a network, and finding out whether that pays in a step."""
+"""Choose a backend for each layer of a network, and test whether it speeds up a whole step."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from cnnbench import speed, timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.digits.options import Options
+from cnnbench.judging.floor import warning
 from cnnbench.recommend import whole_steps
 from cnnbench.recommend.networks import Call, Layer, ModelError, Network, of_calls
 from cnnbench.recommend.recommendation import (
@@ -26,7 +27,7 @@ from cnnbench.recommend.recommendation import (
     Recommendation,
 )
 from cnnbench.report import numbers
-from cnnbench.results import Row, Run
+from cnnbench.results import TOO_SLOW, Row, Run, longest
 from cnnbench.workers.pool import WorkerPool
 from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels.contract import FORWARD
@@ -34,26 +35,26 @@ from cnnkernels.plan import Plan
 from cnnkernels.registry import AUTO
 
 SLOWEST = 4e9
-"""Floating-point operations a second: a backend that does fewer on the largest layer is refused."""
+"""Operations a second on the largest layer, below which a backend is too slow."""
 
 SLOWEST_ACCEPTED = 0.98
-"""What is less than this many times as fast as PyTorch as it is, is said to be slower."""
+"""A recommendation below this ratio to unchanged PyTorch is called slower."""
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a person asks of a plan beside speed.
+    """Requirements on a plan besides speed.
 
     Attributes
     ----------
     max_error : float or None
-        The largest error allowed, in units of what rounding can make.
+        The largest error allowed, relative to the largest rounding error possible.
     deterministic : bool
-        Whether backends have to promise the same bits on every run.
+        Whether backends must promise the same bits on every run.
     pins : dict of str to str
-        Backends of layers, by name or pattern, whatever is measured.
+        Backends fixed for layers, by layer name or pattern.
     excluded : tuple of str
-        Backends that are not to be chosen.
+        Backends never chosen.
     """
 
     max_error: float | None = None
@@ -63,16 +64,16 @@ class Wishes:
 
 
 def budget(network: Network) -> float:
-    """Return the seconds that one call may take: nobody trains with what takes longer.
+    """Return the seconds that one call may take; slower backends are useless for training.
 
-    Half a second, or what the largest layer takes at `SLOWEST` operations a second.
+    Half a second, or the time of the largest layer at `SLOWEST` operations a second.
     """
     work = max((layer.problem.flops(FORWARD) for layer in network.layers), default=0)
     return max(0.5, work / SLOWEST)
 
 
 def capture(model: str, shape: Sequence[int], threads: int) -> Network:
-    """Return what a step of a PyTorch model's training asks of kernels.
+    """Return the convolutions and max-poolings of a PyTorch model's training step.
 
     Raises
     ------
@@ -85,7 +86,7 @@ def capture(model: str, shape: Sequence[int], threads: int) -> Network:
     if not calls:
         why = "; ".join(f"{where}: {reason}" for where, reason in found["left"])
         raise ModelError(
-            f"{model}: no Conv2d or MaxPool2d of it can be computed by a backend"
+            f"{model}: no backend can compute any of its Conv2d or MaxPool2d layers"
             + (f": {why}" if why else "")
         )
     return of_calls(model, calls, found["left"])
@@ -108,11 +109,11 @@ def recommend(
     Parameters
     ----------
     run : Run
-        Takes the rows.
+        Receives the rows.
     network : Network
     trained : Options, sequence of int or None
-        How one of the suite's own networks is trained; the shape of a PyTorch model's images; None
-        if the network is layers alone, so that no step can be measured.
+        Options for one of the suite's own networks, the image shape for a PyTorch model, or None
+        for layers alone, which have no whole step.
     backends, threads, baseline, budget, progress, caches
         As `speed.time` takes them.
     wishes : Wishes
@@ -120,7 +121,7 @@ def recommend(
     Raises
     ------
     ModelError
-        If no backend is left for any layer, or a pin fits none.
+        If no backend is left for any layer, or a pin matches no layer.
     """
     is_model = trained is not None and not isinstance(trained, Options)
     _require_known_layers(network, wishes.pins)  # before anything is measured
@@ -138,6 +139,7 @@ def recommend(
     decisions = [
         _decide(layer, run.rows, base, floor, wishes, overheads) for layer in network.layers
     ]
+    _group_slow(decisions)
     _pin(decisions, wishes.pins, barred)
     choices = {d.layer.problem: d.choice for d in decisions if d.choice is not None}
     if not choices:
@@ -163,14 +165,12 @@ def recommend(
         try:
             whole_steps.measure(found, trained, candidates, budget, progress, caches, floor)
         finally:
-            # An interrupted run may have left one whose turn had not come.
+            # After an interrupt some rows may have no time yet.
             run.add(row for row in found.steps if row.outcome != "ok" or row.seconds is not None)
     _conclude(found, floor)
-    if floor > timing.UNSTEADY:
-        found.answer += (
-            f" This machine was not quiet: equal programs differed by {numbers.floor(floor)}; "
-            "end what else runs, and measure again."
-        )
+    busy = warning(floor)
+    if busy is not None:
+        found.answer += f" {busy}"
     run.environment["recommendation"] = found.as_json()
     return found
 
@@ -178,7 +178,7 @@ def recommend(
 def _candidates(
     backends: Sequence[str], threads: int, wishes: Wishes
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the backends that may be chosen or cannot run here, and why the others may not be."""
+    """Return the backends to measure, and the reason for each one that may not be chosen."""
     barred = {name: "it is excluded" for name in backends if name in wishes.excluded}
     with WorkerPool([name for name in backends if name not in barred], threads) as pool:
         for name in pool.present:
@@ -194,9 +194,9 @@ def _candidates(
 
 
 def _unwished(about: Mapping[str, Any], wishes: Wishes) -> str | None:
-    """Return why a backend, of which its worker says this, may not be chosen."""
+    """Return why a backend may not be chosen, given its worker's description; None if it may."""
     if about["device"] != "cpu":
-        return f"it computes on {about['device']}; a plan and converted layers are for the CPU"
+        return f"it runs on {about['device']}; plans and converted layers run on the CPU"
     if wishes.deterministic and not about["deterministic"]:
         return "it does not promise the same bits on every run"
     return None
@@ -214,9 +214,9 @@ def _decide(
     wishes: Wishes,
     overheads: Mapping[str, float],
 ) -> Decision:
-    """Choose the fastest; the baseline where the rounds do not agree that another is faster.
+    """Choose the fastest backend, or the baseline if no other is reliably faster.
 
-    Faster by less than two equal processes differ here is likely, not certain: whole steps decide.
+    A lead below the A/A floor counts as likely, not certain: whole steps decide.
     """
     of_layer: dict[str, list[Row]] = {}
     for row in rows:
@@ -259,15 +259,27 @@ def _decide(
 def _refusal(rows: Sequence[Row], wishes: Wishes) -> str | None:
     for row in rows:
         if row.outcome != "ok":
-            return f"{row.outcome}: {row.reason}"
+            return row.why
         if row.seconds is None:
             return "not timed"
         if wishes.max_error is not None and not (row.error_over_bound or 0.0) <= wishes.max_error:
             return (
-                f"its error is {numbers.of_bound(row.error_over_bound)} of the bound, "
-                f"above {wishes.max_error:g}"
+                f"its error is {numbers.of_bound(row.error_over_bound)} of the largest rounding "
+                f"error possible, above {wishes.max_error:g}"
             )
     return None
+
+
+def _group_slow(decisions: Sequence[Decision]) -> None:
+    """Give the layers that a backend is too slow for one reason, which a table prints once."""
+    start = f"skipped: {TOO_SLOW}"
+    for backend in {name for decision in decisions for name in decision.refused}:
+        slow = [d for d in decisions if d.refused.get(backend, "").startswith(start)]
+        if slow:
+            reasons = (d.refused[backend].removeprefix("skipped: ") for d in slow)
+            reason = f"skipped: {longest(reasons)}"
+            for decision in slow:
+                decision.refused[backend] = reason
 
 
 def _require_known_layers(network: Network, pins: Mapping[str, str]) -> None:
@@ -298,9 +310,9 @@ def _list(names: Sequence[str], most: int = 8) -> str:
 
 
 def _fallback(found: Recommendation, allowed: Sequence[str]) -> str:
-    """Return whom to leave other problems to: the fastest of those that compute the most layers.
+    """Return the fallback backend: the fastest of those covering most layers.
 
-    A PyTorch model leaves them to PyTorch, where that is allowed.
+    For a PyTorch model it is PyTorch, if allowed.
     """
     if found.kind == "model" and NATIVE in allowed and found.total(NATIVE) is not None:
         return NATIVE
@@ -317,9 +329,9 @@ def _fallback(found: Recommendation, allowed: Sequence[str]) -> str:
 
 
 def _conclude(found: Recommendation, floor: float) -> None:
-    """Say what to train with: what is certainly faster than the reference, else the reference.
+    """Recommend what is certainly faster than the reference, else the reference.
 
-    A mix has to be certainly faster than the best single backend as well: it is less simple.
+    A mix is less simple, so it must also be certainly faster than the best single backend.
     """
     if found.kind == "layers":
         _conclude_of_layers(found)
@@ -358,7 +370,7 @@ def _conclude(found: Recommendation, floor: float) -> None:
             f"{row.backend}: {row.reason or found.why_not(row.backend)}" for row in found.steps
         ]
         found.answer = (
-            f"No way to train {found.network.name} that is allowed could be measured: "
+            f"None of the allowed ways to train {found.network.name} could be measured: "
             f"{'; '.join(reasons)}."
         )
 
@@ -410,8 +422,8 @@ def _conclude_of_layers(found: Recommendation) -> None:
         gain = f": {numbers.seconds(layers)} a step, {numbers.seconds(theirs)} with {base}"
     if found.follow:
         found.answer = (
-            f"For {name} take {_words(found.plan)}{gain}; these are layers alone, so that no whole "
-            "step was measured."
+            f"For {name} take {_words(found.plan)}{gain}; no whole step was measured, as these are "
+            "layers alone."
         )
     else:
         found.stay, found.plan.fallback = base, base

@@ -1,4 +1,4 @@
-"""What a network asks of kernels: its convolutions and max-poolings, and how often."""
+"""The convolutions and max-poolings in a network's training step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cnnkernels.descriptor import Case, parse
 
 
 class ModelError(ValueError):
-    """A model that cannot be made or run; the message says what was expected."""
+    """A model that cannot be built or run; the message says what was expected."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Call:
     Attributes
     ----------
     name : str
-        As the network calls it.
+        The layer's name in the network.
     problem : str
         Its descriptor.
     dx, dw : bool
-        Whether training needs the gradient of its images, and of its weights.
+        Whether training needs the gradient of its input, and of its weights.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Layer:
     Attributes
     ----------
     names : tuple of str
-        One a call.
+        One for each call.
     problem : Problem
     backward : Direction or None
-        The backward that training needs; None where everything is frozen.
+        The backward direction that training needs; None if everything is frozen.
     """
 
     names: tuple[str, ...]
@@ -62,7 +62,7 @@ class Layer:
 
     @property
     def directions(self) -> tuple[Direction, ...]:
-        """What is timed."""
+        """The directions to time."""
         return (FORWARD,) if self.backward is None else (FORWARD, self.backward)
 
     @property
@@ -73,7 +73,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """What a training step asks of kernels.
+    """The kernel calls of a training step.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class Network:
     layers : tuple of Layer
         In the order of their first calls.
     left : tuple of (str, str)
-        Layers that no backend computes, each with its reason.
+        Layers that no backend computes, each with the reason.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Network:
 def of_calls(name: str, calls: Iterable[Call], left: Sequence[tuple[str, str]] = ()) -> Network:
     """Return the network that makes these calls.
 
-    Where calls of one problem need different gradients, it is measured with all that any needs.
+    If calls of one problem need different gradients, all of these gradients are measured.
     """
     alike: dict[Problem, list[Call]] = {}
     for call in calls:
@@ -114,7 +114,7 @@ def of_calls(name: str, calls: Iterable[Call], left: Sequence[tuple[str, str]] =
 
 
 def of_architecture(plan: Plan) -> Network:
-    """Return one of the suite's own networks; the images' gradient is not needed."""
+    """Return one of the suite's own networks; the first layer needs no input gradient."""
     calls = [
         Call(name, str(problem), dx=number > 0, dw=isinstance(problem, Conv2D))
         for number, (name, problem) in enumerate(plan.layers.items())
@@ -125,7 +125,7 @@ def of_architecture(plan: Plan) -> Network:
 def of_cases(sets: Sequence[CaseSet]) -> Network:
     """Return the network whose layers are these cases, each as often as its set has it.
 
-    Nobody says which is the first: all gradients are needed.
+    All gradients are measured, as the first layer is unknown.
     """
     calls = [
         Call(case.label, str(case.problem), dx=True, dw=True)
@@ -148,12 +148,12 @@ def _backward(problem: Problem, dx: bool, dw: bool) -> Direction | None:
 
 
 def shape_of(text: str, batch: int | None) -> list[int]:
-    """Return the shape that a text such as '8,3,224,224' stands for, with another batch if given.
+    """Return the shape in a text such as '8,3,224,224', with another batch if one is given.
 
     Raises
     ------
     ModelError
-        If it is none.
+        If the text is not a shape.
     """
     try:
         shape = [int(word) for word in text.split(",")]

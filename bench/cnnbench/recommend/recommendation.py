@@ -1,4 +1,4 @@
-"""What `cnnbench recommend` finds: who computes each layer, and what whole steps take."""
+"""The result of `cnnbench recommend`: a backend for each layer, and the times of whole steps."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ NATIVE = "torch-cpu"
 """The backend whose kernels PyTorch's own layers call."""
 
 NATIVE_NHWC = "torch-cpu-nhwc"
-"""The one whose kernels they call in the other layout."""
+"""The backend whose kernels they call in the channels_last layout."""
 
 CHANNELS_LAST = "torch-cpu, channels_last"
-"""A whole PyTorch model in the other layout."""
+"""A whole PyTorch model in the channels_last layout."""
 
 LAYOUTS = (NATIVE, CHANNELS_LAST)
-"""The ways in which a PyTorch model trains as it is: a converted one has to beat the better."""
+"""The layouts of an unconverted PyTorch model; a converted one must beat the faster."""
 
 PINNED = "pinned"
-"""Why a backend was chosen that a person has named."""
+"""The reason for a backend fixed by the user."""
 
 
 @dataclass
 class Candidate:
-    """A backend for a layer: a forward and the backward that training needs, in seconds."""
+    """A backend's seconds for a layer: forward plus the backward that training needs."""
 
     seconds: float
     samples: list[float]
@@ -41,7 +41,7 @@ class Candidate:
 
 @dataclass
 class Decision:
-    """Who computes a layer, and the others that could.
+    """The chosen backend of a layer, and the alternatives.
 
     Attributes
     ----------
@@ -50,9 +50,9 @@ class Decision:
     candidates : dict of str to Candidate
         By backend.
     refused : dict of str to str
-        Why other backends may not compute it.
+        By backend, why it cannot be chosen.
     channels_last : float or None
-        Seconds in PyTorch's other layout, without conversion from and to ours.
+        Seconds in PyTorch's channels_last layout, without conversion from and to NCHW.
     """
 
     layer: Layer
@@ -62,7 +62,7 @@ class Decision:
     channels_last: float | None = None
 
     def choose(self, backend: str, why: str, baseline: str) -> Choice:
-        """Return the choice of a backend, with what was measured."""
+        """Return the choice of a backend, with the measurements."""
         chosen, base = self.candidates[backend], self.candidates.get(baseline)
         ratio = low = high = None
         if base is not None:
@@ -80,37 +80,37 @@ class Decision:
 
     @property
     def pinned(self) -> bool:
-        """Whether a person has named the backend."""
+        """Whether the user fixed the backend."""
         return self.choice is not None and self.choice.why == PINNED
 
 
 @dataclass
 class Recommendation:
-    """What was found.
+    """A recommendation.
 
     Attributes
     ----------
     network : Network
     kind : 'model', 'network' or 'layers'
-        A PyTorch model, one of the suite's own, or layers alone, of which no step is measured.
+        A PyTorch model, one of the suite's own networks, or layers alone, without whole steps.
     plan : Plan
-        To be followed as it is: where no whole step is certainly faster, it is the reference's.
+        The plan to follow; the reference's own if no whole step is certainly faster.
     decisions : list of Decision
-        Layer by layer, as measured alone.
+        One for each layer, measured alone.
     barred : dict of str to str
-        Backends that may not be chosen at all, with the reason.
+        Backends that may not be chosen for any layer, with the reason.
     baseline : str
     overheads : dict of str to float
-        Seconds a layer and step beside the kernels, as `torch_model.overheads` returns them; empty
-        for what is no PyTorch model.
+        Seconds per layer and step besides the kernels, as `torch_model.overheads` returns them;
+        empty unless it is a PyTorch model.
     options : dict
-        How a network of the suite's own is trained.
+        Training options of one of the suite's own networks.
     steps : list of Row
         Training steps, measured side by side.
     follow : bool
         Whether the plan is worth following.
     stay : str
-        The way to stay with, where it is not.
+        The way of training to keep, if it is not.
     answer : str
     """
 
@@ -129,7 +129,7 @@ class Recommendation:
 
     @property
     def reference(self) -> str:
-        """What whole steps are compared with."""
+        """The way of training that whole steps are compared with."""
         return NATIVE if self.kind == "model" else self.baseline
 
     @property
@@ -138,9 +138,9 @@ class Recommendation:
         return len({d.choice.backend for d in self.decisions if d.choice is not None}) > 1
 
     def total(self, way: str) -> float | None:
-        """Return a step's seconds in the layers, in one way; `AUTO` is each on its own choice.
+        """Return the seconds of all layers of a step, None if one cannot be computed this way.
 
-        None if the way cannot do one of them.
+        `AUTO` computes each layer by its chosen backend.
         """
         seconds = 0.0
         for decision in self.decisions:
@@ -160,18 +160,18 @@ class Recommendation:
         if candidate is None:
             return None
         dispatch = 0.0
-        if name == NATIVE != way and self.overheads:  # PyTorch's own layer, asked through a plan
+        if name == NATIVE != way and self.overheads:  # PyTorch's own layer, reached through a plan
             dispatch = self.overheads["kept"] - self.overheads["native"]
         return candidate.seconds + dispatch
 
     def _converts(self, way: str) -> bool:
-        """Whether it is a PyTorch model with one backend, but for what is pinned."""
+        """Whether this is a PyTorch model converted to one backend, except for pinned layers."""
         return self.kind == "model" and way not in (*LAYOUTS, AUTO)
 
     def uniform(self, backend: str) -> Plan:
-        """Return the plan with one backend for all that it can compute, and for all else.
+        """Return a plan with one backend for every layer it can compute, and as the fallback.
 
-        What is pinned stays so.
+        Pinned layers keep their backend.
         """
         changed = {
             decision.layer.problem: decision.choose(backend, "for the whole step", self.baseline)
@@ -183,14 +183,14 @@ class Recommendation:
 
     @property
     def taken(self) -> list[Row]:
-        """The steps that were measured, the fastest first."""
+        """The measured steps, fastest first."""
         return sorted(
             (row for row in self.steps if row.outcome == "ok" and row.samples),
             key=lambda row: row.seconds or math.inf,
         )
 
     def why_not(self, way: str) -> str | None:
-        """Return why a way of taking steps may not be the answer; None if it may."""
+        """Return why a way of training may not be recommended; None if it may."""
         if way == AUTO:
             return None
         if way == CHANNELS_LAST:
@@ -210,7 +210,7 @@ class Recommendation:
         return None
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it but the steps, which are rows of the run."""
+        """Return everything except the steps, which are rows of the run."""
         return {
             "name": self.network.name,
             "kind": self.kind,
@@ -249,12 +249,12 @@ class Recommendation:
 
 
 def kept(run: Run) -> Recommendation | None:
-    """Return the recommendation of a saved run; None if it has none, as when it was interrupted.
+    """Return the recommendation of a saved run, None if it has none (an interrupted run).
 
     Raises
     ------
     ResultsError
-        If what was saved is none of ours.
+        If the saved recommendation cannot be read.
     """
     plain = run.environment.get("recommendation")
     if plain is None:
@@ -289,5 +289,5 @@ def kept(run: Run) -> Recommendation | None:
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ResultsError(
-            f"{run.paths[0]}: expected a recommendation that cnnbench recommend has made: {error!r}"
+            f"{run.paths[0]}: expected a recommendation written by cnnbench recommend: {error!r}"
         ) from None

@@ -1,6 +1,6 @@
-"""A person's own PyTorch model: which problems its layers are, and how long a training step takes.
+"""A user's PyTorch model: the problems of its layers, and the time of a training step.
 
-Imported where PyTorch is: in workers.
+Only workers with PyTorch import this module.
 """
 
 from __future__ import annotations
@@ -30,19 +30,18 @@ _LEARNING_RATE = 1e-3
 
 
 def load(place: str) -> nn.Module:
-    """Return the model that a function without arguments returns.
+    """Call a function without arguments, and return its model.
 
     Parameters
     ----------
     place : str
-        ``package.module:function``. Its modules may lie in the current folder: while they are
-        imported it comes first, as for a program that is started there; from then on last, so that
-        no library takes a file in it for a module of its own.
+        ``package.module:function``. The modules may be in the current folder, which is first on the
+        path during the import, and last afterwards, so that its files do not shadow libraries.
 
     Raises
     ------
     ModelError
-        If there is none, or what it returns is no model.
+        If there is no such function, or it returns no model.
     """
     module_name, _, name = place.partition(":")
     here = os.getcwd()
@@ -66,7 +65,7 @@ def load(place: str) -> nn.Module:
     except Exception as error:
         raise ModelError(
             f"{place}: {name}() raised {type(error).__name__}: {error}; it is called without "
-            "arguments and with an empty standard input, and has to return a torch.nn.Module"
+            "arguments and with an empty standard input, and must return a torch.nn.Module"
         ) from None
     if not isinstance(model, nn.Module):
         raise ModelError(
@@ -78,23 +77,23 @@ def load(place: str) -> nn.Module:
 class Training:
     """A model in training on random images, one step after another.
 
-    The loss is the mean square of what the model gives, the optimizer SGD with momentum.
+    The loss is the mean square of the model's output, and the optimizer SGD with momentum.
 
     Parameters
     ----------
     place : str
-        As `load` takes.
+        As for `load`.
     shape : sequence of int
-        Of a batch of images.
+        Shape of a batch of images.
     channels_last : bool
-        Whether model and images are in that layout.
+        Whether model and images have that layout.
     converted : bool
-        Whether it follows the plan in force.
+        Whether the model is converted, following the current plan.
 
     Raises
     ------
     ModelError
-        If a step cannot be taken.
+        If a training step fails.
     """
 
     def __init__(
@@ -115,17 +114,19 @@ class Training:
             layers.convert(self.model, plan.current())
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not trained:
-            raise ModelError(f"{place}: the model has no parameter that is trained")
+            raise ModelError(f"{place}: the model has no trainable parameter")
         self._optimizer = torch.optim.SGD(trained, lr=_LEARNING_RATE, momentum=0.9)
 
     def step(self) -> None:
-        """Go forward, backward, and down the gradients."""
+        """Run forward, backward and the optimizer."""
         self._optimizer.zero_grad(set_to_none=True)
         try:
-            told = list(_tensors(self.model(self._images)))
-            if not told:
-                raise ModelError(f"{self._place}: the model returns no tensor to make a loss of")
-            torch.stack([tensor.square().mean() for tensor in told]).sum().backward()
+            outputs = list(_tensors(self.model(self._images)))
+            if not outputs:
+                raise ModelError(
+                    f"{self._place}: the model returns no tensor that a loss could use"
+                )
+            torch.stack([tensor.square().mean() for tensor in outputs]).sum().backward()
         except RuntimeError as error:
             shape = ",".join(map(str, self._images.shape))
             raise ModelError(
@@ -135,37 +136,37 @@ class Training:
         self._optimizer.step()
 
     def capture(self) -> tuple[list[Call], list[tuple[str, str]]]:
-        """Take a step; return the calls of convolutions and max-poolings, and what is left out.
+        """Take a step; return the calls of convolutions and max-poolings, and those left out.
 
         Returns
         -------
         calls : list of Call
-            In the order of forward; a layer that is called twice is there twice.
+            In the order of forward; a layer called twice appears twice.
         left : list of (str, str)
-            Layers like them that no backend computes, each with its reason.
+            Similar layers that no backend computes, each with the reason.
         """
         with _Watch(self.model) as watch:
             self.step()
         return watch.calls, list(dict.fromkeys(watch.left))
 
     def profile(self, seconds: float) -> dict[str, float]:
-        """Return what a step takes, and of it the layers that backends compute, and those left out.
+        """Return the times of a step, of the layers backends compute, and of those left out.
 
         Parameters
         ----------
         seconds : float
-            Roughly how long; one step is taken at the least.
+            Approximate duration; at least one step.
 
         Returns
         -------
         dict of str to float
-            Seconds: 'step'; 'layers', the kernels of what `capture` returns as calls; 'left', those
-            of what it leaves out, functions among them.
+            Seconds: 'step'; 'layers', the kernels of the calls from `capture`; 'left', the kernels
+            left out, including functions.
         """
         taken: list[tuple[float, float, float]] = []
         deadline = time.perf_counter() + seconds
         while not taken or time.perf_counter() < deadline:
-            whole = self.seconds(1)  # with no clock inside, each of which costs a little
+            whole = self.seconds(1)  # without inner clocks, which take time
             with _Watch(self.model) as watch:
                 self.step()
             taken.append((whole, *watch.seconds()))
@@ -173,7 +174,7 @@ class Training:
         return dict(zip(names, map(statistics.median, zip(*taken, strict=True)), strict=True))
 
     def seconds(self, steps: int) -> float:
-        """Return the seconds of a step, the median of some in a row."""
+        """Return the median seconds of several steps."""
         taken = []
         for _ in range(steps):
             began = time.perf_counter()
@@ -182,13 +183,13 @@ class Training:
         return statistics.median(taken)
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is not looked into
-    """Sees every convolution and max-pooling of a step, with a clock around it.
+class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is untyped here
+    """Times every convolution and max-pooling of a step.
 
     Parameters
     ----------
     model : Module
-        Whose layers are known by name.
+        The model, with named layers.
 
     Attributes
     ----------
@@ -218,7 +219,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is not looked 
         super().__exit__(*raised)
 
     def seconds(self) -> tuple[float, float]:
-        """Return the seconds in layers that backends compute, and in those that were left out."""
+        """Return the seconds in layers that backends compute, and in those left out."""
         ours = 0.0
         for key, seconds in self._seconds.items():
             ours += seconds * self._ours[key] / max(1, self._ours[key] + self._theirs[key])
@@ -248,18 +249,18 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is not looked 
     def __torch_dispatch__(
         self, function: Any, _: Any, given: tuple[Any, ...] = (), named: Any = None
     ) -> Any:
-        """Call a function of PyTorch's, with a clock around those that are meant."""
+        """Call a PyTorch function, and time it if it is a convolution or max-pooling."""
         name = function.overloadpacket.__name__
-        if name not in _MEANT:
+        if name not in _TIMED:
             return function(*given, **(named or {}))
         backward = name.endswith("_backward")
-        x, window = given[backward : backward + 2]  # a backward takes dy before them
+        x, window = given[backward : backward + 2]  # a backward has dy first
         key = tuple(x.shape), tuple(getattr(window, "shape", window))
         if not backward:
             where, ours = self._running[-1] if self._running else ("the model", None)
             (self._ours if ours else self._theirs)[key] += 1
             if ours is None:
-                self.left.append((where, _AS_FUNCTION.format(_MEANT[name])))
+                self.left.append((where, _AS_FUNCTION.format(_TIMED[name])))
         began = time.perf_counter()
         result = function(*given, **(named or {}))
         self._seconds[key] += time.perf_counter() - began
@@ -269,7 +270,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is not looked 
 _Key: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
 """The shape of the images, and that of the weights or the window."""
 
-_MEANT = {
+_TIMED = {
     "convolution": "a convolution",
     "convolution_backward": "a convolution",
     "max_pool2d_with_indices": "a max-pooling",
@@ -281,7 +282,7 @@ _MEANT = {
     "adaptive_max_pool3d": "a max-pooling",
     "adaptive_max_pool3d_backward": "a max-pooling",
 }
-"""What PyTorch calls convolutions and max-poolings, below autograd."""
+"""PyTorch's names of convolutions and max-poolings, below autograd."""
 
 _AS_FUNCTION = (
     "{} called as a function: only layers, torch.nn.Conv2d and torch.nn.MaxPool2d, are converted"
@@ -289,21 +290,21 @@ _AS_FUNCTION = (
 
 
 def _alike(layer: nn.Module) -> bool:
-    """Whether a person would expect to hear of a layer: it convolves, or pools maxima."""
+    """Whether a layer is a convolution or max-pooling of any kind."""
     kinds = (nn.modules.conv._ConvNd, nn.modules.pooling._MaxPoolNd, _AdaptiveMaxPoolNd)
     return isinstance(layer, kinds)
 
 
-def _tensors(told: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors in what a model returned."""
-    if isinstance(told, Tensor):
-        if told.is_floating_point() and told.requires_grad:
-            yield told
-    elif isinstance(told, dict):
-        for value in told.values():
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors in a model's output."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point() and output.requires_grad:
+            yield output
+    elif isinstance(output, dict):
+        for value in output.values():
             yield from _tensors(value)
-    elif isinstance(told, list | tuple):
-        for value in told:
+    elif isinstance(output, list | tuple):
+        for value in output:
             yield from _tensors(value)
 
 
@@ -311,16 +312,16 @@ _TIMES, _REPEATS = 200, 7
 
 
 def overheads() -> dict[str, float]:
-    """Return the seconds that a layer's call and its backward take beside the kernels.
+    """Return the overhead in seconds of a layer's forward and backward besides the kernels.
 
-    Measured on an image of one pixel: the layer with autograd, less the kernels called alone.
+    Measured on an image of one pixel: the layer with autograd, minus the kernels alone.
 
     Returns
     -------
     dict of str to float
-        'native', of PyTorch's own layer; 'kept', of the same where a plan has left it to PyTorch in
-        a converted model; 'converted', where an operator of ours computes. The last two look the
-        problem up in a plan.
+        'native': PyTorch's own layer. 'kept': the same layer in a converted model, where the plan
+        leaves it to PyTorch. 'converted': one of our operators. The last two include looking up the
+        problem in a plan.
     """
     problem = Conv2D(1, 1, 1, 1, 1, 1)
 

@@ -1,4 +1,4 @@
-"""Whole training steps, taken in several ways in turns: whether a plan pays in the end."""
+"""Time whole training steps in several ways, in turns, to see whether a plan pays."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from cnnkernels.plan import Plan
 from cnnkernels.registry import AUTO
 
 PYTORCH = "torch eager"
-"""The worker that has PyTorch, and no kernels of ours until a model is converted."""
+"""The worker with PyTorch; it uses our kernels only in converted models."""
 
 SIDE_SECONDS = 0.1
-"""A timed side takes as many steps as go into this."""
+"""Each timed side takes as many steps as fit into this."""
 
 PROFILE_SECONDS = 0.5
 
 MOST_SECONDS = 15.0
-"""How long one way of taking steps is timed, at the most, but for the least number of rounds."""
+"""The longest time for one way of training, unless the minimum number of rounds takes longer."""
 
 
 def measure(
@@ -47,18 +47,18 @@ def measure(
     caches: Path,
     floor: float,
 ) -> None:
-    """Time training steps side by side, each way of taking them in a process of its own.
+    """Time training steps side by side, each way of training in its own process.
 
-    PyTorch's own ways are measured in any case: they are what a converted model is compared with.
+    PyTorch's own layouts are always measured: a converted model is compared with them.
 
     Parameters
     ----------
     found : Recommendation
-        With its plan; takes the rows.
+        Has the plan, and receives the rows.
     trained, budget, progress, caches
         As `choose.recommend` takes them.
     candidates : sequence of str
-        Backends that may compute every layer.
+        Backends that may be chosen.
     floor : float
         The A/A floor.
     """
@@ -114,18 +114,18 @@ def measure(
 
 @dataclass(frozen=True)
 class _Taker:
-    """What takes training steps, in a worker.
+    """One way of taking training steps, in a worker.
 
     Attributes
     ----------
     seconds : float
-        Of a step, roughly.
+        Rough time of a step.
     take : callable
-        Takes some steps, and returns the seconds of one.
+        Takes a number of steps, and returns the seconds of one.
     about : dict of str to float
-        What a profile of this taker told, if there was one: of a step's 'profiled_seconds',
-        'rest_seconds' outside the layers that backends compute, and 'left_seconds' of these in
-        other convolutions and max-poolings.
+        A profile, if one was taken: 'profiled_seconds' of a step, 'rest_seconds' of it outside the
+        layers that backends compute, and 'left_seconds' of the rest in other convolutions and
+        max-poolings.
     """
 
     seconds: float
@@ -159,7 +159,7 @@ def _own(
     found: Recommendation,
     options: Options,
 ) -> _Way:
-    """Return one of the suite's networks, trained by a backend."""
+    """Return a way to train one of the suite's networks with a backend."""
     asked = dataclasses.asdict(options)
 
     def start() -> _Taker:
@@ -185,7 +185,7 @@ def _converted(
     shape: Sequence[int],
     **how: bool,
 ) -> _Way:
-    """Return a PyTorch model in training: as it is, in the other layout, or converted."""
+    """Return a way to train a PyTorch model: unchanged, in the other layout, or converted."""
 
     def start() -> _Taker:
         worker = stack.enter_context(model_worker(found.plan.threads, environment))
@@ -194,7 +194,7 @@ def _converted(
         if not how:
             profile = worker.ask("profile_model", seconds=PROFILE_SECONDS)
             calls = sum(len(layer.names) for layer in found.network.layers)
-            # As it is counted in the layers, what PyTorch does around their kernels is no rest.
+            # The overhead of PyTorch's layers counts as part of the layers, not of the rest.
             in_layers = profile["layers"] + calls * found.overheads["native"]
             about = {
                 "profiled_seconds": profile["step"],
@@ -207,7 +207,7 @@ def _converted(
 
 
 def _compare_with_the_better_layout(found: Recommendation, floor: float) -> None:
-    """Set how fast each step of a PyTorch model is beside the better of PyTorch's own two."""
+    """Set the ratio of each step to the faster of PyTorch's two layouts."""
     own = [row for row in found.taken if row.backend in LAYOUTS]
     for row in found.taken if own else []:
         apart = timing.ratio(row.samples, own[0].samples)
@@ -222,10 +222,10 @@ def _compare_with_the_better_layout(found: Recommendation, floor: float) -> None
 
 
 def _predict(found: Recommendation) -> None:
-    """Set what each step was expected to take: its layers, each measured alone, and the rest.
+    """Set the predicted time of each step: the layers, each measured alone, plus the rest.
 
-    The rest is what a profile has found beside the layers: of the way itself, or, in a PyTorch
-    model, of the step that is PyTorch's own.
+    The rest comes from a profile of the same way of training, or, for a PyTorch model, from a
+    profile of the unchanged model.
     """
     profiled = {row.backend: row.details.get("rest_seconds") for row in found.steps}
     for row in found.steps:
@@ -238,12 +238,12 @@ def _predict(found: Recommendation) -> None:
 
 @contextlib.contextmanager
 def model_worker(threads: int, environment: dict[str, str] | None = None) -> Iterator[Worker]:
-    """Yield a worker that has PyTorch.
+    """Yield a worker with PyTorch.
 
     Raises
     ------
     ModelError
-        If it is not installed.
+        If PyTorch is not installed.
     """
     try:
         worker = Worker(PYTORCH, threads, environment)

@@ -1,1 +1,1 @@
-"""Processes of their own, in which backends and programs are checked, timed and trained with."""
+"""Processes that check, time and train backends and programs, one each."""

@@ -1,13 +1,12 @@
-"""A module in a Python process of its own, and the channel to it; no child outlives its parent.
+"""Run a module in its own Python process, with a channel to it; no child outlives its parent.
 
-The parent holds a `Child`. It starts ``python -m cnnbench.workers.child``, which imports the module
-and calls its ``main`` with a `Channel`. Messages are lines of JSON over a socket that nothing else
-uses: what libraries print can't be taken for an answer. Standard input is empty, both standard
-outputs go to a file, and nothing is imported from the current folder: a person's ``statistics.py``
-in it stays unread.
+The parent's `Child` starts ``python -m cnnbench.workers.child``, which imports the module and calls
+its ``main`` with a `Channel`. Messages are lines of JSON over a separate socket, so a library's
+output is never mistaken for an answer. Standard input is empty, and standard output and error go to
+a file. Nothing is imported from the current folder, where a ``statistics.py`` may lie.
 
-The child also holds the reading end of a pipe that nobody writes to. When its parent ends, however
-that happens, the pipe closes, and the child ends with every process that it has started.
+The child also holds the reading end of a pipe that is never written to. When the parent ends, in
+any way, the pipe closes, and the child ends with every process it has started.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from typing import Any
 
 
 class ChildError(RuntimeError):
-    """The child cannot be heard any more; the message is the reason."""
+    """The child no longer answers; the message is the reason."""
 
 
 class Channel:
-    """One end of a socket that carries messages: values that JSON can hold, one a line."""
+    """One end of a socket that carries JSON values, one a line."""
 
     def __init__(self, end: socket.socket) -> None:
         self._file = end.makefile("rwb")
@@ -52,12 +51,12 @@ class Channel:
         self._file.flush()
 
     def receive(self) -> Any:
-        """Wait for a message, and return it.
+        """Wait for a message and return it.
 
         Raises
         ------
         EOFError
-            If the other end was closed instead.
+            If the other end is closed instead.
         """
         line = self._file.readline()
         if not line:
@@ -65,8 +64,8 @@ class Channel:
         return json.loads(line)
 
     def waits(self, seconds: float | None) -> bool:
-        """Return whether a message comes, or the other end is closed, within the time."""
-        # Not epoll: it would wait for ever if another thread closed this end meanwhile.
+        """Return whether a message arrives, or the other end is closed, within the time."""
+        # Not epoll: it waits forever if another thread closes this end.
         with selectors.PollSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ)
             return bool(selector.select(seconds))
@@ -83,7 +82,7 @@ class Channel:
 
 
 class Child:
-    """The parent's end: a module that runs in a process of its own.
+    """The parent's end of a module that runs in its own process.
 
     Parameters
     ----------
@@ -100,14 +99,14 @@ class Child:
         self._channel = Channel(mine)
         try:
             self._process = subprocess.Popen(
-                # -P: the current folder is no place to import from
+                # -P: import nothing from the current folder
                 [sys.executable, "-P", "-m", __name__, module, str(theirs.fileno()), str(alive)],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
                 env=environment,
                 pass_fds=(theirs.fileno(), alive),
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
+                start_new_session=True,  # Ctrl-C reaches only the parent
             )
         finally:
             theirs.close()
@@ -126,19 +125,19 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def ask(self, message: Any, timeout: float | None = None) -> Any:
         """Send a message, and return the answer.
 
-        If it is interrupted, the child is stopped: its answer would be taken for the next one's.
+        An interrupt stops the child: a late answer would be mistaken for the next one.
 
         Raises
         ------
         ChildError
-            If the child ends instead, was stopped before, or does not answer in time, in seconds;
-            then it is stopped.
+            If the child ends, was stopped before, or does not answer within `timeout` seconds and
+            is stopped.
         """
         if self._output.closed:
             raise ChildError("the worker was stopped before")
@@ -148,14 +147,14 @@ class Child:
                 self.close()
                 raise ChildError(f"no answer within {timeout:.0f} s; stopped")
             return self._channel.receive()
-        except (OSError, EOFError, ValueError):  # the last of a file that another thread has closed
+        except (OSError, EOFError, ValueError):  # ValueError: another thread has closed the file
             raise ChildError(self._cause_of_death()) from None
         except KeyboardInterrupt:
             self.close()
             raise
 
     def close(self) -> None:
-        """End the process, whatever it does, and those that it has started."""
+        """Kill the process and all processes it has started."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -189,11 +188,11 @@ class Child:
 
 
 def _end_with_parent(alive: int) -> None:
-    """Let this process and those it starts end when a pipe closes: when the parent ends.
+    """End this process and its children when a pipe closes, which happens when the parent ends.
 
-    Linux sends the signal itself, even while code holds Python's lock; elsewhere a thread that
-    reads the pipe does. The signal for the death of a parent (PR_SET_PDEATHSIG) would come too
-    early: it is sent when the thread ends that started the child.
+    On Linux the kernel sends the signal, even while code holds Python's lock; elsewhere a thread
+    that reads the pipe sends it. PR_SET_PDEATHSIG would fire too early: when the thread that
+    started the child ends.
     """
     group = os.getpgrp()
     if hasattr(fcntl, "F_SETSIG"):
@@ -209,7 +208,7 @@ def _end_with_parent(alive: int) -> None:
 
 
 def main(module: str, channel: int, alive: int) -> None:
-    """Run a module's ``main`` with the channel, which is a socket of that number."""
+    """Run a module's ``main`` with the channel, a socket with this file descriptor."""
     for end in (channel, alive):
         os.set_inheritable(end, False)
     _end_with_parent(alive)

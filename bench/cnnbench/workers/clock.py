@@ -1,4 +1,4 @@
-"""The seconds of calls, in the process that makes them."""
+"""Time calls inside the process that makes them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from cnnkernels.conformance import ChangingCall
 
 WARM_SECONDS = 0.05
-"""Calls shorter than this are called once, outside the clock, before a side."""
+"""Calls shorter than this run once untimed before each side."""
 
 
 def seconds_of(function: Callable[[], object], calls: int) -> float:
-    """Return the seconds of a call, of several in a row."""
+    """Return the mean seconds of several calls in a row."""
     with _no_collecting():
         start = time.perf_counter()
         for _ in range(calls):
@@ -25,13 +25,16 @@ def seconds_of(function: Callable[[], object], calls: int) -> float:
 def seconds_of_changing(
     timed: ChangingCall, function: Callable[[], object], calls: int
 ) -> tuple[float, object]:
-    """Return the seconds of a call, outside of which inputs change, and the last one's result."""
+    """Return the mean seconds of calls with changing inputs, and the last result.
+
+    The changes themselves are not timed.
+    """
     seconds, clock = 0.0, time.perf_counter
     with _no_collecting():
         for _ in range(calls - 1):
             timed.change()
             start = clock()
-            function()  # its result is freed within the clock, as in any loop
+            function()  # freeing the result is timed, as in any loop
             seconds += clock() - start
         timed.restore()
         start = clock()

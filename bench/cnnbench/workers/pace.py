@@ -1,42 +1,37 @@
-"""How fast a backend is, roughly, so that what takes too long is not begun."""
+"""Estimate a backend's speed, so that calls that take too long are skipped."""
 
 from __future__ import annotations
 
 import math
 
+from cnnbench.results import TOO_SLOW
 from cnnbench.workers.clock import seconds_of
 from cnnkernels.conformance import Call, filled
 from cnnkernels.contract import Backend, Conv2D, MaxPool2D, Problem
 
 _GROWING = ((4, 4), (4, 8), (4, 16), (4, 32), (8, 32), (16, 32), (32, 32), (64, 32), (64, 64))
-"""Channels and size of problems that tell a backend's pace: each has some four times more work.
+"""Channels and size of the problems for measuring speed, each with about four times more work.
 
-The last have as many channels as layers of networks; with few of them fast backends are slow.
+The last have as many channels as real layers: fast backends are slow on few channels.
 """
 
 
 class Pace:
-    """The pace of a backend, measured when it is asked for, once for each operation."""
+    """The speed of a backend, measured on demand, once for each operation."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._seconds: dict[type, float] = {}
 
     def too_slow(self, problem: Problem, budget: float) -> str | None:
-        """Return why a call would take longer than a budget in seconds; None if it would not."""
-        work, unit = _work(problem)
-        seconds = work * self._seconds_a_tap(type(problem))
-        if seconds <= budget:
-            return None
-        return (
-            f"one call would take about {_words(seconds)} "
-            f"({work:.2g} {unit}), above the budget of {_words(budget)}"
-        )
+        """Return the reason to skip a call that exceeds the budget in seconds; None if it fits."""
+        seconds = _work(problem) * self._seconds_a_tap(type(problem))
+        return None if seconds <= budget else f"{TOO_SLOW} (about {_words(seconds)})"
 
     def _seconds_a_tap(self, kind: type[Problem]) -> float:
-        """Return the time of one multiply-add or comparison, measured on growing problems.
+        """Return the seconds of one multiply-add or comparison, measured on growing problems.
 
-        The best of several: a backend must not be refused for a hiccup, nor for its compiling.
+        The shortest of several times counts, so neither a hiccup nor compiling matters.
         """
         if kind not in self._seconds:
             best = math.inf
@@ -50,17 +45,15 @@ class Pace:
                 seconds = seconds_of(call.forward, 1)
                 if seconds > 0.02:
                     seconds = min(seconds, *(seconds_of(call.forward, 1) for _ in range(3)))
-                best = min(best, seconds / _work(problem)[0])
+                best = min(best, seconds / _work(problem))
                 if seconds > 0.02:
                     break
             self._seconds[kind] = best
         return self._seconds[kind]
 
 
-def _work(problem: Problem) -> tuple[int, str]:
-    if isinstance(problem, Conv2D):
-        return problem.multiply_adds, "multiply-adds"
-    return problem.comparisons, "comparisons"
+def _work(problem: Problem) -> int:
+    return problem.multiply_adds if isinstance(problem, Conv2D) else problem.comparisons
 
 
 def _words(seconds: float) -> str:

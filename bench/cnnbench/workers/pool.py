@@ -1,4 +1,4 @@
-"""The workers of several backends, and what becomes of rows when one declines or dies."""
+"""The workers of several backends; a failing worker only affects its own rows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cnnkernels.conformance import Outcome
 
 
 class WorkerPool:
-    """The workers of some backends at one thread count, and why the others have none.
+    """The workers of several backends at one thread count.
 
     Parameters
     ----------
     backends : sequence of str
     threads : int
     caches : path, optional
-        Where each backend has a folder of its own for compiled code; else the user's is used.
+        A folder in which each backend caches its compiled code, instead of the user's cache.
     """
 
     def __init__(self, backends: Sequence[str], threads: int, caches: Path | None = None) -> None:
@@ -31,7 +31,7 @@ class WorkerPool:
         self.absent: dict[str, tuple[Outcome, str]] = {}
         self._about: dict[str, dict[str, Any]] = {}
         self._workers: dict[str, Worker] = {}
-        # Most of a worker's start is imports, and nothing is timed yet.
+        # Workers spend their start on imports, so start them together; nothing is timed yet.
         with ThreadPoolExecutor(max_workers=host.cores()) as executor:
             try:
                 for backend in self.backends:
@@ -49,11 +49,11 @@ class WorkerPool:
 
     @property
     def present(self) -> list[str]:
-        """The backends that can be asked."""
+        """The backends with a worker."""
         return [name for name in self.backends if name in self._workers]
 
     def ask(self, backend: str, command: str, **arguments: Any) -> Any:
-        """Ask a backend's worker; if it dies over it, it is replaced for the next command."""
+        """Send a command to a backend's worker; if the worker dies, a new one replaces it."""
         if backend not in self._workers:
             raise WorkerError(self.absent[backend][1])
         worker = self._workers[backend]
@@ -67,11 +67,11 @@ class WorkerPool:
             raise
 
     def about(self, backend: str) -> dict[str, Any]:
-        """Return the description of a backend that its worker gave when it was loaded."""
+        """Return the description that a backend's worker gave when it loaded."""
         return self._about[backend]
 
     def close(self) -> None:
-        """End all workers, also those that are asked from other threads."""
+        """Kill all workers, even those in use by other threads."""
         workers = list(self._workers.values())
         self._workers.clear()
         for worker in workers:
@@ -92,14 +92,14 @@ class WorkerPool:
 
 
 def cache_of(backend: str, caches: Path | None) -> dict[str, str]:
-    """Return the environment variables that tell compilers a backend's folder for their code."""
+    """Return environment variables that set a backend's folder for compiled code."""
     if caches is None:
         return {}
     return dict.fromkeys(("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"), str(caches / backend))
 
 
 def baseline_for(pool: WorkerPool, wanted: str) -> str:
-    """Return the baseline: the one wanted, or the first that can run where it cannot."""
+    """Return the wanted baseline, or the first backend that can run here if it cannot."""
     if wanted in pool.present or not pool.present:
         return wanted
     faster = [name for name in pool.present if name != "naive"]
@@ -108,7 +108,7 @@ def baseline_for(pool: WorkerPool, wanted: str) -> str:
 
 @contextlib.contextmanager
 def failing(rows: Sequence[Row]) -> Iterator[None]:
-    """Turn a worker's failure into the rows' outcome."""
+    """Turn a worker's error in the block into the rows' outcome."""
     try:
         yield
     except WorkerError as error:
@@ -117,12 +117,12 @@ def failing(rows: Sequence[Row]) -> Iterator[None]:
 
 
 def note(run: Run, what: str, threads: int, value: Any) -> None:
-    """Keep in the run's environment what was measured at a thread count."""
+    """Save a value measured at a thread count in the run's environment."""
     run.environment.setdefault(what, {})[str(threads)] = value
 
 
 def note_threading(run: Run, pool: WorkerPool) -> None:
-    """Keep in the run's environment which thread pools the workers used."""
+    """Save the workers' thread pools in the run's environment."""
     for backend in pool.present:
         with contextlib.suppress(WorkerError):
             pools = pool.ask(backend, "threading")

@@ -1,4 +1,4 @@
-"""The commands of a worker, in its own process: it checks, times and trains."""
+"""The commands of a worker, run in its own process: checking, timing and training."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cnnbench.digits import trainers, weights
 from cnnbench.digits.options import Options
 from cnnbench.digits.profile import FullBatches, profile
 from cnnbench.digits.training import Training
+from cnnbench.words import counted
 from cnnbench.workers import clock, memory
 from cnnbench.workers.child import Channel
 from cnnbench.workers.pace import Pace
@@ -34,14 +35,14 @@ from cnnkernels.contract import FORWARD, Backend, Direction, Unsupported
 from cnnkernels.descriptor import parse
 
 _LARGE = 2**24
-"""Bytes of a problem above which checking each side would cost a noticeable part of its time."""
+"""Bytes of a problem above which checking every side takes noticeable time."""
 
 _CHECKED_LARGE = 4
-"""Of a large problem one in so many sides is checked, the first among them."""
+"""For large problems, every n-th side is checked, starting with the first."""
 
 
 class _Session:
-    """What the child holds between commands; each public method is one command."""
+    """The worker's state between commands; each public method is a command."""
 
     def __init__(self) -> None:
         self._call: Call | None = None
@@ -51,7 +52,7 @@ class _Session:
         self._training: Any = None
 
     def load(self, backend: str, threads: int) -> dict[str, Any]:
-        """Load what is asked from here on, and hold every library here to the thread count."""
+        """Load a backend or program, and set the thread count of every library here."""
         if backend == registry.AUTO:
             plan.current().load()  # before threads are set
         self._trainer = trainers.load(backend)
@@ -72,7 +73,7 @@ class _Session:
         return about
 
     def threading(self) -> dict[str, Any]:
-        """Return the thread pools in this process, once it has computed something."""
+        """Return the thread pools of this process, after it has computed something."""
         import threadpoolctl
 
         pools = [
@@ -86,7 +87,7 @@ class _Session:
         return {"pools": pools, "numba_threading_layer": layer}
 
     def check(self, descriptor: str, folder: str | None, budget: float | None) -> dict[str, Any]:
-        """Check a problem, unless one call of it would take longer than the budget."""
+        """Check a problem, unless one call would exceed the budget in seconds."""
         problem = parse(descriptor)
         reason = self._backend.unsupported(problem)
         if reason is None and budget is not None:
@@ -96,7 +97,7 @@ class _Session:
         return asdict(check(self._backend, problem, Path(folder) if folder else None))
 
     def prepare(self, descriptor: str, folder: str | None) -> None:
-        """Put a problem's arrays in place, and call forward once."""
+        """Prepare a problem's arrays, and call forward once."""
         problem = parse(descriptor)
         reason = self._backend.unsupported(problem)
         if reason is not None:
@@ -114,10 +115,10 @@ class _Session:
         gc.collect()
 
     def probe(self, direction: Direction, nchw: bool) -> dict[str, Any]:
-        """Return the seconds of one call, roughly, and the memory it takes.
+        """Return the rough seconds of one call, and its memory.
 
-        The seconds are those of a warm call where it is short. `extra_bytes` is the memory in use
-        beyond inputs and outputs, at its highest during the call; None where that is not known.
+        Short calls are timed warm. `extra_bytes` is the peak memory beyond inputs and outputs, None
+        where unknown.
         """
         run = self._runner(direction, nchw)
         growing = memory.growth
@@ -140,15 +141,15 @@ class _Session:
         return {"seconds": seconds, "extra_bytes": growth}
 
     def side(self, direction: Direction, nchw: bool, calls: int, parts: int, warm: bool) -> float:
-        """Return the seconds of a call: the median over parts, each of `calls` in a row.
+        """Return the seconds of a call: the median over parts of `calls` calls each.
 
-        Inputs change between calls, and the last result is checked: always of small problems, now
-        and then of large ones.
+        Inputs change between calls, and the last result is checked: always for small problems, on
+        some sides for large ones.
 
         Raises
         ------
         WrongResult
-            If it is wrong.
+            If the result is wrong.
         """
         assert self._call is not None
         timed, number = self._timed.get((direction, nchw), (None, 0))
@@ -171,7 +172,7 @@ class _Session:
         return statistics.median(seconds)
 
     def first_call(self, descriptor: str, direction: Direction) -> float:
-        """Return the seconds of the first call of a direction, arrays in place."""
+        """Return the seconds of the first call of a direction, with arrays prepared."""
         if self._call is None or self._call.problem != parse(descriptor):
             self._call = Call(self._backend, parse(descriptor), filled(parse(descriptor), "real"))
             self._cache = None
@@ -180,28 +181,28 @@ class _Session:
         return clock.seconds_of(self._runner(direction, False), 1)
 
     def train(self, **options: Any) -> dict[str, Any]:
-        """Train a network, and return what came of it, weights as text."""
+        """Train a network, and return the results, with weights as text."""
         return _as_json(self._trainer.name, self._trainer.train(Options(**options)), options)
 
     def profile(self, seconds: float, **options: Any) -> dict[str, Any]:
-        """Return where the time of a step goes."""
+        """Return a profile of a training step."""
         return asdict(profile(self._backend, Options(**options), seconds))
 
     def train_in_pytorch(self, **options: Any) -> dict[str, Any]:
-        """Train PyTorch's own TinyCNN, and return what came of it."""
+        """Train the PyTorch notebook's TinyCNN, and return the results."""
         from cnnbench.digits.torch_notebook import train
 
         return _as_json(self._trainer.name, train(Options(**options)), options)
 
     def capture(self, model: str, shape: list[int]) -> dict[str, Any]:
-        """Return which problems a PyTorch model's layers are, and those that are none."""
+        """Return the problems of a PyTorch model's layers, and the layers without one."""
         from cnnbench.recommend.torch_model import Training as ModelTraining
 
         calls, left = ModelTraining(model, shape).capture()
         return {"calls": [asdict(call) for call in calls], "left": left}
 
     def start_model(self, model: str, shape: list[int], **how: bool) -> float:
-        """Make a PyTorch model, take two steps of its training, and return the second's seconds."""
+        """Build a PyTorch model, take two training steps, and return the second's seconds."""
         from cnnbench.recommend.torch_model import Training as ModelTraining
 
         self._training = ModelTraining(model, shape, **how)
@@ -209,23 +210,23 @@ class _Session:
         return self.steps(1)
 
     def start_network(self, **options: Any) -> float:
-        """Do the same with a network of the suite's, over full batches."""
+        """Build one of the suite's networks, take two steps, and return the second's seconds."""
         self._training = FullBatches(self._backend, Options(**options))
         self.steps(1)
         return self.steps(1)
 
     def steps(self, steps: int) -> float:
-        """Return the seconds of a step of the training that was started, of several in a row."""
+        """Return the seconds of a step of the started training, measured over several."""
         seconds: float = self._training.seconds(steps)
         return seconds
 
     def profile_model(self, seconds: float) -> dict[str, float]:
-        """Return the seconds of a step of the PyTorch model, and those of its layers."""
+        """Return the seconds of a step of the PyTorch model, and of its layers."""
         found: dict[str, float] = self._training.profile(seconds)
         return found
 
     def overheads(self) -> dict[str, float]:
-        """Return the overhead of a call of a PyTorch layer, converted and not."""
+        """Return the overhead of calling a PyTorch layer, converted and unconverted."""
         from cnnbench.recommend.torch_model import overheads
 
         return overheads()
@@ -245,40 +246,40 @@ class _Session:
 
 
 def _as_json(name: str, done: Training, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the results of a training as JSON has them."""
+    """Return the results of a training as JSON values."""
     trained = weights.Trained(name, Options(**options), done.state)
-    told = {key: value for key, value in vars(done).items() if key != "state"}
-    told["epochs"] = [asdict(epoch) for epoch in done.epochs]
-    return told | {"weights": weights.as_text(trained) if done.state else None}
+    result = {key: value for key, value in vars(done).items() if key != "state"}
+    result["epochs"] = [asdict(epoch) for epoch in done.epochs]
+    return result | {"weights": weights.as_text(trained) if done.state else None}
 
 
 def _set_threads(threads: int) -> dict[str, int]:
-    """Hold the libraries in this process to a thread count, and return what each then says.
+    """Set the thread count of the libraries in this process, and return each library's count.
 
-    The environment was set before the process began. Numba's pool has to be launched before PyTorch
-    is told, or launching it later would undo that. Where Numba has threads the matrix library gets
-    one: of two pools in a process each spins in the other's way.
+    The environment variables were set before the process began. Numba's pool must start before
+    PyTorch's count is set: starting it later undoes that. With Numba, the matrix library gets one
+    thread: two pools in a process disturb each other.
     """
     import threadpoolctl
 
-    said = {}
+    counts = {}
     if "numba" in sys.modules:
         threadpoolctl.threadpool_limits(1, user_api="blas")
         numba = sys.modules["numba"]
         numba.set_num_threads(threads)
-        said["numba"] = int(numba.get_num_threads())
+        counts["numba"] = int(numba.get_num_threads())
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         torch.set_num_threads(threads)
-        said["torch"] = int(torch.get_num_threads())
-    wrong = {library: count for library, count in said.items() if count != threads}
+        counts["torch"] = int(torch.get_num_threads())
+    wrong = {library: count for library, count in counts.items() if count != threads}
     if wrong:
-        raise RuntimeError(f"asked for {threads} threads, and {wrong} were set")
-    return said
+        raise RuntimeError(f"expected {counted(threads, 'thread')}, got {wrong}")
+    return counts
 
 
 def main(channel: Channel) -> None:
-    """Answer commands until the other end of the channel is closed."""
+    """Answer commands until the channel is closed."""
     session = _Session()
     heard: list[str] = []
     with contextlib.suppress(EOFError), plan.hearing(heard.append):

@@ -1,7 +1,7 @@
-"""One process per backend or program and thread count: it checks, times and trains on command.
+"""One process for each backend or program and thread count: it checks, times and trains on command.
 
-Nothing that is timed shares a process with another thread pool, and a crash is one row's `failed`.
-A `Worker` is the parent's end; the commands are those of `cnnbench.workers.session`.
+So no timed code shares a process with another thread pool, and a crash only fails its own row.
+`Worker` is the parent's end; `cnnbench.workers.session` has the commands.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from cnnkernels import plan
 from cnnkernels.conformance import Outcome
 
 KEPT_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
-"""Workers keep the memory that they free, where the C library is glibc.
+"""Makes glibc keep freed memory in workers.
 
-It may give it back to the system after each call, or not, as its heap happens to lie; taking it
-anew costs more than some convolutions do.
+By default it may or may not return memory to the system after a call, depending on its heap, and
+getting it back takes longer than some convolutions.
 """
 
 _UNBOUNDED = ("train", "train_in_pytorch", "capture", "start_model", "start_network", "steps")
-"""Commands that may take as long as they take: they have a budget of their own, or none."""
+"""Commands without a timeout: they have their own budget, or none."""
 
 
 class WorkerError(RuntimeError):
@@ -32,13 +32,13 @@ class WorkerError(RuntimeError):
 
 
 class WorkerUnsupportedError(WorkerError):
-    """The backend declined: it cannot run here, or cannot run this."""
+    """The backend cannot run here, or cannot run this problem."""
 
     outcome = "unsupported"
 
 
 class WorkerWrongError(WorkerError):
-    """The backend gave a wrong result to a timed call."""
+    """A timed call gave a wrong result."""
 
     outcome = "wrong"
 
@@ -46,31 +46,31 @@ class WorkerWrongError(WorkerError):
 _ERRORS = {
     error.outcome: error for error in (WorkerError, WorkerUnsupportedError, WorkerWrongError)
 }
-"""By the outcome that a worker answers with."""
+"""Errors by the outcome in a worker's answer."""
 
 
 class Worker:
-    """The parent's end: a backend, or a program that trains, in a process of its own.
+    """The parent's end of a backend, or of a training program, in its own process.
 
     Parameters
     ----------
     backend : str
-        Which it loads; one of `cnnbench.digits.trainers`.
+        A name in `cnnbench.digits.trainers`.
     threads : int
-        How many threads every library in it may use.
+        Thread count of every library in the process.
     environment : dict, optional
-        More environment variables, such as where compiled code is cached.
+        More environment variables, such as the cache of compiled code.
     timeout : float
-        Seconds after which a command without an answer counts as failed.
+        Seconds after which an unanswered command has failed.
     load : bool
-        Whether the backend is loaded at once; else `load` has to be called first.
+        Whether to load the backend at once; if not, call `load` first.
 
     Raises
     ------
     WorkerUnsupportedError
         If the backend cannot run here.
     WorkerError
-        If it cannot be loaded.
+        If loading it fails.
     """
 
     def __init__(
@@ -104,12 +104,12 @@ class Worker:
             self.load()
 
     def load(self) -> None:
-        """Load the backend; `about` says then what it is. A worker that cannot is closed.
+        """Load the backend and set `about` to its description; if that fails, close the worker.
 
         Raises
         ------
         WorkerUnsupportedError, WorkerError
-            As the constructor.
+            As for the constructor.
         """
         try:
             self.about = self.ask("load", backend=self.backend, threads=self.threads)
@@ -125,7 +125,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the process can still be asked."""
+        """Whether the process is running."""
         return self._child.alive
 
     def ask(self, command: str, **arguments: Any) -> Any:
@@ -134,11 +134,11 @@ class Worker:
         Raises
         ------
         WorkerUnsupportedError
-            If the backend declined.
+            If the backend cannot run it.
         WorkerWrongError
-            If it gave a wrong result to a timed call.
+            If a timed call gave a wrong result.
         WorkerError
-            If the command raised, the process died, or no answer came in time.
+            If the command raises, the process dies, or the answer is late.
         """
         timeout = None if command in _UNBOUNDED else self._timeout
         try:
@@ -152,5 +152,5 @@ class Worker:
         return answer["result"]
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self._child.close()

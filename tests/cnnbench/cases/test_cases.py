@@ -149,11 +149,11 @@ def test_a_file_in_the_style_of_benchdnn_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no descriptor"),
-        ("# nothing\n--mb=2\n", "holds no descriptor"),
+        ("", "expected at least one descriptor"),
+        ("# nothing\n--mb=2\n", "expected at least one descriptor"),
         ("ic3ih8oc4kh3\n\nic3ih8oc4xx3\n", "line 3: descriptor: unknown key 'xx'"),
-        ("--dir=FWD_B\nic3ih8oc4kh3\n", "line 1: the only option known here is --mb=N: --dir="),
-        ("--mb=x\nic3ih8oc4kh3\n", "line 1: the only option known here is --mb=N: --mb=x"),
+        ("--dir=FWD_B\nic3ih8oc4kh3\n", "line 1: expected the option --mb=N, got --dir="),
+        ("--mb=x\nic3ih8oc4kh3\n", "line 1: expected the option --mb=N, got --mb=x"),
         ("ic3id8ih8oc4kh3\n", "line 1: descriptor: 'id': only 2-D problems are known here"),
         (b"ic3ih8oc4kh3\n\xff\xfe\n", "cannot be read: 'utf-8' codec"),
     ],
@@ -209,3 +209,38 @@ def test_a_malformed_descriptor_is_shown_with_the_place_marked(text, place, what
     assert shown.strip() == text
     at = text.rindex(place) if place else len(text)
     assert caret == " " * (shown.index(text) + at) + "^"
+
+
+# --------------------------------------------------------------------------------------------
+# windows that see only padding
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "padding"),
+    [
+        ("ic64ih56oc64oh99kh3ph1", "'oh99'", 44),
+        ("ic64ih56oc64oh99kh3", "'oh99'", 23),
+        ("ic64ih56iw56oc64oh56ow99kh3ph1", "'ow99'", 44),
+    ],
+)
+def test_an_output_larger_than_padding_explains_is_refused(text, size, padding, tmp_path):
+    message = f"{size}: {padding} pixels of padding would follow the image"
+    with pytest.raises(CaseError, match=message):
+        cases.load(text)
+    file = tmp_path / "layers.txt"
+    file.write_text(text)
+    with pytest.raises(CaseError, match=rf"line 1: (.|\n)*{message}"):
+        cases.load(str(file))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ic3ih7oc4oh4kh3sh2ph0",  # asymmetric: one row of padding, after the image
+        "ic4ih8oc5oh12kh3ph3",  # symmetric, as PyTorch allows
+        "ic4ih8oc5kh1ph1",
+        "ic17ih8oc17oh5kh3ph3sh2",
+    ],
+)
+def test_other_padding_is_taken_as_written(text):
+    assert len(cases.load(text)[0].cases) == 1

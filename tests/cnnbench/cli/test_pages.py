@@ -24,7 +24,7 @@ def test_report_writes_a_saved_run_beside_another_as_a_page(command, tmp_path):
         "report", "--from", files[0], "--against", files[1], "--output", "deep/page.html"
     )
     assert (code, err) == (0, "")
-    assert out == f"deep/page.html: 1 rows of {files[0]}\n"
+    assert out == f"deep/page.html: 1 row of {files[0]}\n"
     text = unescape((tmp_path / "deep/page.html").read_text("utf-8"))
     assert "Right of the line, this run was faster than the other" in text
     assert "3.00x" in text
@@ -58,7 +58,7 @@ def test_report_takes_the_newest_run_and_says_so_where_there_is_none(command, tm
     pytest.importorskip("plotly")
     code, out, err = command("report")
     assert (code, out) == (2, "")
-    assert "no run in .cnnbench: measure one by cnnbench compare, or name one by --from" in err
+    assert "no run in .cnnbench: measure one with cnnbench compare, or give one with --from" in err
     (tmp_path / ".cnnbench").mkdir()
     Run({}, [], [tmp_path / ".cnnbench/check.json"]).write()
     code, out, _ = command("report")

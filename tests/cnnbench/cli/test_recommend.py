@@ -66,7 +66,7 @@ def test_recommend_measures_a_model_of_pytorchs_and_keeps_the_older_plan(command
     assert "(0 is pinned to numpy)" in told
     assert re.search(r"is neither convolution nor max-pooling: no plan makes it faster", told)
     assert "cnnkernels.torch.convert(model, cnnkernels.plan.load('plan.json'))" in told
-    assert "plan: plan.json; the older one is plan-1.json now" in told
+    assert "plan: plan.json; the previous plan is now plan-1.json" in told
     assert (tmp_path / "plan-1.json").read_text() == "an older plan"
     assert plan.load(tmp_path / "plan.json").choices[parse("mb2ic3ih8oc4oh6kh3ph0")].why == "pinned"
     steps = {
@@ -135,5 +135,5 @@ def test_a_forced_plan_is_followed_and_its_warnings_are_read(command, tmp_path, 
     assert "- plan.json: made on another machine" in told
     assert "- plan.json: measured with 2 threads, here 1" in told
     assert re.search(r"- auto: the plan has no choice for g1mb\d+.* computes it, unmeasured", told)
-    assert re.search(r"- and \d+ more of the kind", told)
+    assert re.search(r"- and \d+ more like these", told)
     assert len(run.environment["warnings"]) > 3

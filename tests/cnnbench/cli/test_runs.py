@@ -67,7 +67,7 @@ def test_names_are_printed_as_they_are(command):
 
 def test_rows_go_into_a_pipe_when_all_are_measured(command, pipe):
     path, got = pipe
-    words = ("check", "--backends", "numpy", "--cases", f"{TINY},{TINY}sh2", "--threads", "1")
+    words = ("check", "--backends", "numpy", "--cases", f"{TINY},{TINY}bias0", "--threads", "1")
     code, out, err = command(*words, "--json", path)
     assert code == 0, err
     plain = json.loads(got())
@@ -110,6 +110,13 @@ def test_dtype_and_batch_are_those_given(command, tmp_path):
     assert {row.problem for row in results.read(tmp_path / "out.json").rows} == {
         "g1mb0ic3ih6oc4oh6kh3ph1f64"
     }
+
+
+def test_check_says_once_that_a_backend_is_too_slow(command, monkeypatch):
+    monkeypatch.setattr("cnnbench.checking.check.__defaults__", (1e-9,))
+    code, out, _ = command("check", "--backends", "naive", "--cases", f"{TINY},{TINY}bias0")
+    assert code == 1
+    assert len(re.findall(r"naive: skipped: too slow \(", out)) == 1
 
 
 @pytest.mark.usefixtures("strangers")

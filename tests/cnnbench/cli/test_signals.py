@@ -46,7 +46,7 @@ def test_an_interrupted_check_keeps_its_rows_says_where_and_leaves_no_process(
     assert run.environment["interrupted"] is True
     (own,) = (tmp_path / ".cnnbench").iterdir()
     assert results.read(own).rows == run.rows
-    said = f"interrupted: the 12 rows measured so far are in .cnnbench/{own.name}, {path}"
+    said = f"interrupted: kept 12 rows in .cnnbench/{own.name}, {path}"
     assert said in err
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
@@ -70,7 +70,7 @@ def test_an_interrupted_training_keeps_its_rows_and_leaves_no_process(
     finally:
         running.kill()
     assert running.returncode == 128 + signal.SIGTERM
-    assert "interrupted: the " in err
+    assert "interrupted: kept " in err
     assert "Traceback" not in err
     assert results.read(tmp_path / "out.json").environment["interrupted"] is True
     with pytest.raises(ProcessLookupError):
@@ -109,7 +109,7 @@ def test_an_interrupted_selftest_says_where_its_rows_are_only_if_they_are_somewh
     assert not err.rstrip().endswith(" in")
     code, _, err = command("selftest", "--baseline", "numpy", "--json", "out.json")
     assert code == 130
-    assert err.rstrip().endswith("are in out.json")
+    assert err.rstrip().endswith("kept 0 rows in out.json")
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_pixels_far_from_one_are_trained_on_and_remarked(tmp_path, factor, dtype
     if remarked is None:
         assert told is None
     else:
-        assert told.startswith(f"{path}: pixels go up to {remarked} in size; ")
+        assert told.startswith(f"{path}: pixels go up to {remarked} in size, but ")
     assert data.remark("") is None
 
 
@@ -149,11 +149,14 @@ def images_with(pixel, dtype):
             images_with(255, np.int64),
             r"int64 from 0 to 255: save images\.astype\(numpy\.uint8\), or ",
         ),
-        (images_with(4095, np.uint16), r"got uint16 from 0 to 4095: divide them by what is to "),
+        (
+            images_with(4095, np.uint16),
+            r"got uint16 from 0 to 4095: divide them by the white value",
+        ),
         (images_with(2**63, np.uint64), r"got uint64 from 0 to 9223372036854775808: divide them"),
         (
             images_with(-1, np.int32),
-            r"got int32 from -1 to 255: divide them by what is to become 1",
+            r"got int32 from -1 to 255: divide them by the white value",
         ),
         ({"images": own()["images"].view(np.int8)}, r"got int8 from -128 to 127: divide them"),
         ({"images": np.full((12, 2, 6, 5), 7, np.uint8)}, r"images that differ; every pixel is 7"),

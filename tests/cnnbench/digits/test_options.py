@@ -19,7 +19,7 @@ def test_what_is_usual_goes_without_saying():
         ({"momentum": 0.0}, "momentum 0"),
         ({"weight_decay": 0.0}, "weight decay 0"),
         ({**ADAM, "learning_rate": 0.05}, "adam, learning rate 0.05"),
-        ({"batchnorm": True}, "batch normalisation"),
+        ({"batchnorm": True}, "batch normalization"),
         ({"data": "/somewhere/mine.npz"}, "images of mine.npz"),
         ({"weights": "/somewhere/w.npz"}, "from w.npz"),
     ],

@@ -93,9 +93,9 @@ def test_weights_of_another_network_are_refused_with_the_options_that_made_them(
 ):
     options = dataclasses.replace(OPTIONS, weights=str(file), **change)
     message = (
-        f"of another network: expected {expected}, got --arch digits --batchnorm, trained by numpy "
-        "with digits CNN, 10 epochs, batch 64, float32, learning rate 0.01, batch normalisation, "
-        "seed 42; give the --arch"
+        f"to another network: expected {expected}, got --arch digits --batchnorm, trained by numpy "
+        "with digits CNN, 10 epochs, batch 64, float32, learning rate 0.01, batch normalization, "
+        "seed 42; use the same --arch"
     )
     with pytest.raises(DataError, match=message):
         weights.start(planned(options), options)
@@ -115,10 +115,10 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read: No such file"):
         weights.read(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("weights")
-    with pytest.raises(DataError, match="expected weights that cnnbench train has saved"):
+    with pytest.raises(DataError, match="expected weights saved by cnnbench train"):
         weights.read(tmp_path / "text.npz")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    with pytest.raises(DataError, match="expected weights that cnnbench train has saved"):
+    with pytest.raises(DataError, match="expected weights saved by cnnbench train"):
         weights.read(tmp_path / "other.npz")
     with pytest.raises(DataError, match="expected weights"):
         weights.from_text("no base64!", "here")

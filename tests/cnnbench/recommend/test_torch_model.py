@@ -176,7 +176,7 @@ def test_channels_last_is_a_layout_of_model_and_images():
         ("none_such", "persons_own has no function 'none_such'"),
         ("nothing", r"expected nothing\(\) to return a torch.nn.Module, got NoneType"),
         ("raises", r"raises\(\) raised ZeroDivisionError"),
-        ("untrained", "has no parameter that is trained"),
+        ("untrained", "has no trainable parameter"),
     ],
 )
 def test_what_is_no_model_to_train_is_said(name, words):

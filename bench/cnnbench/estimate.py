@@ -1,0 +1,50 @@
+"""Rough estimates of how long a command takes, from its budget, for a line at its start.
+
+The constants fit the saved runs within a factor of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cnnbench.budget import Budget
+from cnnbench.cases import CaseSet
+from cnnkernels.contract import FORWARD, directions
+
+_SETUP_SECONDS = 30.0
+"""Ceilings, the A/A floor and the start of the workers, for each thread count."""
+
+_FIRST_CALL_SECONDS = 5.0
+"""For each backend: some compile, others don't."""
+
+_CHECK_SECONDS = 0.4
+"""For each case, direction and backend."""
+
+_ROUND_SECONDS = 0.12
+"""Two sides of a fast call, rests included."""
+
+_RATE = 3e10
+"""Floating-point operations a second of a typical backend."""
+
+
+def of_timing(sets: Sequence[CaseSet], backends: int, threads: int, budget: Budget) -> float:
+    """Return the seconds that checking and timing take."""
+    one_backend = 0.0
+    for case in (case for group in sets for case in group.cases):
+        call = case.problem.flops(FORWARD) / _RATE
+        rounds = max(_ROUND_SECONDS * budget.rounds, 2 * budget.rounds * call)
+        each = min(budget.seconds, rounds) + _CHECK_SECONDS + 2 * call
+        one_backend += len(directions(case.problem)) * each
+    each_count = _SETUP_SECONDS + backends * one_backend
+    return threads * each_count + backends * _FIRST_CALL_SECONDS
+
+
+def of_training(trainers: int, threads: int, budget: Budget) -> float:
+    """Return the seconds that training in turns takes."""
+    return threads * trainers * budget.training_seconds
+
+
+def in_words(seconds: float) -> str:
+    """Return 'about N minutes'."""
+    minutes = max(1, round(seconds / 60))
+    return "about a minute" if minutes == 1 else f"about {minutes} minutes"
