@@ -271,7 +271,7 @@ def test_auto_is_conformant(backend):
 @pytest.mark.usefixtures("nothing_in_force")
 def test_auto_follows_the_plan_in_force(made):
     x, w = np.ones((2, 3, 6, 6), np.float32), np.ones((4, 3, 3, 3), np.float32)
-    with pytest.raises(Unsupported, match="no plan is in force"):
+    with pytest.raises(Unsupported, match="no plan is active"):
         functional.conv2d(x, w, padding=1, backend="auto")
     plan.use(made)
     with_bias = {"b": np.zeros(4, np.float32), "padding": 1}

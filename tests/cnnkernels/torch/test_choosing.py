@@ -172,7 +172,7 @@ def test_a_plan_that_chose_torch_leaves_pytorchs_layer(monkeypatch, draw, close)
 @pytest.mark.usefixtures("in_force")
 def test_auto_needs_a_plan_in_force(draw, close):
     x, w = draw(3, 2, 6, 6), draw(4, 2, 3, 3)
-    with pytest.raises(Unsupported, match="no plan is in force"):
+    with pytest.raises(Unsupported, match="no plan is active"):
         layers.conv2d(x, w, torch.zeros(4).double(), padding=1)
     plan.use(planned())
     ours = layers.conv2d(x, w, torch.zeros(4).double(), padding=1)
