@@ -189,13 +189,13 @@ def test_other_versions_are_said(made, tmp_path):
         ({"choices": [{"problem": "nonsense", "backend": "numpy"}]}, "descriptor"),
         ({"choices": [{"problem": str(CONV), "backend": "nmpy"}]}, "did you mean 'numpy'"),
         ({"choices": [{"problem": str(CONV)}]}, "missing"),
-        ({"choices": [{"problem": str(CONV), "backend": 7}]}, "another kind"),
+        ({"choices": [{"problem": str(CONV), "backend": 7}]}, "malformed"),
         (
             {"choices": [{"problem": str(CONV), "backend": "numpy", "seconds": {"numpy": -1}}]},
             "zero",
         ),
         ({"fallback": "none such"}, "unknown backend"),
-        ({"machine": 3}, "another kind"),
+        ({"machine": 3}, "malformed"),
     ],
 )
 def test_what_is_no_plan_is_said(made, tmp_path, change, words):
