@@ -349,7 +349,7 @@ def _catalogue() -> dict[str, Backend]:
         c("dw-averaged", "averages dw over images", backward=_gradients(_dw_of_first_image)),
         c("db-averaged", "averages db", backward=_gradients(_db_averaged)),
         c("dx-rim", "leaves out the last column of dx", backward=_gradients(_dx_rim_missing)),
-        c("needs-ignored", "computes what nobody asked for", backward=_all_gradients_always),
+        c("needs-ignored", "computes unrequested gradients", backward=_all_gradients_always),
         p("zero-padding", "pads with zeros, not minus infinity", forward=_zero_padded),
         p("last-maximum", "remembers the last maximum", forward=_last_maximum),
         p("ties-shared", "shares gradients with a neighbour", backward=_ties_shared),

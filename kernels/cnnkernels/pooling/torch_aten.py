@@ -22,7 +22,7 @@ def unsupported(problem: MaxPool2D) -> str | None:
         return f"PyTorch pads at most half the kernel {problem.kernel_size}, not {padding}"
     most = max(*problem.kernel_size, *problem.stride, *problem.dilation)
     if most > _MOST:
-        return f"PyTorch's windows know numbers up to {_MOST}, not {most}"
+        return f"PyTorch's window parameters are limited to {_MOST}, got {most}"
     return None
 
 

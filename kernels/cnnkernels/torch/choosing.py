@@ -44,7 +44,7 @@ def usable(backend: Backend) -> Backend:
     """Return the backend; raise `Unsupported` if layers cannot call it."""
     if backend.arrays.device != "cpu" and backend.name != _CUDA:
         raise Unsupported(
-            f"{backend.name} computes on {backend.arrays.device}; layers take backends that "
+            f"{backend.name} computes on {backend.arrays.device}; layers support backends that "
             f"compute on the CPU, and {_CUDA}"
         )
     return backend
@@ -83,7 +83,7 @@ def stays_native(backend: str | Plan, chosen: str, x: Tensor) -> bool:
     if x.device.type != device:
         raise ValueError(
             f"x: expected a tensor on {where}, where {chosen} computes, got one on {x.device}; "
-            f"for a GPU convert the model to {_CUDA!r}, or give it PyTorch's own layers back: "
+            f"for a GPU convert the model to {_CUDA!r}, or restore PyTorch's own layers: "
             "cnnkernels.torch.revert(model)"
         )
     follows = isinstance(backend, Plan) or backend == registry.AUTO

@@ -91,7 +91,7 @@ class _Blocking(NamedTuple):
     parts: int
     """Blocks of an image, if `images` is 1."""
     block: int
-    """Pixels of a block, at the most."""
+    """Maximum pixels of a block."""
     lines: int
     """Maximum lines of an image that a block reads."""
     span_h: int

@@ -120,9 +120,9 @@ class Blocking(NamedTuple):
     phases_w: int
     """Phases of the stride that columns have."""
     phase_height: int
-    """Lines of one phase, at the most."""
+    """Maximum lines of one phase."""
     phase_width: int
-    """Pixels of one phase in a line, at the most."""
+    """Maximum pixels of one phase in a line."""
     above: int
     """Lines of windows above its own that a pixel may lie under."""
     below: int
@@ -298,9 +298,9 @@ def _credit(number, words, like):  # type: ignore[no-untyped-def]
 def _spread_plane(  # type: ignore[no-untyped-def]
     dx, to, height, width, dy, winners, first, q_size, step_h, taps, lanes,
 ):  # fmt: skip
-    """Set the gradients of a plane of windows that are in pairs: see `in_pairs`.
+    """Set the gradients of a plane that satisfies `in_pairs`.
 
-    Vectors reach beyond its end, by two of them at the most; the next plane overwrites that.
+    Up to two vectors are written beyond its end; the next plane overwrites them.
     """
     for h in range(0, height, step_h):
         for row in range(min(step_h, height - h)):
