@@ -1,4 +1,4 @@
-"""A file is replaced whole or left as it was; a link stays; what is no file is written through."""
+"""Files are replaced atomically, links stay, and streams are written to directly."""
 
 import os
 import socket
@@ -189,7 +189,7 @@ def test_a_reader_that_has_gone_is_one_sentence():
 
 
 # --------------------------------------------------------------------------------------------
-# neither
+# neither file nor stream
 
 
 def test_what_can_be_no_file_is_one_sentence_and_stays(tmp_path):

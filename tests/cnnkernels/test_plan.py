@@ -1,4 +1,4 @@
-"""A plan is followed problem by problem, kept in a file, and refused where it was not made."""
+"""Plans: choosing a backend for each problem, saving and loading, refusing other machines."""
 
 import copy
 import dataclasses
@@ -47,7 +47,7 @@ def nothing_in_force(monkeypatch):
     plan.use(before)
 
 
-def test_each_problem_goes_to_whom_was_chosen(made):
+def test_each_problem_runs_on_its_chosen_backend(made):
     assert made.backend_for(CONV).name == "naive"
     with pytest.warns(PlanWarning, match="no choice for g1mb2.*numpy computes it"):
         assert made.backend_for(STRIDED).name == "numpy"

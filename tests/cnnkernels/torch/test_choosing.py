@@ -1,4 +1,4 @@
-"""Layers compute with the backend that was named, or with those of a plan."""
+"""Layers run on the named backend, or on those of a plan."""
 
 import copy
 import dataclasses
@@ -40,7 +40,7 @@ def in_force(monkeypatch):
 
 
 def follow(how, followed):
-    """Return what conv2d and max_pool2d take to follow a plan: itself, or 'auto'."""
+    """Return the backend argument that follows a plan: the plan itself, or 'auto'."""
     if how == "auto":
         plan.use(followed)
         return "auto"
@@ -49,7 +49,7 @@ def follow(how, followed):
 
 @pytest.fixture
 def two_backends(draw):
-    """Return a plan of two problems, each with another backend, and what they are computed of."""
+    """Return a plan of two problems with different backends, and their inputs."""
     pytest.importorskip("numba")
     chosen = {
         Conv2D(2, 2, 4, 4, 2, 3, padding=1, dtype="float64"): Choice("numba-simd"),
