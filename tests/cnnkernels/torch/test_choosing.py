@@ -273,7 +273,7 @@ def test_backends_of_other_devices_are_refused(monkeypatch, draw, model):
     elsewhere = type("Elsewhere", (type(numpy.arrays),), {"device": "tpu"})()
     other = dataclasses.replace(numpy, arrays=elsewhere)
     monkeypatch.setattr(registry, "load", lambda name: other if name == "numpy" else None)
-    with pytest.raises(Unsupported, match="numpy computes on tpu; layers take"):
+    with pytest.raises(Unsupported, match="numpy computes on tpu; layers support"):
         layers.convert(model(), "numpy")
-    with pytest.raises(Unsupported, match="numpy computes on tpu; layers take"):
+    with pytest.raises(Unsupported, match="numpy computes on tpu; layers support"):
         layers.max_pool2d(draw(1, 1, 4, 4), 2, backend="numpy")
