@@ -1,4 +1,4 @@
-"""NumPy arrays that kernels take and return: where they begin, and what is required of them."""
+"""Allocation, addresses and validation of the NumPy arrays that kernels take and return."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import numpy as np
 from cnnkernels.problem import NATIVE
 
 LINE = 64
-"""Bytes of a cache line. Vectors that lie across two of them take up to twice as long to store."""
+"""Bytes of a cache line. Storing a vector across two lines takes up to twice as long."""
 
 
 def address_of(array: np.ndarray) -> int:
-    """Return where an array's elements begin, several times faster than NumPy's own attributes.
+    """Return the address of an array's first element, several times faster than ``ctypes.data``.
 
-    The pointer is what follows an object's header in ``PyArrayObject``; NumPy's C interface is
-    inlined into whatever is compiled against it, so that its place is a part of NumPy's ABI.
+    The data pointer directly follows the object header in ``PyArrayObject``. NumPy's C interface
+    is inlined into compiled extensions, so this position is part of NumPy's ABI.
     """
     return POINTER_AT(id(array) + HEADER).value or 0
 
 
 POINTER_AT, HEADER = ctypes.c_void_p.from_address, object.__basicsize__
-"""What `address_of` is made of."""
+"""The parts of `address_of`, for callers that inline it."""
 
 
 def _empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     kind = NATIVE[dtype] if dtype in NATIVE else np.dtype(dtype)
     count, size = math.prod(shape), kind.itemsize
     memory = np.empty(count + LINE // size, kind)
-    first = -address_of(memory) % LINE // size  # whole elements: memory is aligned to these
+    first = -address_of(memory) % LINE // size  # memory is aligned to whole elements
     return memory[first : first + count].reshape(shape)
 
 
@@ -41,17 +41,17 @@ _allocate: ContextVar[Callable[..., np.ndarray]] = ContextVar("allocate", defaul
 
 
 def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Return a new C-contiguous NumPy array of arbitrary contents, which begins with a cache line.
+    """Return a new uninitialized C-contiguous array, aligned to a cache line.
 
-    The kernels of this package allocate what they return here and nowhere else, so that
-    conformance can hand out poisoned memory between fences and see who misuses it.
+    The kernels of this package allocate their results only here, so that conformance can
+    substitute poisoned, fenced memory and detect misuse.
     """
     return _allocate.get()(shape, dtype)
 
 
 @contextlib.contextmanager
 def allocating(allocate: Callable[..., np.ndarray]) -> Iterator[None]:
-    """Let `empty` call `allocate(shape, dtype)` inside the with block."""
+    """Make `empty` call `allocate(shape, dtype)` inside the with block."""
     token = _allocate.set(allocate)
     try:
         yield
@@ -60,12 +60,12 @@ def allocating(allocate: Callable[..., np.ndarray]) -> Iterator[None]:
 
 
 def require(name: str, array: object, shape: tuple[int, ...], dtype: str) -> None:
-    """Refuse an array that does not fit its problem, before compiled code sees a pointer.
+    """Reject an array that does not match its problem, before compiled code gets its pointer.
 
     Raises
     ------
     TypeError
-        If it is no NumPy array, or of another dtype.
+        If it is not a NumPy array, or has another dtype.
     ValueError
         If it has another shape, or is not C-contiguous, aligned and in native byte order.
     """

@@ -1,4 +1,4 @@
-"""The backend that follows a plan: each problem goes to whom the plan has chosen for it."""
+"""The backend that follows a plan: it passes each problem to the backend chosen for it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from cnnkernels.registry import AUTO
 
 
 def backend(plan: Plan | None = None) -> Backend:
-    """Return the backend that follows a plan; unless one is given, whichever is then in force."""
+    """Return the backend that follows a plan; by default, the plan active at each call."""
     return Backend(
         name=AUTO,
-        description="whom the plan has chosen, problem by problem",
+        description="the plan's choice for each problem",
         convolution=_Convolution(plan),
         pooling=_Pooling(plan),
         arrays=NumpyArrays(),
@@ -35,7 +35,7 @@ def backend(plan: Plan | None = None) -> Backend:
 
 
 class _Kept(tuple[Array, ...]):
-    """A cache that knows whose it is: by the time of backward another plan may be in force."""
+    """A cache with its backend, because another plan may be active when backward runs."""
 
     owner: Backend
 
@@ -47,7 +47,7 @@ def _kept(owner: Backend, cache: Cache) -> _Kept:
 
 
 class _Follower:
-    """What both kernels do: find who was chosen."""
+    """Looks up the chosen backend; base of both kernels."""
 
     def __init__(self, plan: Plan | None) -> None:
         self._given = plan
@@ -60,7 +60,7 @@ class _Follower:
         return cache.owner if isinstance(cache, _Kept) else self._plan.backend_for(problem)
 
     def unsupported(self, problem: Problem) -> str | None:
-        """Return why who was chosen cannot do the problem, or why nobody was."""
+        """Return why the chosen backend cannot run this problem, or why none was chosen."""
         try:
             return self._plan.backend_for(problem).unsupported(problem)
         except Unsupported as reason:
@@ -68,16 +68,16 @@ class _Follower:
 
 
 class _Convolution(_Follower):
-    """Convolutions, each by its own backend."""
+    """Runs each convolution on its chosen backend."""
 
     def cache_spec(self, problem: Conv2D) -> tuple[ArraySpec, ...]:
-        """Return what who was chosen keeps."""
+        """Return the cache specification of the chosen backend."""
         return self._plan.backend_for(problem).convolution.cache_spec(problem)
 
     def forward(
         self, problem: Conv2D, x: np.ndarray, w: np.ndarray, b: np.ndarray | None
     ) -> tuple[np.ndarray, Cache]:
-        """Let who was chosen do it; see `contract.Conv2DKernel.forward`."""
+        """Run the chosen backend; see `contract.Conv2DKernel.forward`."""
         chosen = self._plan.backend_for(problem)
         put, get = chosen.arrays.put, chosen.arrays.get
         bias = None if b is None else put(b)
@@ -93,7 +93,7 @@ class _Convolution(_Follower):
         cache: Cache,
         needs: Needs = ALL,
     ) -> Conv2DGradients:
-        """Let who was chosen do it; see `contract.Conv2DKernel.backward`."""
+        """Run the backend that ran forward; see `contract.Conv2DKernel.backward`."""
         chosen = self._owner(problem, cache)
         put, get = chosen.arrays.put, chosen.arrays.get
         kept = tuple(map(put, cache))
@@ -102,20 +102,20 @@ class _Convolution(_Follower):
 
 
 class _Pooling(_Follower):
-    """Max-poolings, each by its own backend."""
+    """Runs each max-pooling on its chosen backend."""
 
     def cache_spec(self, problem: MaxPool2D) -> tuple[ArraySpec, ...]:
-        """Return what who was chosen keeps."""
+        """Return the cache specification of the chosen backend."""
         return self._plan.backend_for(problem).pooling.cache_spec(problem)
 
     def forward(self, problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
-        """Let who was chosen do it; see `contract.MaxPool2DKernel.forward`."""
+        """Run the chosen backend; see `contract.MaxPool2DKernel.forward`."""
         chosen = self._plan.backend_for(problem)
         y, cache = chosen.pooling.forward(problem, chosen.arrays.put(x))
         return chosen.arrays.get(y), _kept(chosen, cache)
 
     def backward(self, problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
-        """Let who was chosen do it; see `contract.MaxPool2DKernel.backward`."""
+        """Run the backend that ran forward; see `contract.MaxPool2DKernel.backward`."""
         chosen = self._owner(problem, cache)
         put, get = chosen.arrays.put, chosen.arrays.get
         return get(chosen.pooling.backward(problem, put(dy), tuple(map(put, cache))))

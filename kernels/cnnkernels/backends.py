@@ -1,7 +1,7 @@
-"""One short recipe a backend: which convolution, which pooling, which arrays.
+"""One factory function per backend: its convolution, its pooling and its arrays.
 
-A recipe imports what it needs when it is called, so that naming a backend costs nothing, and raises
-`Unsupported` with the reason where it cannot run.
+A factory imports its modules only when called, so that listing backends costs nothing. It raises
+`Unsupported` with the reason if the backend cannot run here.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class NumpyArrays:
         return np.ascontiguousarray(array)
 
     def synchronize(self) -> None:
-        """Return at once: NumPy and Numba on the CPU are done when they return."""
+        """Return immediately: NumPy and Numba have finished when they return."""
 
 
 class TorchArrays:
-    """PyTorch tensors on a device, 4-D ones in a memory layout.
+    """PyTorch tensors on a device; 4-D tensors have the given memory layout.
 
     Parameters
     ----------
@@ -53,13 +53,13 @@ class TorchArrays:
 
     def put(self, array: np.ndarray) -> torch.Tensor:
         """Return a tensor on the device and in the layout."""
-        if not array.flags.writeable:  # PyTorch has no read-only tensors, and warns
+        if not array.flags.writeable:  # PyTorch warns of read-only memory
             array = array.copy()
         tensor = self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
         if self.layout == "NCHW" or tensor.ndim != 4:
             return tensor
-        # Not .contiguous(), which leaves a tensor as it is whose strides could mean either layout,
-        # such as images of one channel; kernels would then take it for NCHW.
+        # Not .contiguous(): it keeps tensors with ambiguous strides, such as images of one channel,
+        # and kernels would then read them as NCHW.
         placed = self._torch.empty_like(tensor, memory_format=self._torch.channels_last)
         return placed.copy_(tensor)
 
@@ -68,7 +68,7 @@ class TorchArrays:
         return np.ascontiguousarray(array.detach().cpu().contiguous().numpy())
 
     def synchronize(self) -> None:
-        """Wait for the device's queue; the CPU has none."""
+        """Wait for the device's queue; on the CPU return immediately."""
         if self.device == "cuda":
             self._torch.cuda.synchronize()
 
@@ -176,12 +176,12 @@ _LAYERS = ("default", "safe", "threadsafe", "forksafe", "tbb", "omp", "workqueue
 
 
 def require_numba() -> None:
-    """Refuse to go on where Numba cannot compile, or cannot run loops in threads.
+    """Check that Numba can compile, and can run loops in threads.
 
     Raises
     ------
     Unsupported
-        If it is not installed, or one of its settings is in the way; the reason names the setting.
+        If Numba is not installed, or a setting of it prevents that; the reason names the setting.
     """
     try:
         import numba

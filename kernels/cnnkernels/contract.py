@@ -1,4 +1,4 @@
-"""Gradients and protocols: what every kernel is asked and has to answer.
+"""The contract between kernels and their callers: protocols, gradients and backends.
 
 A *problem* is one convolution or pooling without its data. A *kernel* is a plain module of
 functions that take a problem and arrays. A *backend* joins a convolution kernel, a pooling kernel
@@ -62,21 +62,21 @@ Array: TypeAlias = Any
 """A dense array of a backend's own kind: `numpy.ndarray`, or `torch.Tensor` on some device."""
 
 Cache: TypeAlias = tuple[Array, ...]
-"""What forward leaves for backward; opaque to everyone but the kernel that made it."""
+"""Arrays that forward saves for backward; only the kernel that made them can read them."""
 
 ArraySpec: TypeAlias = tuple[tuple[int, ...], str]
 """Shape and dtype name of one array."""
 
 
 class Unsupported(NotImplementedError):
-    """A backend cannot run here, or cannot run this problem; the message is the reason.
+    """A backend cannot run on this machine or on this problem; the message says why.
 
-    A subclass of NotImplementedError, which asv already counts as a skip.
+    Derived from NotImplementedError, which asv reports as a skip.
     """
 
 
 class Needs(NamedTuple):
-    """Which gradients the caller wants; a kernel returns None for the others."""
+    """The gradients that the caller needs; a kernel returns None for the others."""
 
     dx: bool = True
     dw: bool = True
@@ -94,7 +94,7 @@ class Conv2DGradients(NamedTuple):
     dx : array, (N, C, H, W), or None
     dw : array, (K, C/groups, R, S), or None
     db : array, (K,), or None
-        None also where the problem has no bias.
+        Also None if the problem has no bias.
     """
 
     dx: Array | None
@@ -103,14 +103,14 @@ class Conv2DGradients(NamedTuple):
 
 
 class Conv2DKernel(Protocol):
-    """The functions of a convolution module (PEP 544: a module fits)."""
+    """The functions of a convolution kernel, a plain module that satisfies this protocol."""
 
     def unsupported(self, problem: Conv2D) -> str | None:
-        """Return why this kernel cannot do the problem, or None if it can: an allow-list."""
+        """Return why this kernel cannot run the problem, or None; refuse anything unknown."""
         ...
 
     def cache_spec(self, problem: Conv2D) -> tuple[ArraySpec, ...]:
-        """Return shape and dtype of each array in the cache."""
+        """Return the shape and dtype of each array in the cache."""
         ...
 
     def forward(self, problem: Conv2D, x: Array, w: Array, b: Array | None) -> tuple[Array, Cache]:
@@ -122,20 +122,21 @@ class Conv2DKernel(Protocol):
         Parameters
         ----------
         problem : Conv2D
-            Shapes and geometry; must not be refused by `unsupported`.
+            Shapes and geometry; one that `unsupported` accepts.
         x : array, (N, C, H, W)
             Images. Not written to.
         w : array, (K, C/groups, R, S)
             Filters. Not written to.
         b : array, (K,), or None
-            One bias per filter; None exactly where `problem.bias` is False.
+            One bias per filter; None if and only if `problem.bias` is False.
 
         Returns
         -------
         y : array, (N, K, P, Q)
             Freshly allocated, of `problem.dtype`, in the backend's layout.
         cache : tuple of arrays
-            What `backward` needs beside its arguments, as `cache_spec` says; never the inputs.
+            What `backward` needs besides its arguments, as declared by `cache_spec`; never the
+            inputs.
         """
         ...
 
@@ -161,7 +162,7 @@ class Conv2DKernel(Protocol):
         cache : tuple of arrays
             As returned by `forward`.
         needs : Needs
-            The gradients wanted; the others are None, and so is db without a bias.
+            The gradients to compute; the others are None, and so is db without a bias.
 
         Returns
         -------
@@ -172,26 +173,26 @@ class Conv2DKernel(Protocol):
 
 
 class MaxPool2DKernel(Protocol):
-    """The functions of a pooling module (PEP 544: a module fits)."""
+    """The functions of a pooling kernel, a plain module that satisfies this protocol."""
 
     def unsupported(self, problem: MaxPool2D) -> str | None:
-        """Return why this kernel cannot do the problem, or None if it can: an allow-list."""
+        """Return why this kernel cannot run the problem, or None; refuse anything unknown."""
         ...
 
     def cache_spec(self, problem: MaxPool2D) -> tuple[ArraySpec, ...]:
-        """Return shape and dtype of each array in the cache."""
+        """Return the shape and dtype of each array in the cache."""
         ...
 
     def forward(self, problem: MaxPool2D, x: Array) -> tuple[Array, Cache]:
-        """Take the maximum of each window, and remember where it was.
+        """Return the maximum of each window, and record its position.
 
-        The first maximum in row-major order of the window wins; a NaN wins over any number, and
-        the last NaN over other NaNs. Pixels outside the image never win.
+        The first maximum in the row-major order of the window wins. A NaN beats any number, and
+        the last NaN beats the others. Pixels outside the image never win.
 
         Parameters
         ----------
         problem : MaxPool2D
-            Shapes and geometry; must not be refused by `unsupported`.
+            Shapes and geometry; one that `unsupported` accepts.
         x : array, (N, C, H, W)
             Images. Not written to.
 
@@ -200,12 +201,12 @@ class MaxPool2DKernel(Protocol):
         y : array, (N, C, P, Q)
             Freshly allocated, of `problem.dtype`, in the backend's layout.
         cache : tuple of arrays
-            The winners, in a form of the kernel's own.
+            The winners' positions, in the kernel's own format.
         """
         ...
 
     def backward(self, problem: MaxPool2D, dy: Array, cache: Cache) -> Array:
-        """Give each window's gradient to its winner; windows that overlap add up.
+        """Add each window's gradient to its winning pixel; overlapping windows accumulate.
 
         Parameters
         ----------
@@ -225,24 +226,24 @@ class MaxPool2DKernel(Protocol):
 
 
 class Arrays(Protocol):
-    """How data reaches the place and the layout a backend computes on, and comes back."""
+    """Conversion between NumPy arrays and the device and layout of a backend."""
 
     layout: str
-    """'NCHW', or another order of the axes in memory; 4-D arrays are indexed NCHW all the same."""
+    """Memory order of the axes, such as 'NCHW'; 4-D arrays are always indexed as NCHW."""
 
     device: str
-    """'cpu', or what else it computes on."""
+    """The device that the backend computes on, such as 'cpu'."""
 
     def put(self, array: np.ndarray) -> Array:
-        """Return the backend's own array of the same contents; it may share memory."""
+        """Return a backend array with the same contents; it may share memory."""
         ...
 
     def get(self, array: Array) -> np.ndarray:
-        """Return a C-contiguous NumPy array of the same contents; it may share memory."""
+        """Return a C-contiguous NumPy array with the same contents; it may share memory."""
         ...
 
     def synchronize(self) -> None:
-        """Wait until everything asked of the device is done."""
+        """Wait until the device has finished all submitted work."""
         ...
 
 
@@ -253,16 +254,16 @@ class Backend:
     Attributes
     ----------
     name : str
-        As registered.
+        The name in the registry.
     description : str
-        One line for tables.
+        One line, shown in tables.
     convolution, pooling : module
         The kernels.
     arrays : Arrays
-        What the kernels take and give.
+        Conversion to and from the arrays that the kernels take and return.
     deterministic : bool
-        Whether it promises the same bits on every run, at any number of threads. Conformance
-        holds it to that; of other backends it is only reported.
+        Whether the backend promises bit-identical results on every run, at any number of
+        threads. Conformance enforces the promise; for other backends it only reports it.
     """
 
     name: str
@@ -273,7 +274,7 @@ class Backend:
     deterministic: bool = False
 
     def unsupported(self, problem: Problem) -> str | None:
-        """Return why this backend cannot do the problem, or None if it can."""
+        """Return why this backend cannot run the problem, or None if it can."""
         if isinstance(problem, Conv2D):
             return self.convolution.unsupported(problem)
         return self.pooling.unsupported(problem)

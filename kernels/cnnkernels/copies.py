@@ -1,4 +1,4 @@
-"""Runs, planes and blocks of flat arrays, copied and turned in whole vectors."""
+"""Copies and transpositions of runs, planes and blocks of flat arrays, in whole vectors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cnnkernels import jit, simd
 
 @jit.inlined
 def fill_run(to, at, length, value, lanes):  # type: ignore[no-untyped-def]
-    """Set a run of a flat array to a value, in whole vectors: some beyond its end, too."""
+    """Set a run of a flat array to a value, in whole vectors; may write beyond the run's end."""
     end = at + length
     while at < end:
         simd.fill_vector(to, at, value)
@@ -16,9 +16,9 @@ def fill_run(to, at, length, value, lanes):  # type: ignore[no-untyped-def]
 
 @jit.inlined
 def copy_run(to, at, source, of, length, lanes, step):  # type: ignore[no-untyped-def]
-    """Copy a run of every step-th element of a flat array, in whole vectors where it can.
+    """Copy every step-th element of a flat array to a run, in whole vectors if possible.
 
-    What is written beyond the run's end, up to a vector, is for the caller to overwrite.
+    Up to a vector is written beyond the run's end; the caller must overwrite it.
     """
     end = at + length
     if step > 2 or of + (length + lanes) * step > source.size:
@@ -43,11 +43,11 @@ def copy_phases(  # type: ignore[no-untyped-def]
     work, to, source, first, height, wide, row0, col0, lines, step_h, step_w, pitch, phases, around,
     lanes,
 ):  # fmt: skip
-    """Copy lines of a plane with something around them, rows and columns sorted by phase.
+    """Copy lines of a plane with padding of value `around`, rows and columns sorted by phase.
 
-    For each of `phases`, ``row * step_w + column`` of where one begins, `lines` lines of `pitch`:
-    every step-th row and column of the plane from (row0, col0) on. Up to a vector is written beyond
-    the last.
+    Each of `phases` is ``row * step_w + column`` of its first pixel, relative to (row0, col0). For
+    each, write `lines` lines of `pitch` elements: every step-th row and column of the plane. Up to
+    a vector is written beyond the last line.
     """
     for phase in phases:
         row, col = row0 + phase // step_w, col0 + phase % step_w
@@ -56,7 +56,7 @@ def copy_phases(  # type: ignore[no-untyped-def]
         for n in range(lines):
             h = row + n * step_h
             if 0 <= h < height:
-                # What is written beyond the end of a run is overwritten by the next.
+                # Each run overwrites what the previous one has written beyond its end.
                 fill_run(work, to, left, around, lanes)
                 of = first + h * wide + col + left * step_w
                 copy_run(work, to + left, source, of, right - left, lanes, step_w)
@@ -68,10 +68,10 @@ def copy_phases(  # type: ignore[no-untyped-def]
 
 @jit.kernel
 def turn(work, to, width, source, first, row, rows, count, lanes):  # type: ignore[no-untyped-def]
-    """Turn rows of a flat array to columns: ``work[to + i*width + m] = source[first + m*row + i]``.
+    """Transpose rows to columns: ``work[to + i*width + m] = source[first + m*row + i]``.
 
-    `rows` rows of `count` elements. In lines of `work`, up to a vector beyond the last row is
-    written, and after them up to a vector of lines.
+    There are `rows` rows of `count` elements. Each line of `work` is written up to a vector beyond
+    the last row, and up to a vector of lines is written after the last line.
     """
     for m in range(0, rows, lanes):
         here = min(lanes, rows - m)
@@ -87,9 +87,9 @@ def turn(work, to, width, source, first, row, rows, count, lanes):  # type: igno
 
 @jit.kernel
 def turn_back(out, to, row, work, first, width, rows, count, lanes):  # type: ignore[no-untyped-def]
-    """Turn columns to rows again: ``out[to + m*row + i] = work[first + i*width + m]``.
+    """Transpose columns back to rows: ``out[to + m*row + i] = work[first + i*width + m]``.
 
-    The last squares lie over those before them, so that nothing beyond the end is written.
+    The last squares overlap the ones before, so that nothing is written beyond the end.
     """
     whole = rows >= lanes and count >= lanes
     for m in range(0, rows, lanes):

@@ -1,23 +1,25 @@
 """Problems as one line of text, in the language of oneDNN's benchdnn.
 
-``g1mb64ic1ih8oc8oh8kh3ph1n"digits.conv1*1"`` is a convolution of 64 images of one channel, 8x8
-pixels, to 8 channels with a 3x3 kernel and one pixel of padding, called digits.conv1, which its
-network has once. Keys are followed by an integer, in any order:
+``g1mb64ic1ih8oc8oh8kh3ph1n"digits.conv1*1"`` describes a convolution of 64 images with one channel
+of 8x8 pixels, into 8 channels, with a 3x3 kernel and one pixel of padding. Its name is
+digits.conv1, and it occurs once in its network. Each key is followed by an integer; keys may come
+in any order:
 
 ====================  ====================================================================
-``g mb ic oc``        groups (1 if missing), batch, channels in and out; no ``oc`` is a max-pool
+``g mb ic oc``        groups (1), batch, channels in and out; without ``oc``, a max-pool
 ``ih oh kh sh ph dh`` rows: input, output, kernel, stride (1), padding before, dilation - 1 (0)
-``iw ow kw sw pw dw`` columns; each equals its ``h`` twin if missing
-``n"NAME*LAYERS"``    a name, and how many layers of its network have the problem (1)
+``iw ow kw sw pw dw`` columns; each defaults to the ``h`` key of its kind
+``n"NAME*LAYERS"``    a name, and the number of layers with this problem in its network (1)
 ``f64``               computed in float64 instead of float32
 ``bias0``             without bias
 ``_``                 ignored
 ====================  ====================================================================
 
-Of ``oh`` and ``ph`` either may be missing. With ``ph`` alone padding is the same on both sides;
-with ``oh`` alone it is what the output needs, the smaller half before; with both, padding after the
-image follows. That expresses every asymmetric padding, so it needs no keys of its own. With
-neither, there is no padding. A max-pool's stride is 1 if missing, as in benchdnn.
+Numbers in parentheses are the defaults. ``oh`` and ``ph`` are optional. ``ph`` alone means equal
+padding on both sides. ``oh`` alone means the padding that this output needs, with the smaller half
+before the image. With both, the padding after the image follows from the output, so that asymmetric
+padding needs no keys of its own. Without both, there is no padding. A max-pool's stride defaults to
+1, as in benchdnn.
 
 References
 ----------
@@ -40,7 +42,7 @@ _DEPTH = frozenset(("id", "od", "kd", "sd", "pd", "dd"))
 
 
 class DescriptorError(ValueError):
-    """A descriptor that cannot be read; the message shows the place."""
+    """A descriptor cannot be parsed; the message marks the position of the error."""
 
     def __init__(self, text: str, place: int, what: str) -> None:
         super().__init__(f"descriptor: {what}\n  {text}\n  {' ' * place}^")
@@ -48,43 +50,43 @@ class DescriptorError(ValueError):
 
 @dataclass(frozen=True)
 class Case:
-    """A problem with a name, and the number of layers of its network that have it."""
+    """A problem with a name, and the number of layers in its network that share it."""
 
     problem: Problem
     name: str = ""
     layers: int = 1
 
     def __str__(self) -> str:
-        """Return the canonical descriptor with name and layers, which `parse_case` reads back."""
+        """Return the canonical descriptor with name and layers, the inverse of `parse_case`."""
         named = self.name or self.layers != 1
         return str(self.problem) + (f'n"{self.name}*{self.layers}"' if named else "")
 
     @property
     def label(self) -> str:
-        """The name where there is one, else the descriptor."""
+        """The name, or the descriptor if the case has no name."""
         return self.name or str(self.problem)
 
 
 def parse(text: str, batch: int | None = None) -> Problem:
-    """Return the problem that a descriptor describes; its name is dropped.
+    """Return the problem of a descriptor; ignore its name.
 
     Parameters
     ----------
     text : str
         The descriptor.
     batch : int, optional
-        The batch where the descriptor has no ``mb``.
+        The batch if the descriptor has no ``mb``.
 
     Raises
     ------
     DescriptorError
-        If it is malformed, incomplete or contradicts itself, with the place marked.
+        If the descriptor is malformed, incomplete or inconsistent; the message marks the position.
     """
     return parse_case(text, batch).problem
 
 
 def parse_case(text: str, batch: int | None = None) -> Case:
-    """Return the case that a descriptor describes: as `parse`, with name and layers."""
+    """Return the problem of a descriptor with its name and layers; otherwise like `parse`."""
     text = text.strip()
     values, places = _tokens(text)
     end = len(text)
@@ -167,7 +169,7 @@ def parse_case(text: str, batch: int | None = None) -> Case:
 
 
 def _number(text: str, places: dict[str, int], key: str, digits: str) -> int:
-    """Return the integer that the digits of a key are; Python reads some thousands at the most."""
+    """Return a key's integer; check its length first, as Python limits the digits it parses."""
     digits = digits.lstrip("0") or "0"
     if len(digits) > len(str(MOST)) or int(digits) > MOST:
         raise DescriptorError(text, places[key], f"'{key}': expected a number of at most {MOST}")

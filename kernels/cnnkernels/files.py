@@ -1,10 +1,9 @@
-"""Files that a person names are written here: whole or not at all, and never in place of a device.
+"""Writing of files that the user names: atomic for regular files, direct for streams.
 
-A regular file, or a new name, is replaced by a whole file that was written beside it. It keeps its
-permissions. A symbolic link stays, and the file that it leads to is replaced; other hard links to
-the old file keep the old content. A stream has no old content to keep, so that it is written to
-directly: a pipe, a terminal or another character device, or a file that is open already and has a
-name even so, such as /dev/stdout.
+A regular file is written under a temporary name beside its target, then replaces it and keeps its
+permissions. A symbolic link stays, and the file it points to is replaced; other hard links to the
+old file keep the old content. A stream is written to directly: a pipe, a terminal or another
+character device, or a file that is already open, such as /dev/stdout.
 """
 
 from __future__ import annotations
@@ -18,34 +17,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NAME_ANOTHER = "name a folder that can be written, or make this one writable"
-"""What to do where a folder is the reason."""
+"""The advice if a folder is not writable."""
 
 _MOST_LINKS = 40
-"""As many links in a row are followed as Linux follows."""
+"""Maximum number of links to follow, as in Linux."""
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-"""What Python has in a name for a byte that is not UTF-8, and what UTF-8 cannot encode."""
+"""Python's stand-in for a byte of a name that is not UTF-8; UTF-8 cannot encode it."""
 
 
 class WriteError(OSError):
-    """A file that cannot be written; the message is one sentence that names it and says why."""
+    """A file cannot be written; the message names it and the reason in one sentence."""
 
 
 def write(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file, whole or not at all; a stream is written to.
+    """Write a regular file atomically, or write to a stream.
 
-    Writing to a pipe waits until somebody reads it, as it does in every program.
+    Writing to a pipe waits for a reader.
 
     Parameters
     ----------
     path : path
+        The file.
     content : str or bytes
-        Text is encoded as UTF-8, with replacement characters for parts of names that were not.
+        Text is encoded as UTF-8, with replacement characters for lone surrogates.
 
     Raises
     ------
     WriteError
-        If it cannot be written.
+        If the file cannot be written.
     """
     if isinstance(content, str):
         content = _LONE_SURROGATE.sub("\ufffd", content).encode()
@@ -58,14 +58,14 @@ def write(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
-    """Make sure, as far as that shows beforehand, that a file can be written; make its folder.
+    """Check, as far as possible in advance, that a file can be written; create its folder.
 
-    This writes nothing and waits for nobody: a pipe is not opened.
+    Nothing is written, and a pipe is not opened, so this never waits.
 
     Raises
     ------
     WriteError
-        If it cannot be written.
+        If the file cannot be written.
     """
     with writing(path, NAME_ANOTHER):
         number = _number_of_open_file(path)
@@ -75,7 +75,7 @@ def require_writable(path: str | os.PathLike[str]) -> None:
             except OSError:
                 raise _refusal(path, "it is closed, or open for reading only") from None
         elif os.path.exists(path) and not os.access(path, os.W_OK):
-            raise _refusal(path, "it may only be read")
+            raise _refusal(path, "it is read-only")
         elif not is_stream(path):
             file = _regular(path)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def require_writable(path: str | os.PathLike[str]) -> None:
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path is written to directly: a pipe, a device, or a file that is open."""
+    """Return whether a path is a stream: a pipe, a character device, or an open file."""
     if _number_of_open_file(path) is not None:
         return True
     with contextlib.suppress(OSError):
@@ -96,7 +96,7 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str], advice: str = "") -> Iterator[None]:
-    """Turn an OSError of the block into a WriteError that names the path, and says what to do."""
+    """Convert an OSError in the block into a WriteError with the path and some advice."""
     try:
         yield
     except WriteError:
@@ -111,7 +111,7 @@ def _refusal(path: str | os.PathLike[str], reason: str) -> WriteError:
 
 
 def _regular(path: str | os.PathLike[str]) -> Path:
-    """Return the file that a path leads to, through links, whether it exists or not."""
+    """Return the file that a path points to through links; it need not exist."""
     with contextlib.suppress(FileNotFoundError):
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -122,10 +122,10 @@ def _regular(path: str | os.PathLike[str]) -> Path:
 
 
 def _number_of_open_file(path: str | os.PathLike[str]) -> int | None:
-    """Return the number of the open file that a path such as /dev/stdout or /dev/fd/3 names.
+    """Return the descriptor of the open file behind a path such as /dev/stdout or /dev/fd/3.
 
-    Opened a second time by its name, a file that output was redirected to would be written from
-    its beginning, over what was printed before.
+    The path must not be opened again: if output is redirected to a file, that would write from its
+    beginning, over earlier output.
     """
     numbers = os.path.realpath("/dev/fd")
     current = os.path.abspath(path)
@@ -151,14 +151,14 @@ def _beside(file: Path) -> Path:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Put a new file in the place of a file, with its permissions and its owner."""
+    """Replace a file by a new one, with the same permissions and owner."""
     try:
         old = file.stat()
     except FileNotFoundError:
         old = None
 
     def opener(name: str, flags: int) -> int:
-        # Nobody may read the new file who may not read the old one, not even for a moment.
+        # The new file must never be readable for users who cannot read the old one.
         return os.open(name, flags, 0o666 if old is None else 0o600)
 
     partial = _beside(file)

@@ -1,8 +1,8 @@
-"""The public functions: NumPy arrays in, C-contiguous NumPy arrays out, PyTorch's words.
+"""Public functions on NumPy arrays, with PyTorch's argument names.
 
-Arrays are validated against the problem here, before any compiled code sees a pointer. Any memory
-layout will do (strided views, Fortran order, read-only, misaligned, big-endian); a copy is made
-where a kernel needs one.
+They validate arrays against the problem before compiled code gets a pointer. Any memory layout is
+accepted (strided views, Fortran order, read-only, misaligned, big-endian) and copied if a kernel
+needs that. Results are C-contiguous.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ def conv2d(
     groups: int = 1,
     backend: str | Backend,
 ) -> np.ndarray:
-    """Cross-correlate images with filters on a backend, as `torch.nn.functional.conv2d` does.
+    """Cross-correlate images with filters on a backend, like `torch.nn.functional.conv2d`.
 
     Parameters
     ----------
     x : array, (N, C, H, W)
         Images, float32 or float64.
     w : array, (K, C/groups, R, S)
-        Filters, of the same dtype.
+        Filters, of the dtype of x.
     b : array, (K,), optional
         One bias per filter.
     stride, dilation : int or (int, int)
-        Of rows and columns, in pixels.
+        Along rows and columns, in pixels.
     padding : int, (int, int), ((top, bottom), (left, right)), 'same' or 'valid'
         Zeros around the images, in pixels.
     groups : int
-        Channels are split into this many groups that do not meet.
+        Number of groups; an output channel reads only the input channels of its group.
     backend : str or Backend
-        A registered name, such as 'numba', or a backend itself.
+        A registered name, such as 'numba', or a backend object.
 
     Returns
     -------
@@ -63,9 +63,9 @@ def conv2d(
     Raises
     ------
     ValueError
-        If shapes do not fit one another, or the backend is unknown.
+        If shapes do not match, or the backend is unknown.
     TypeError
-        If something is no NumPy array, or of another dtype.
+        If an array is not a NumPy array, or has another dtype.
     Unsupported
         If the backend cannot run here, or cannot run this problem.
     """
@@ -104,7 +104,7 @@ def conv2d_backward(
     bias : bool
         Whether the convolution has a bias; without it db is None.
     needs : Needs
-        The gradients wanted; the others are None.
+        The gradients to compute; the others are None.
 
     Returns
     -------
@@ -143,20 +143,20 @@ def max_pool2d(
     ceil_mode: bool = False,
     backend: str | Backend,
 ) -> np.ndarray:
-    """Take the maximum of each window, as `torch.nn.functional.max_pool2d` does.
+    """Return the maximum of each window, like `torch.nn.functional.max_pool2d`.
 
     Parameters
     ----------
     x : array, (N, C, H, W)
         Images, float32 or float64.
     kernel_size, stride, dilation : int or (int, int)
-        Of rows and columns, in pixels; `stride` is `kernel_size` unless given.
+        Along rows and columns, in pixels; `stride` defaults to `kernel_size`.
     padding : int, (int, int), ((top, bottom), (left, right)) or 'valid'
         Minus infinity around the images, in pixels.
     ceil_mode : bool
-        Whether a last window that reaches beyond the padding counts too.
+        Whether to include a last window that ends beyond the padding.
     backend : str or Backend
-        A registered name, such as 'numba', or a backend itself.
+        A registered name, such as 'numba', or a backend object.
 
     Returns
     -------
@@ -229,7 +229,7 @@ def _refuse(backend: Backend, problem: Problem) -> None:
 
 
 def _native(name: str, array: object) -> np.ndarray:
-    """Return the array C-contiguous, aligned and in native byte order, copied where it is not."""
+    """Return the array C-contiguous, aligned and in native byte order, copied if necessary."""
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
     try:

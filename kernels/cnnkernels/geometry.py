@@ -1,6 +1,6 @@
-"""Sliding windows along an axis, in closed form, and the arguments that describe them.
+"""Window arithmetic along one axis, and validation of sizes and padding.
 
-Nothing here counts windows or taps one by one: a kernel or a padding may be as large as `MOST`.
+Everything is in closed form, without loops over windows or taps: sizes may reach `MOST`.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[Pair, Pair]
 
 MOST = 2**48
-"""The largest number of a problem: bytes of an array, pixels of a padded image, a stride.
+"""Upper limit of every number in a problem, of an array's bytes and of a padded image's pixels.
 
-No machine addresses more bytes. Kernels compute places in int64: a place in an array or a padded
-image, times the lanes, the vectors and the bytes that they multiply it with, is far below 2**63.
+No machine addresses more bytes. Kernels compute indices in int64: an index into an array or a
+padded image, times lanes, vectors and bytes per element, stays far below 2**63.
 """
 
 
 def out_size(size: int, pad: Pair, kernel: int, stride: int, dilation: int) -> int:
-    """Return how many windows fit along one axis of `size` pixels: the one place it is written."""
+    """Return the number of windows along one axis of `size` pixels."""
     return (size + pad[0] + pad[1] - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def tap_range(out: int, size: int, stride: int, offset: int) -> Pair:
     """Return the half-open range of windows whose tap at `offset` lies on a pixel.
 
-    Window p of an axis puts this tap on pixel ``p * stride + offset``, which exists for
-    ``0 <= p * stride + offset < size``. The range is empty, never reversed, where no window does.
+    Window p puts this tap on pixel ``p * stride + offset``, which exists if
+    ``0 <= p * stride + offset < size``. If no window hits a pixel, the range is empty, never
+    reversed.
     """
     first = max(0, -(offset // stride))
     last = min(out, (size - 1 - offset) // stride + 1)
@@ -41,8 +42,9 @@ def tap_range(out: int, size: int, stride: int, offset: int) -> Pair:
 def _first_multiple(step: int, modulus: int, low: int, high: int) -> int | None:
     """Return the least p >= 0 with ``low <= p * step % modulus <= high``, or None.
 
-    For ``0 < low <= high < modulus``. Where no multiple of the step lies between them before the
-    modulus is passed, how often it has to be passed is the same question, of smaller numbers.
+    Requires ``0 < low <= high < modulus``. If no multiple of the step falls in the range before
+    wrapping around, the number of wraps solves the same problem with smaller numbers, as in
+    Euclid's algorithm.
     """
     if step == 0:
         return None
@@ -54,10 +56,10 @@ def _first_multiple(step: int, modulus: int, low: int, high: int) -> int | None:
 
 
 def first_blind(out: int, size: int, pad: int, kernel: int, stride: int, dilation: int) -> int:
-    """Return the first window along an axis that sees no pixel; `out` if all windows see one.
+    """Return the first window along an axis that sees no pixel, or `out` if every window sees one.
 
-    Window p begins at ``p * stride - pad``. Of those that begin before the image the first is the
-    farthest away; what they see is the pixel of their first tap that is not before it.
+    Window p begins at ``p * stride - pad``. A window that begins before the image sees a pixel if
+    its first tap at or after the image's start lies inside the image.
     """
     if -(-pad // dilation) >= kernel:
         return 0
@@ -69,11 +71,11 @@ def first_blind(out: int, size: int, pad: int, kernel: int, stride: int, dilatio
         stepped = _first_multiple(stride % dilation, dilation, size - first, dilation - 1 - first)
         if stepped is not None and stepped * stride < pad:
             found = stepped
-    return min(found, -(-(size + pad) // stride), out)  # or the first that begins after it
+    return min(found, -(-(size + pad) // stride), out)  # or the first window beyond the image
 
 
 def shown(value: object) -> str:
-    """Return how messages show a value; Python does not write integers of thousands of digits."""
+    """Return a value's text for messages; Python cannot print integers of thousands of digits."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"an integer of {value.bit_length()} bits"
     try:
@@ -83,7 +85,7 @@ def shown(value: object) -> str:
 
 
 def integer(name: str, value: object, least: int) -> int:
-    """Return an argument as an integer from `least` to `MOST`; errors name it."""
+    """Return an argument as an integer from `least` to `MOST`; errors state its name."""
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     try:
@@ -100,7 +102,7 @@ def integer(name: str, value: object, least: int) -> int:
 
 
 def pair(name: str, value: object, least: int) -> Pair:
-    """Return an argument as integers of rows and columns: see `integer`."""
+    """Return an argument as two integers, for rows and columns; see `integer`."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if len(value) != 2:
             raise ValueError(
@@ -112,7 +114,7 @@ def pair(name: str, value: object, least: int) -> Pair:
 
 
 def padding_pairs(value: object, kernel: Pair, stride: Pair, dilation: Pair) -> Padding:
-    """Return a padding of any form as ((top, bottom), (left, right)), in pixels."""
+    """Return padding in any accepted form as ((top, bottom), (left, right)), in pixels."""
     if isinstance(value, str):
         if value == "valid":
             return (0, 0), (0, 0)
@@ -141,7 +143,7 @@ def ceil_padding(
     padding: object,
     dilation: object,
 ) -> Padding:
-    """Return the padding that makes floor division find the windows of ceil mode."""
+    """Return the padding with which floor mode has the same windows as ceil mode."""
     kernel = pair("kernel_size", kernel_size, 1)
     strides = pair("stride", stride, 1)
     dilations = pair("dilation", dilation, 1)

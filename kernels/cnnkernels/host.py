@@ -1,4 +1,4 @@
-"""Which machine this is, as far as the speed of kernels depends on it; never its name."""
+"""Properties of this machine that decide the speed of kernels; never its host name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
-"""Below it the system tells of itself, in ``proc`` and ``sys``."""
+"""The folder that contains ``proc`` and ``sys``."""
 
 _NAMES = ("model name", "Processor", "cpu model", "cpu", "uarch", "isa")
-"""What /proc/cpuinfo calls a processor's name: on x86, ARM, MIPS, POWER, and RISC-V twice."""
+"""Keys of the processor's name in /proc/cpuinfo: x86, ARM, MIPS, POWER, and two of RISC-V."""
 
 _MEMBERSHIP = re.compile(r"\d+:(?P<controllers>[^:]*):(?P<group>.*)")
 """A line of /proc/self/cgroup; version 2 has no controllers."""
@@ -26,34 +26,34 @@ _MEMBERSHIP = re.compile(r"\d+:(?P<controllers>[^:]*):(?P<group>.*)")
 _MOUNT = re.compile(
     r"\S+ \S+ \S+ (?P<root>\S+) (?P<mount>\S+) .* - (?P<kind>cgroup2?) \S* (?P<options>\S+)"
 )
-"""A line of /proc/self/mountinfo that mounts control groups."""
+"""A line of /proc/self/mountinfo for control groups."""
 
 
 def cores() -> int:
-    """Return how many cores this process may use all the time: how many threads it should have.
+    """Return the number of cores this process may use fully, a good number of threads.
 
-    A quota of one and a half counts as one core. Two threads would be stopped for a quarter of the
-    time, and one that is stopped keeps the other waiting at the end of a loop.
+    A quota of 1.5 cores counts as one. Two threads would be stopped a quarter of the time, and a
+    stopped thread delays the other at the end of each loop.
 
-    Numba and PyTorch do not ask for this. They start threads for all visible cores, unless
-    NUMBA_NUM_THREADS and OMP_NUM_THREADS say how many.
+    Numba and PyTorch ignore quotas. They start a thread per visible core, unless NUMBA_NUM_THREADS
+    and OMP_NUM_THREADS are set.
     """
     visible, allowed = visible_cores(), quota()
     return visible if allowed is None else max(1, min(visible, math.floor(allowed)))
 
 
 def visible_cores() -> int:
-    """Return how many cores this process may run on, whatever time a quota leaves it there."""
+    """Return the number of cores this process may run on, regardless of quotas."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def quota() -> float | None:
-    """Return how many cores' time this process may use by its control groups; None if all of it.
+    """Return the CPU quota of this process in cores, from its control groups; None if unlimited.
 
-    Containers are limited in this way. The limit of the process's own group counts, and those of
-    all groups above it that can be seen from here, in both versions of control groups [1]_.
+    Containers are limited this way. The quota is the lowest of the process's own group and of all
+    visible groups above it, in both versions of control groups [1]_.
 
     References
     ----------
@@ -64,7 +64,7 @@ def quota() -> float | None:
 
 
 def _control_groups() -> Iterator[Path]:
-    """Yield the folders of this process's control groups that may limit its time on cores."""
+    """Yield the folders of the control groups that may limit this process's CPU time."""
     own: dict[str, PurePosixPath] = {}
     for found in filter(None, map(_MEMBERSHIP.fullmatch, _lines("proc/self/cgroup"))):
         if not found["controllers"]:
@@ -73,21 +73,21 @@ def _control_groups() -> Iterator[Path]:
             own["cgroup"] = PurePosixPath(found["group"])
     for found in filter(None, map(_MOUNT.fullmatch, _lines("proc/self/mountinfo"))):
         group = own.get(found["kind"])
-        if group is None or ".." in group.parts:  # not there, or outside of what is mounted
+        if group is None or ".." in group.parts:  # absent, or outside the mount
             continue
         if found["kind"] == "cgroup" and "cpu" not in found["options"].split(","):
             continue
         root, mount = _unescaped(found["root"]), _unescaped(found["mount"])
-        # A container may not see its group's name; then what is mounted is the group.
+        # In a container the group's name may be hidden; then the mount itself is the group.
         below = group.relative_to(root).parts if group.is_relative_to(root) else ()
         top = ROOT / mount.lstrip("/")
         yield from (top.joinpath(*below[:depth]) for depth in range(len(below) + 1))
 
 
 def _allowance(group: Path) -> float:
-    """Return how many cores' time a control group may use; infinity where it has no limit."""
+    """Return the CPU quota of a control group in cores; infinity without a limit."""
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
+        with contextlib.suppress(OSError, ValueError):  # "max" means no limit
             most, period = map(int, " ".join((group / name).read_text() for name in names).split())
             if most > 0 and period > 0:
                 return most / period
@@ -95,12 +95,12 @@ def _allowance(group: Path) -> float:
 
 
 def _unescaped(path: str) -> str:
-    """Return a path of mountinfo, which writes spaces and the like as octal numbers."""
+    """Return a path from mountinfo with octal escapes of spaces and the like decoded."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
 def cpu_model() -> str:
-    """Return the processor's name as the system tells it, or what else tells it from others."""
+    """Return the processor's name as reported by the system, or another identification."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in _cpu_model())
 
 
@@ -109,7 +109,7 @@ def _cpu_model() -> str:
     for key in _NAMES:
         if key in told:
             return told[key][0]
-    if "CPU part" in told:  # ARM: the cores of a chip may be of several kinds
+    if "CPU part" in told:  # ARM: a chip may have several kinds of cores
         return " ".join([platform.machine(), *told.get("CPU implementer", []), *told["CPU part"]])
     if sys.platform == "darwin":
         with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -129,7 +129,7 @@ def _cpu_model() -> str:
 def microarchitecture() -> str:
     """Return LLVM's name of the processor's microarchitecture, such as 'znver4'; '' if unknown.
 
-    Processors of one name may be of several: an "AMD EPYC" may be a Zen 3 or a Zen 4.
+    One processor name may cover several: an "AMD EPYC" may be a Zen 3 or a Zen 4.
     """
     try:
         from llvmlite import binding
@@ -140,7 +140,7 @@ def microarchitecture() -> str:
 
 
 def features() -> str:
-    """Return the widest vectors that the processor has, as the system tells them."""
+    """Return the processor's widest vector extension as reported by the system, or ''."""
     told = _cpuinfo()
     flags = (told.get("flags") or told.get("Features") or [""])[0].split()
     known = ("avx512f", "avx2", "avx", "sse2", "sve", "asimd")
@@ -148,7 +148,7 @@ def features() -> str:
 
 
 def _cpuinfo() -> dict[str, list[str]]:
-    """Return the keys of /proc/cpuinfo, each with its values, every one once."""
+    """Return the keys of /proc/cpuinfo with their distinct values."""
     told: dict[str, dict[str, None]] = {}
     for line in _lines("proc/cpuinfo"):
         key, _, value = (part.strip() for part in line.partition(":"))
@@ -158,7 +158,7 @@ def _cpuinfo() -> dict[str, list[str]]:
 
 
 def _lines(path: str) -> list[str]:
-    """Return the lines of a file of the system; none if there is no such file."""
+    """Return the non-empty lines of a system file; [] if it does not exist."""
     with contextlib.suppress(OSError):
         text = (ROOT / path).read_text(encoding="utf-8", errors="surrogateescape")
         return [line for line in text.split("\n") if line]
@@ -166,7 +166,7 @@ def _lines(path: str) -> list[str]:
 
 
 def fingerprint() -> dict[str, str]:
-    """Return what tells this machine from those on which another kernel may be the fastest."""
+    """Return the properties that decide which kernel is fastest on a machine."""
     return {
         "processor": cpu_model(),
         "microarchitecture": microarchitecture(),
@@ -177,7 +177,7 @@ def fingerprint() -> dict[str, str]:
 
 
 def versions(*libraries: str) -> dict[str, str]:
-    """Return the versions of those libraries that are installed, and Python's."""
+    """Return the versions of the installed ones among these libraries, and Python's."""
     found = {"python": platform.python_version()}
     for library in libraries:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,12 +1,11 @@
-"""The one place that says njit(...), and why.
+"""Compilation by Numba: the only use of njit(...), its options, and the cache on disk.
 
-``fastmath`` allows what the error bound of a sum allows anyway: contracting a multiply and an add
-to an FMA, and reassociating sums so that they vectorise. It never allows the compiler to assume
-that there are no NaNs or infinities: a network that diverges has to show it.
+``fastmath`` allows only what the error bound of a sum covers: contracting a multiply and an add to
+an FMA, and reassociating sums so that they vectorize. It never lets the compiler assume that there
+are no NaNs or infinities, because a diverging network must show them.
 
-Compiled code is cached on disk, and forgotten when the file that a function stands in changes, or
-any source file of this package: Numba itself looks at the one file alone, and would go on running
-an old callee.
+Compiled code is cached on disk. It is invalidated when the function's file or any source file of
+this package changes. Numba itself checks only the function's file, and would run outdated callees.
 """
 
 from __future__ import annotations
@@ -51,11 +50,11 @@ _SETTINGS = sorted(
     for name, value in os.environ.items()
     if name.startswith("NUMBA_") and name not in _NOT_IN_CODE
 )
-"""Numba's settings that may be in compiled code: NUMBA_OPT, NUMBA_BOUNDSCHECK and the like."""
+"""Numba's settings that may affect compiled code, such as NUMBA_OPT and NUMBA_BOUNDSCHECK."""
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]
-    """Puts compiled code into NUMBA_CACHE_DIR or the user's cache folder, stamped as above."""
+    """Locates compiled code in NUMBA_CACHE_DIR or the user's cache folder; sets its stamp."""
 
     def __init__(self, function: Callable[..., Any], file: str) -> None:
         self._py_file = file
@@ -78,7 +77,7 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
         locator = cls(function, file)
         try:
             locator.ensure_cache_path()
-        except OSError:  # nowhere to write: compiled anew in each process
+        except OSError:  # not writable: each process compiles again
             return None
         return locator
 
@@ -88,7 +87,7 @@ class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class _Cache(caching.FunctionCache):  # type: ignore[misc]
-    """Keeps apart what was compiled in different ways; Numba itself keeps only processors apart."""
+    """Caches per compilation options; Numba itself distinguishes only processors."""
 
     _impl_class = _CacheImpl
 
@@ -101,22 +100,22 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a kernel on its first call with each dtype; other kernels can call it, too."""
+    """Compile a kernel on its first call with each dtype; other kernels can call it."""
     return dispatcher(function, parallel=False)
 
 
 def dispatcher(function: Callable[..., Any], *, parallel: bool) -> Any:
-    """Return Numba's dispatcher of a kernel, with the options of this package and its cache."""
+    """Return Numba's dispatcher of a kernel, with this package's options and cache."""
     compiled = numba.njit(
         function, parallel=parallel, fastmath=_FASTMATH, error_model="numpy", nogil=True
     )
-    with contextlib.suppress(RuntimeError):  # raised where no cache folder can be written
+    with contextlib.suppress(RuntimeError):  # raised if no cache folder is writable
         compiled._cache = _Cache(function, parallel=parallel)
     return compiled
 
 
 def address(signature: Any, function: Callable[..., Any]) -> int:
-    """Compile a function for C callers, and return its address; it stays for as long as Python."""
+    """Compile a function for C callers; return its address, valid until Python exits."""
     options = {"error_model": "numpy", "fastmath": _FASTMATH}
     compiled: Any = CFunc(function, (signature.args, signature.return_type), {}, options)
     with contextlib.suppress(RuntimeError):
@@ -130,9 +129,9 @@ _COMPILED: list[Any] = []
 
 
 def constant(array: np.ndarray) -> np.ndarray:
-    """Return a read-only view, as which kernels take their inputs.
+    """Return a read-only view, for the inputs of kernels.
 
-    Numba compiles anew for arrays that may not be written, so that all inputs are given alike.
+    Numba compiles separately for read-only arrays, so all inputs are passed as read-only.
     """
     view = array.view()
     view.flags.writeable = False
@@ -145,9 +144,9 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 
 def spliced(function: Callable[..., Any]) -> Any:
-    """Let Numba write a plain Python function out where a kernel calls it.
+    """Make Numba inline a plain Python function into the kernels that call it.
 
-    What calls functions by itself is compiled faster so: each of them once for all, not once more
-    on every level of calls.
+    A function that calls others compiles faster this way: each callee once, not once more at every
+    level of calls.
     """
     return numba.njit(inline="always")(function)

@@ -1,10 +1,10 @@
-"""Blockings that kernels keep between calls, and how much memory a call may take.
+"""The cache of blockings, and the memory limit of a call.
 
-A kernel works out once for a geometry how to cut its work: its blocking, and tables of places that
-its loops read. All blockings of a process share one budget of bytes, so that images and batches of
-ever new sizes do not fill the memory: see `Store`.
+For each geometry a kernel computes once how to divide its work: its blocking, with index tables for
+its loops. All blockings of a process share one budget of bytes, so that images and batches of ever
+new sizes do not fill the memory: see `Store`.
 
-Beside its arrays a call takes tables and scratch memory in proportion to them: see `allowed`.
+Besides its arrays, a call uses tables and scratch memory in proportion to them: see `allowed`.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 BUDGET = 64 * 1024 * 1024
-"""Bytes of all blockings that a process keeps, at the most."""
+"""Maximum bytes of all cached blockings of a process."""
 
 _SMALL = 16 * 1024 * 1024
-"""Bytes that every call may take: a few times what the second cache of a processor holds."""
+"""Bytes that every call may use, a few times the size of a processor's L2 cache."""
 
 _OBJECT = 1024
-"""Bytes that a problem, a blocking or a function takes beside its arrays, about."""
+"""Approximate bytes of a problem, a blocking or a function without its arrays."""
 
 
 def allowed(arrays: int) -> int:
-    """Return how many bytes the tables of a call and the scratch memory of a thread may take.
+    """Return the byte limit for a call's tables plus a thread's scratch memory.
 
-    Four times as many as its arrays have, or `_SMALL`. What would take more is computed in a way
-    that takes less, whatever the geometry.
+    It is four times the bytes of the call's arrays, at least `_SMALL`. If a driver would need
+    more, another one that needs less is used.
     """
     return max(_SMALL, 4 * arrays)
 
 
 def weigh(value: object) -> int:
-    """Return how many bytes a value takes, about: the arrays in it and the objects around them."""
+    """Return the approximate bytes of a value: its arrays and the objects around them."""
     if isinstance(value, np.ndarray):
         return value.nbytes + _OBJECT // 4
     if isinstance(value, bytes):
@@ -55,36 +55,36 @@ def weigh(value: object) -> int:
 
 
 class Store:
-    """Values that functions have made, kept by key within a budget of bytes.
+    """A cache of function results by key, with a budget of bytes.
 
-    What is bounded is the sum of `weigh` over the keys and values of all functions. A value that
-    weighs more than the budget is handed out and not kept. Callers hold a value while they use it,
-    so that dropping it here does not touch them.
+    The budget limits the sum of `weigh` over the keys and values of all functions. A value above
+    the budget is returned but not cached. Callers hold references to the values they use, so
+    eviction does not affect them.
 
-    Values are young or old. Whenever the young ones weigh half of the budget they become old; an
-    old one that is asked for becomes young again. Where a new value does not fit, those are dropped
-    that have been old for longest. So what is dropped has not been used for long, and finding a
-    young value takes no longer than looking it up in a dictionary: nothing is counted or locked.
+    Values are young or old. When the young ones exceed half the budget, they all become old; an old
+    value that is requested becomes young again. If a new value does not fit, the values that have
+    been old for longest are evicted. So evicted values have not been used for long, and looking up
+    a young value is a plain dictionary access, without counting or locking.
 
     Parameters
     ----------
     budget : int
-        Bytes.
+        The limit in bytes.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.weight = 0
-        """Bytes that are kept, as `weigh` counts them."""
+        """Bytes of all cached values, as counted by `weigh`."""
         self._young = 0
         self._tables: list[_Table] = []
         self._old: dict[tuple[int, Any], tuple[Any, int]] = {}
-        self._lock = threading.RLock()  # a signal or a finalizer may compute, too
+        self._lock = threading.RLock()  # reentrant, for signal handlers and finalizers that compute
 
     def cached(self, make: Callable[[Key], Value]) -> Callable[[Key], Value]:
-        """Return a function that makes the value of a key where the store has none.
+        """Return a cached version of a function of one key.
 
-        Threads that ask for the same value at once may each make it, and get the same one.
+        Threads that request the same value at once may each compute it, but get the same one.
         """
         table = _Table(functools.partial(self._find, len(self._tables), make))
         self._tables.append(table)
@@ -99,7 +99,7 @@ class Store:
             self._drop(self.weight)
 
     def _find(self, number: int, make: Callable[[Any], Any], key: Any) -> Any:
-        """Return the value that a function has for a key, where that is not young."""
+        """Return the value of a key that is not young: an old one, or a new one."""
         table = self._tables[number]
         with self._lock:
             if self._is_young(number, key):
@@ -107,7 +107,7 @@ class Store:
         value = make(key)
         weight = weigh(key) + weigh(value)
         with self._lock:
-            if self._is_young(number, key):  # another thread has made it
+            if self._is_young(number, key):  # another thread has added it
                 return table[key]
             if weight <= self.budget:
                 self._drop(self.weight + weight - self.budget)
@@ -118,19 +118,19 @@ class Store:
         return value
 
     def _is_young(self, number: int, key: Any) -> bool:
-        """Return whether a value is young; an old one becomes so."""
+        """Make an old value young; return whether the key now has a young value."""
         if (number, key) in self._old:
             self._add(number, key, *self._old.pop((number, key)))
         return key in self._tables[number]
 
     def _add(self, number: int, key: Any, value: Any, weight: int) -> None:
-        """Let a value be young."""
+        """Add a young value."""
         table = self._tables[number]
         table[key], table.weights[key] = value, weight
         self._young += weight
 
     def _age(self) -> None:
-        """Let all young values be old."""
+        """Make all young values old."""
         for number, table in enumerate(self._tables):
             for key, value in table.items():
                 self._old[number, key] = value, table.weights[key]
@@ -139,7 +139,7 @@ class Store:
         self._young = 0
 
     def _drop(self, excess: int) -> None:
-        """Drop those that have been old for longest, until they weigh as much together."""
+        """Evict values, those old for longest first, until `excess` bytes are freed."""
         if excess > self.weight - self._young:
             self._age()
         while excess > 0:
@@ -149,7 +149,7 @@ class Store:
 
 
 class _Table(dict[Any, Any]):
-    """The young values of one function by key, and where others come from."""
+    """The young values of one function by key; other keys are passed to `find`."""
 
     def __init__(self, find: Callable[[Any], Any]) -> None:
         super().__init__()
@@ -166,14 +166,14 @@ def _first_equal(value: Any) -> Any:
 
 
 def first_equal(key: Key) -> Key:
-    """Return the first key that is equal to this one, of the last some hundred.
+    """Return the first key equal to this one, among about the last thousand.
 
-    A dictionary finds a key that is the same object without comparing it, and problems take longer
-    to compare than tables to be found.
+    A dictionary finds an identical key without comparing it, and comparing problems takes longer
+    than a lookup.
     """
     first: Key = _first_equal(key)
     return first
 
 
 BLOCKINGS = Store(BUDGET)
-"""The blockings of this process."""
+"""The cache of this process's blockings."""

@@ -1,10 +1,10 @@
-"""The micro-kernels: tiles of sums that stay in vector registers, and what they are fed with.
+"""The micro-kernels: tiles of sums that stay in vector registers, and functions that call them.
 
-They are emitted as LLVM IR with explicit vectors and ``llvm.fma``, so that neither the vectoriser's
-mood nor an environment variable decides what they become. Each is an outer product: some factors a
-row, some a column, summed in registers over a reduction. Both operands can be addressed through
-tables of offsets, so that the same code multiplies packed panels and walks over the taps of a
-convolution in the arrays as they are [1]_.
+They are emitted as LLVM IR with explicit vectors and ``llvm.fma``, so that the result does not
+depend on the vectorizer's heuristics or on environment variables. Each computes outer products of a
+column of factors and a row of factors, summed in registers over a reduction. Both operands can be
+addressed through tables of offsets. So the same code multiplies packed panels, and reads the taps
+of a convolution directly from unmodified arrays [1]_.
 
 References
 ----------
@@ -25,23 +25,23 @@ from numba.extending import intrinsic
 from cnnkernels import jit, simd, tile_code
 
 SUMS = 24 if simd.vector_bytes() != 32 and simd.has_fma() else 12
-"""Vectors of sums that a tile has at the most: of 32 registers, or of the 16 that AVX2 has.
+"""Maximum vectors of sums in a tile: 24 of 32 registers, or 12 of AVX2's 16.
 
-The others hold the vectors that are multiplied, and the broadcast scalar.
+The other registers hold the vectors to multiply, and the broadcast scalar.
 """
 
 MOST_ROWS = SUMS // 2
-"""Rows of a tile, at the most."""
+"""Maximum rows of a tile."""
 
 ROWS, VECTORS = (8, 3) if SUMS == 24 else (6, 2)
-"""The tile that loads least for each product, where nothing else decides."""
+"""The default tile, which needs the fewest loads per product."""
 
 _WIDTHS = (1, 2, 3, 4, 6, 8)
-"""How many vectors side by side a tile may have."""
+"""Supported widths of a tile, in vectors."""
 
 
 def _widest(rows: int) -> int:
-    """Return how many vectors side by side a tile of so many rows has, at the most."""
+    """Return the maximum width, in vectors, of a tile with so many rows."""
     widest = 1
     for vectors in _WIDTHS:
         if rows * vectors <= SUMS:
@@ -54,14 +54,14 @@ widest = jit.inlined(_widest)
 
 @jit.inlined
 def covering(columns, lanes, most):  # type: ignore[no-untyped-def]
-    """Return how many vectors a tile needs for some columns: `most`, or as few as cover them."""
+    """Return the width of a tile in vectors: enough to cover the columns, at most `most`."""
     for vectors in _WIDTHS:
         if vectors >= most or vectors * lanes >= columns:
             return min(vectors, most)
     return most
 
 
-# What the functions behind the addresses are called with: places in arrays, and numbers.
+# The arguments of the micro-kernels: addresses of array elements, and numbers.
 _PLACES = ("a", "b", "c", "start", "ahead")
 _RESULT = ("count", "c", "c_row", "start", "add")
 _ARGUMENTS = ("rows", "vectors", "a", "a_row", "a_offsets", "b", "b_offsets", *_RESULT)
@@ -74,10 +74,10 @@ _LANES_ARGUMENTS = (
 
 @functools.cache
 def tile_address(dtype: str) -> int:
-    """Return the address of the compiled micro-kernel, which `multiply_tile` calls.
+    """Return the address of the compiled micro-kernel that `multiply_tile` calls.
 
-    It is compiled once for each dtype, apart: a function that Numba links into another is optimised
-    anew with each of them.
+    It is compiled once per dtype, separately from its callers: Numba would optimize a linked
+    function again with each of them.
     """
 
     def tile(arguments, like):  # type: ignore[no-untyped-def]
@@ -88,7 +88,7 @@ def tile_address(dtype: str) -> int:
 
 @functools.cache
 def packed_tile_address(dtype: str) -> int:
-    """Return the address of the one that `multiply_packed_tile` calls: see `tile_address`."""
+    """Return the micro-kernel's address for `multiply_packed_tile`; see `tile_address`."""
 
     def tile(arguments, like):  # type: ignore[no-untyped-def]
         _packed_tile(arguments, like)
@@ -98,7 +98,7 @@ def packed_tile_address(dtype: str) -> int:
 
 @functools.cache
 def lanes_tile_address(dtype: str) -> int:
-    """Return the address of the one that `multiply_lanes` calls: see `tile_address`."""
+    """Return the micro-kernel's address for `multiply_lanes`; see `tile_address`."""
 
     def tile(arguments, like):  # type: ignore[no-untyped-def]
         _lanes_tile(arguments, like)
@@ -107,17 +107,17 @@ def lanes_tile_address(dtype: str) -> int:
 
 
 def _signature(dtype: str) -> Any:
-    """Return what micro-kernels take: a table of arguments, and a null pointer for the dtype.
+    """Return the signature of micro-kernels: a table of arguments, and a null pointer to the dtype.
 
-    One by one so many arguments would be copied on their way, by loads that are wider than the
-    stores just before, for which a processor waits.
+    So many separate arguments would be copied by loads wider than the preceding stores, and the
+    processor would stall on store forwarding.
     """
     like = types.CPointer(getattr(types, dtype))
     return types.void(types.CPointer(types.int64), like)
 
 
 def _named(names: tuple[str, ...], builder: Any, arguments: Any) -> dict[str, Any]:
-    """Load arguments from their table, by name; places of elements and of offsets as pointers."""
+    """Load arguments from their table by name; addresses become typed pointers."""
     table, like = arguments
     named = {}
     for number, name in enumerate(names):
@@ -131,7 +131,7 @@ def _named(names: tuple[str, ...], builder: Any, arguments: Any) -> dict[str, An
 
 
 def _emit_tiles(packed: bool, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """Emit the multiplication of tiles of all sizes, and the choice of one."""
+    """Emit the multiplication for all tile sizes, and the dispatch among them."""
     named = _named(_PACKED_ARGUMENTS if packed else _ARGUMENTS, builder, arguments)
     kind = signature.args[1].dtype
     sizes = [(m, v) for m in range(1, MOST_ROWS + 1) for v in _WIDTHS if v <= _widest(m)]
@@ -143,7 +143,7 @@ def _emit_tiles(packed: bool, context: Any, builder: Any, signature: Any, argume
 def _each_size(
     builder: Any, sizes: list[tuple[int, int]], rows: Any, columns: Any
 ) -> Iterator[tuple[int, int]]:
-    """Yield sizes of tiles, each to be emitted where the code of that size stands."""
+    """Yield tile sizes, with the builder positioned at the branch for each size."""
     done = builder.append_basic_block("tile.done")
     word = ir.IntType(64)
     which = builder.add(builder.mul(columns, word(MOST_ROWS + 1)), rows)
@@ -176,14 +176,14 @@ def multiply_tile(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Multiply a strip of scalars by a strip of vectors: a tile of `rows` x `vectors` vectors.
 
-    For each row i and each j from 0 to count - 1, with arrays taken as flat::
+    For each row i and each j from 0 to count - 1, on flattened arrays::
 
         c[c_first + i*c_row + lanes] (+)= a[a_first + i*a_row + a_offsets[a_from + j]]
                                           * b[b_first + b_offsets[b_from + j] + lanes]
 
-    Sums begin with ``start[start_first + i]``, and are added to what stands in `c` if `add` is
-    true. `count` is 1 at the least, `rows` from 1 to `MOST_ROWS`, `vectors` one of `_WIDTHS`,
-    `widest` at the most; `address` is `tile_address` of the dtype.
+    Sums begin with ``start[start_first + i]``, and are added to `c` if `add` is true. `count` is at
+    least 1, `rows` from 1 to `MOST_ROWS`, and `vectors` one of `_WIDTHS`, at most `widest`;
+    `address` is the dtype's `tile_address`.
     """
     del typingctx
     signature = types.void(
@@ -206,11 +206,10 @@ def multiply_packed_tile(  # type: ignore[no-untyped-def]
     typingctx, address, rows, vectors, a, a_first, b, b_first, b_offsets, b_from, count,
     c, c_first, c_row, start, start_first, add, ahead, ahead_first, ahead_row,
 ):  # fmt: skip
-    """Multiply as `multiply_tile` does, with scalars that lie row after row, `ROWS` a line.
+    """Like `multiply_tile`, with packed scalars ``a[a_first + i + j*ROWS]``.
 
-    Those are ``a[a_first + i + j*ROWS]``; `address` is `packed_tile_address` of the dtype. With
-    each j ``ahead[ahead_first + j*ahead_row]``, which may lie beyond the array, is brought to the
-    second cache for later use.
+    `address` is the dtype's `packed_tile_address`. Each step j prefetches
+    ``ahead[ahead_first + j*ahead_row]``, which may lie beyond the array, into L2.
     """
     del typingctx
     signature = types.void(
@@ -234,13 +233,13 @@ def multiply_lanes(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Multiply strips of vectors lane by lane: a tile of `rows` x `columns` sums over all lanes.
 
-    For each row i, each column k and each j from 0 to count - 1, with arrays taken as flat::
+    For each row i, each column k and each j from 0 to count - 1, on flattened arrays::
 
         c[c_first + i*c_row + k*c_column] (+)= sum(a[a_first + i*a_row + a_offsets[j] + lanes]
                                                    * b[b_first + k*b_row + b_offsets[j] + lanes])
 
-    Sums are added to what stands in `c` if `add` is true. `count` is 1 at the least, `rows` and
-    `columns` are from 1 to `ROWS` and to `VECTORS`; `address` is `lanes_tile_address` of the dtype.
+    Sums are added to `c` if `add` is true. `count` is at least 1, `rows` from 1 to `ROWS` and
+    `columns` from 1 to `VECTORS`; `address` is the dtype's `lanes_tile_address`.
     """
     del typingctx
     signature = types.void(
@@ -262,7 +261,7 @@ def multiply_lanes(  # type: ignore[no-untyped-def]
 
 
 class _Queue:
-    """The arguments of an intrinsic, taken one after another."""
+    """The arguments of an intrinsic, consumed in order."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         self._context, self._builder = context, builder
@@ -273,11 +272,11 @@ class _Queue:
         return self._context.cast(self._builder, value, kind, types.int64)
 
     def array(self) -> Any:
-        """Take an array, as the address of its first element."""
+        """Consume an array; return the address of its first element."""
         return simd.data_of(self._context, self._builder, *self._pairs.pop(0))
 
     def place(self) -> Any:
-        """Take an array and the index of an element, as the element's address."""
+        """Consume an array and an index; return the element's address."""
         data = self.array()
         return self._builder.gep(data, [self.word()])
 
@@ -285,7 +284,7 @@ class _Queue:
 def _call_tile(
     builder: Any, queue: _Queue, called: list[Any], scalars: list[Any], ahead: bool = False
 ) -> None:
-    """Call a micro-kernel with what its intrinsics have in common: all that follows the scalars."""
+    """Call a micro-kernel; read the arguments after the scalars, common to its intrinsics."""
     address, rows, vectors = called
     b, b_offsets, count = queue.place(), queue.place(), queue.word()
     c, c_row, start, add = queue.place(), queue.word(), queue.place(), queue.word()
@@ -296,7 +295,7 @@ def _call_tile(
 
 
 def _call_address(builder: Any, address: Any, values: list[Any]) -> None:
-    """Call a micro-kernel with a table of values, which stands in the caller's frame."""
+    """Call a micro-kernel with a table of values, allocated in the caller's stack frame."""
     word = ir.IntType(64)
     table = cgutils.alloca_once(builder, word, len(values))
     for number, value in enumerate(values):

@@ -1,7 +1,7 @@
-"""Weights in the order in which tiles multiply them: block after block, tile after tile.
+"""Packing of weights in the order in which tiles read them: by block, then by tile.
 
-A tile's weights of one tap lie side by side, so that whatever they are multiplied with, they are
-one stream for `microkernel.multiply_packed_tile`.
+A tile's weights of one tap are adjacent, so that `microkernel.multiply_packed_tile` always reads
+weights as one contiguous stream.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from cnnkernels import jit, microkernel, parallel, records, simd
 
 
 class Layout(NamedTuple):
-    """Where weights stand, and in which blocks of taps they are packed."""
+    """The strides of weights, and the blocks of taps in which they are packed."""
 
     groups: int
-    """Groups of filters that are packed one after another."""
+    """Groups of filters, packed one after another."""
     filters: int
     """Filters of a group."""
     channels: int
     """Channels of a filter."""
     windows: int
-    """Weights of a channel: pixels of the window."""
+    """Weights of a channel, one per pixel of the window."""
     w_group: int
     """Elements from one group's weights to the next's."""
     w_row: int
@@ -35,11 +35,11 @@ class Layout(NamedTuple):
     w_channel: int
     """Elements from one channel's weights to the next's."""
     offsets: np.ndarray
-    """(windows,), int64: where the weight of each pixel of the window stands in its channel."""
+    """(windows,), int64: offset in its channel of the weight of each pixel of the window."""
     block_channels: int
     """Channels of a block."""
     block_windows: int
-    """Pixels of the window of a block."""
+    """Pixels of the window in a block."""
     tiles: int
     """Tiles of a group's filters."""
     lanes: int
@@ -55,7 +55,7 @@ def layout(
     offsets: np.ndarray,
     blocks: tuple[int, int],
 ) -> records.Record[Layout]:
-    """Return the layout of weights: see `Layout`; strides are from group, filter and channel."""
+    """Return a `Layout`; `strides` are those of group, filter and channel."""
     return records.record(
         Layout(
             groups,
@@ -72,16 +72,16 @@ def layout(
 
 
 def elements(layout: Layout) -> int:
-    """Return how many elements packed weights have."""
+    """Return the number of elements of packed weights."""
     taps = layout.channels * layout.windows
     return layout.groups * layout.tiles * taps * microkernel.ROWS
 
 
 def pack(layout: records.Record[Layout], w: np.ndarray) -> np.ndarray:
-    """Return weights in the order of a layout, one block after another.
+    """Return weights packed by a layout, block by block.
 
-    In a block of a group: for each tile, window by window, for each its channels,
-    `microkernel.ROWS` weights. A tile of fewer rows leaves the last unset.
+    The order in a block of a group is: tiles, window pixels, channels, then the
+    `microkernel.ROWS` weights of a tile. In a tile with fewer rows the last ones are uninitialized.
     """
     fields = layout.fields
     packed = np.empty(elements(fields), w.dtype)
@@ -90,12 +90,12 @@ def pack(layout: records.Record[Layout], w: np.ndarray) -> np.ndarray:
 
 
 class _Call(NamedTuple):
-    """What `_pack` is given."""
+    """The arguments of `_pack`."""
 
     w: np.ndarray
     """Weights, C-contiguous."""
     packed: np.ndarray
-    """Where they go."""
+    """Packed weights, the result."""
     layout: int
     """Address of a `Layout`."""
 
@@ -121,8 +121,8 @@ def _transpose_tile(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Transpose a strip of weights into `count` lines of `microkernel.ROWS` elements.
 
-    Line i is written at ``to_first + to_offsets[to_from + i]``, and no element beyond it. See
-    `simd.transpose_square` for the strip.
+    Line i is written at ``to_first + to_offsets[to_from + i]``, and nothing beyond it. The strip is
+    described in `simd.transpose_square`.
     """
     del typingctx
 
@@ -205,7 +205,7 @@ def _pack(number, words, like):  # type: ignore[no-untyped-def]
 
 @jit.kernel
 def _pack_line(packed, to, order, w, first, w_row, rows, count, lanes):  # type: ignore[no-untyped-def]
-    """Pack the weights of taps that lie side by side, each to its place in the order of taps."""
+    """Pack the weights of adjacent taps, each at its position in the packed order."""
     for t in range(0, count, lanes):
         if lanes >= microkernel.ROWS and first + t + (rows - 1) * w_row + lanes <= w.size:
             _transpose_tile(packed, to, order, t, w, first + t, w_row, rows, min(lanes, count - t))

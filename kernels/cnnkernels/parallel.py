@@ -1,8 +1,8 @@
-"""Kernels in threads: loops that Numba splits, and shares of work that kernels are called for.
+"""Kernels in threads: parallel loops, and kernels called once per share of the work.
 
-Loops run in Numba's pool of threads, where this process has one that it may use. Some pools take
-one caller at a time, and GNU OpenMP's is dead in a forked process. Loops that cannot have the pool
-run in the calling thread, with the same result to the bit.
+Loops run in Numba's thread pool if it is usable. Some pools serve one caller at a time, and GNU
+OpenMP's does not survive a fork. If the pool is unavailable, loops run in the calling thread, with
+bit-identical results.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from cnnkernels import jit, records
 
 
 class _Loop(CPUDispatcher):  # type: ignore[misc]
-    """A kernel with a loop in threads, which looks at each call whether it may have the pool.
+    """A kernel with a parallel loop, which checks at each call whether the pool is available.
 
-    Where the pool is shared it need not look, and is given Numba's own class: looking, in Python,
-    takes longer than some loops.
+    If the pool is shared, no check is needed, and the kernel gets Numba's own class: a check in
+    Python takes longer than some loops.
     """
 
     in_turn: Any
     """The same function, compiled without threads."""
 
     def __call__(self, *arguments: Any) -> Any:
-        """Run in threads if the pool can be had now, in the calling thread if not.
+        """Run in threads if the pool is available now, else in the calling thread.
 
-        Waiting for the pool would be slower than doing without, and could wait forever.
+        Waiting for the pool would be slower than one thread, and might never end.
         """
         pool, lock = _pool or _launch(), _single
-        in_threads = CPUDispatcher.__call__  # `super` fails where launching has changed the class
+        in_threads = CPUDispatcher.__call__  # `super` fails if launching has changed the class
         if pool == "shared":
             return in_threads(self, *arguments)
         if pool == "single" and lock.acquire(blocking=False):
@@ -56,12 +56,12 @@ _LOOPS: list[Any] = []
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a kernel whose ``prange`` loops run in threads, where the pool can be had.
+    """Compile a kernel whose ``prange`` loops run in threads if the pool is available.
 
-    It is compiled on its first call with each dtype, and can be called from Python alone.
+    It is compiled on its first call with each dtype, and can be called only from Python.
     """
     loop = jit.dispatcher(function, parallel=True)
-    if not numba.config.DISABLE_JIT:  # else it is the function itself
+    if not numba.config.DISABLE_JIT:  # else `loop` is the plain function
         loop.in_turn = jit.dispatcher(function, parallel=False)
         _LOOPS.append(loop)
         _use_pool(_pool)
@@ -69,20 +69,20 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 _pool = ""
-"""How this process may use Numba's pool of threads.
+"""How this process may use Numba's thread pool.
 
-''        not known before the pool is launched
-'shared'  by any number of callers at a time
-'single'  by one caller at a time
-'dead'    not at all: this process is forked, and the threads are not in it
+''        unknown, until the pool is launched
+'shared'  any number of callers at a time
+'single'  one caller at a time
+'dead'    not at all: the threads did not survive a fork
 """
 
 _single = threading.Lock()
-"""Held by the caller that has a pool of the kind 'single'."""
+"""Held by the current caller of a 'single' pool."""
 
 
 def _use_pool(how: str) -> None:
-    """Let loops use the pool in one of these ways from now on."""
+    """Set how loops use the pool from now on; see `_pool`."""
     global _pool
     _pool = how
     for loop in _LOOPS:
@@ -90,8 +90,8 @@ def _use_pool(how: str) -> None:
 
 
 def _launch() -> str:
-    """Launch Numba's pool, find out how it may be used, and return that."""
-    numba.get_num_threads()  # launches it: before, compiled code does not find its functions
+    """Launch Numba's pool; return how it may be used, see `_pool`."""
+    numba.get_num_threads()  # launches the pool; compiled code needs its functions
     layer = numba.threading_layer()
     if layer == "omp" and _forked_from_openmp:
         _use_pool("dead")
@@ -101,14 +101,14 @@ def _launch() -> str:
 
 
 def _has_openmp(process: int | str) -> bool:
-    """Return whether a process has GNU OpenMP loaded; only Linux tells."""
+    """Return whether a process has loaded GNU OpenMP; False except on Linux."""
     with contextlib.suppress(OSError):
         return b"/libgomp" in Path(f"/proc/{process}/maps").read_bytes()
     return False
 
 
 def _is_fork() -> bool:
-    """Return whether this process began as a copy of another and still runs the same program."""
+    """Return whether this process was forked and still runs its parent's program."""
     with contextlib.suppress(OSError):
         flags = int(Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[6])
         return bool(flags & 0x40)  # PF_FORKNOEXEC
@@ -116,18 +116,17 @@ def _is_fork() -> bool:
 
 
 _forked_from_openmp = _is_fork() and _has_openmp(os.getppid())
-"""Whether the process that this one was forked from had GNU OpenMP, and perhaps its threads.
+"""Whether this process was forked from one with GNU OpenMP loaded, and perhaps its threads running.
 
-They do not outlive a fork. OpenMP does not notice, and waits for them forever; Numba, where it
-notices, ends the forked process. PyTorch uses the same threads, so that Numba need not have
-launched them.
+These threads do not survive a fork. OpenMP then waits for them forever, or Numba notices and ends
+the process. PyTorch uses the same threads, so they may run even if Numba has not launched them.
 """
 
 
 def _after_fork() -> None:
-    """Forget the pool in a forked process: the threading layer decides whether it has another."""
+    """Reset the state of the pool in a forked process; the next launch determines it again."""
     global _single, _forked_from_openmp
-    omppool = sys.modules.get("numba.np.ufunc.omppool")  # is there if Numba has launched it
+    omppool = sys.modules.get("numba.np.ufunc.omppool")  # loaded if Numba has launched it
     launched = getattr(omppool, "openmp_vendor", None) == "GNU"
     _single, _forked_from_openmp = threading.Lock(), launched or _has_openmp("self")
     _use_pool("")
@@ -138,13 +137,13 @@ if hasattr(os, "register_at_fork"):
 
 
 class ParallelKernel:
-    """A kernel that does one share of the work, called for many of them in threads.
+    """A kernel that computes one share of the work, called for all shares in threads.
 
-    Numba compiles a loop in threads twice, and whatever it calls with it. Here there is one such
-    loop for all kernels; a kernel is compiled once for each dtype, and called by its address.
+    Numba compiles a parallel loop, and all that it calls, twice. To avoid this, all kernels share
+    one such loop. A kernel is compiled once for each dtype, and called by its address.
 
-    The kernel is a function of ``(number, words, like)``: the number of the share, the call as a
-    table for `records.read`, and a null pointer to elements of the dtype, for `records.array_at`.
+    The kernel is a function of ``(number, words, like)``: the number of the share, the arguments as
+    a table for `records.read`, and a null pointer to the dtype, for `records.array_at`.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -152,15 +151,16 @@ class ParallelKernel:
         self._addresses: dict[str, int] = {}
 
     def __call__(self, shares: int, dtype: str, call: tuple[Any, ...]) -> None:
-        """Do all shares.
+        """Compute all shares.
 
         Parameters
         ----------
         shares : int
+            Number of shares.
         dtype : str
             'float32' or 'float64'.
         call : NamedTuple
-            What every share is given: integers, and C-contiguous arrays.
+            The arguments of every share: integers and C-contiguous arrays.
         """
         if dtype not in self._addresses:
             self._addresses[dtype] = jit.address(
@@ -195,7 +195,7 @@ def _call(typingctx: Any, address: Any, number: Any, table: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _threads(typingctx: Any) -> Any:
-    """Return how many threads a loop would get; the symbol is that of Numba's own loops."""
+    """Return a loop's number of threads, by the function that Numba's own loops call."""
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -214,12 +214,12 @@ def _count_threads():  # type: ignore[no-untyped-def]
 
 
 def threads() -> int:
-    """Return how many threads a loop would get: `numba.get_num_threads`, and ten times as fast."""
+    """Return a loop's number of threads, ten times as fast as `numba.get_num_threads`."""
     return 1 if (_pool or _launch()) == "dead" else _count_threads()
 
 
 def most_threads() -> int:
-    """Return how many threads a loop can get at the most."""
+    """Return the maximum number of threads of a loop."""
     return 1 if (_pool or _launch()) == "dead" else int(numba.config.NUMBA_NUM_THREADS)
 
 
@@ -228,6 +228,6 @@ def _in_threads(address, shares, table):  # type: ignore[no-untyped-def]
     if shares > 1 and _threads() > 1:
         for number in numba.prange(shares):
             _call(address, number, table)
-    else:  # waking threads takes longer than the smallest shares
+    else:  # waking threads takes longer than a small share
         for number in range(shares):
             _call(address, number, table)

@@ -1,18 +1,18 @@
-"""A plan: which backend computes which problem, why, and where that was measured.
+"""A plan: the backend chosen for each problem, with the measurements behind the choice.
 
 A plan is a JSON object, written by `cnnbench recommend` and read by `load`:
 
 =============  ===================================================================================
 ``schema``     ``cnnkernels-plan/1``
-``machine``    what tells the machine from others, as `cnnkernels.host.fingerprint` returns it
-``versions``   of the libraries that compute
-``threads``    how many, while it was measured
-``made``       when, by which command, of which commit
-``fallback``   the backend of problems that the plan does not have, when nothing else is asked for
+``machine``    the fingerprint of the machine; see `cnnkernels.host.fingerprint`
+``versions``   the versions of the libraries that compute
+``threads``    the number of threads during measurement
+``made``       the time, the command and the commit of the measurement
+``fallback``   the backend for problems without a choice, unless ``unmeasured`` says otherwise
 ``choices``    a list; each has ``problem``, a descriptor; ``backend``; ``why``; ``seconds``, by
-               backend, of a forward and the backward that training needs; ``samples``, the same
-               round by round; ``ratio``, ``low`` and ``high``: how many times as fast as
-               ``baseline`` the backend is, and the interval of that
+               backend, of forward plus the backward that training needs; ``samples``, the same
+               for each round; ``ratio``, ``low`` and ``high``: the speedup over ``baseline``
+               and its interval
 =============  ===================================================================================
 """
 
@@ -36,31 +36,34 @@ from cnnkernels.contract import Backend, Problem, Unsupported
 SCHEMA = "cnnkernels-plan/1"
 
 VARIABLE = "CNNKERNELS_PLAN"
-"""The environment variable that names the plan's file where a program names none."""
+"""The environment variable with the path of the plan, for programs that set no plan."""
 
 LIBRARIES = ("cnnbench", "numpy", "numba", "llvmlite", "torch")
 
 Measure: TypeAlias = Callable[[Problem], "Choice"]
 
 Unmeasured: TypeAlias = Literal["warn", "fall back", "refuse"] | Measure
-"""What becomes of a problem that a plan has no choice for: the fallback computes it, with a warning
-or without; it is refused; or a function measures it then, and returns the choice, which the plan
-keeps. That the fallback computed something is no choice, and is not kept."""
+"""How a plan handles a problem without a choice.
+
+'warn' and 'fall back' run the fallback, with and without a warning. 'refuse' raises `Unsupported`.
+A function measures the problem and returns a choice, which is added to the plan. Running the
+fallback adds nothing to the plan.
+"""
 
 
 class PlanError(ValueError):
-    """A plan that cannot be read or is not for here; the message says what to do."""
+    """A plan cannot be read, or was made on another machine; the message says what to do."""
 
 
 class PlanWarning(UserWarning):
-    """A plan is followed, but something differs from what was measured; the message says what."""
+    """A plan is in use, but conditions differ from those measured; the message says how."""
 
 
 @contextlib.contextmanager
 def hearing(hear: Callable[[str], None]) -> Iterator[None]:
-    """Call a function with each `PlanWarning` of the block, instead of showing it.
+    """Pass each `PlanWarning` raised in the block to a function, instead of showing it.
 
-    Every one is heard, also where the same was warned of before.
+    Repeated warnings are passed on too.
     """
     with warnings.catch_warnings():
         show = warnings.showwarning
@@ -78,21 +81,22 @@ def hearing(hear: Callable[[str], None]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Choice:
-    """Who computes a problem, and what was measured.
+    """The backend chosen for a problem, and the measurements behind it.
 
     Attributes
     ----------
     backend : str
+        The name of the chosen backend.
     why : str
-        In a few words.
+        The reason, in a few words.
     seconds : dict of str to float
-        Of a forward and the backward that training needs, by backend.
+        Seconds of forward plus the backward that training needs, by backend.
     samples : dict of str to list of float
-        The same, side by side in rounds, two a round.
+        The same, measured side by side: two samples per round.
     baseline : str
-        What the ratio is against.
+        The backend that `ratio` compares with.
     ratio, low, high : float or None
-        How many times as fast as the baseline, and the interval.
+        Speedup over the baseline, and its interval.
     """
 
     backend: str
@@ -107,18 +111,19 @@ class Choice:
 
 @dataclass
 class Plan:
-    """Choices by problem, and where they were made.
+    """Choices by problem, with the machine and versions they were measured on.
 
     Attributes
     ----------
     choices : dict of Problem to Choice
     fallback : str
-        The backend of problems without a choice.
+        The backend for problems without a choice.
     threads : int
+        The number of threads during measurement.
     machine, versions, made : dict of str to str
-        See the module.
+        As in the file; see the module docstring.
     unmeasured : 'warn', 'fall back', 'refuse' or callable
-        What becomes of a problem without a choice; see `Unmeasured`. Not kept in the file.
+        How to handle a problem without a choice; see `Unmeasured`. Not saved in the file.
     """
 
     choices: dict[Problem, Choice]
@@ -135,33 +140,33 @@ class Plan:
             _require_kernels(name)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what was pickled, maybe with a model; say so if that was on another machine."""
+        """Restore a pickled plan, and warn if it was made on another machine."""
         self.__dict__.update(state)
         self._warned = set()
         elsewhere = self._elsewhere()
         if elsewhere:
             warnings.warn(
-                f"a plan made on another machine ({elsewhere}) is followed, and other kernels may "
-                "be the fastest here: make one by cnnbench recommend",
+                f"following a plan made on another machine ({elsewhere}); other kernels may be "
+                "faster here: make a plan by cnnbench recommend",
                 PlanWarning,
                 stacklevel=2,
             )
 
     def backend_for(self, problem: Problem, *, measuring: bool = True) -> Backend:
-        """Return who computes a problem.
+        """Return the backend for a problem.
 
         Parameters
         ----------
         problem : Problem
         measuring : bool
-            Whether a problem without a choice may be measured now, if that was asked for; where it
-            may not, the fallback is returned with a warning, and the problem is measured later.
+            Whether a problem without a choice may be measured now, if `unmeasured` is a function.
+            If not, the fallback is returned with a warning, and a later call measures the problem.
 
         Raises
         ------
         Unsupported
-            If the plan has no choice for the problem and refuses others, or the backend that it
-            names cannot run here.
+            If the plan has no choice for the problem and `unmeasured` is 'refuse', or if the
+            backend cannot run here.
         """
         choice = self.choices.get(problem)
         if choice is None and measuring and callable(self.unmeasured):
@@ -174,12 +179,12 @@ class Plan:
         return _load(self._fallback_for(problem) if choice is None else choice.backend)
 
     def load(self) -> list[str]:
-        """Load every backend that was chosen, and the fallback; return their names.
+        """Load the fallback and every chosen backend; return their names.
 
         Raises
         ------
         Unsupported
-            If one cannot run here, or cannot do what it was chosen for.
+            If one cannot run here, or cannot run a problem that it was chosen for.
         """
         names = sorted({self.fallback, *(c.backend for c in self.choices.values())})
         for name in names:
@@ -195,7 +200,7 @@ class Plan:
         if self.unmeasured == "refuse":
             raise Unsupported(
                 f"the plan has no choice for {problem}; measure it by cnnbench recommend, "
-                "or let the plan fall back: unmeasured='fall back'"
+                "or allow the fallback: unmeasured='fall back'"
             )
         if self.unmeasured != "fall back" and problem not in self._warned:
             self._warned.add(problem)
@@ -207,9 +212,9 @@ class Plan:
         return self.fallback
 
     def _elsewhere(self) -> str:
-        """Return in what the plan's machine differs from this one; nothing if it is this one."""
+        """Return how the plan's machine differs from this one; empty if it doesn't."""
         here = host.fingerprint()
-        if "microarchitecture" not in self.machine:  # a plan of before it was recorded
+        if "microarchitecture" not in self.machine:  # an older plan, which lacks it
             del here["microarchitecture"]
         return "; ".join(
             f"{key} {self.machine.get(key, 'unknown')!r}, here {value!r}"
@@ -218,16 +223,16 @@ class Plan:
         )
 
     def pinned(self, backend: str, *problems: Problem) -> Plan:
-        """Return the plan with a backend for these problems, whatever was measured; all if none.
+        """Return the plan with a fixed backend for these problems, or for all if none is given.
 
         Raises
         ------
         UnknownBackendError
             If no backend has this name.
         PlanError
-            If it is 'auto'.
+            If the backend is 'auto'.
         Unsupported
-            If it cannot do one of them.
+            If the backend cannot run one of the problems.
         """
         _load(backend)
         changed = dict(self.choices)
@@ -239,12 +244,12 @@ class Plan:
         return dataclasses.replace(self, choices=changed, fallback=fallback)
 
     def excluding(self, *backends: str) -> Plan:
-        """Return the plan without some backends: the fastest of the others is chosen instead.
+        """Return the plan without these backends; the fastest remaining one replaces each.
 
         Raises
         ------
         PlanError
-            If none is left for a problem.
+            If no backend is left for a problem.
         """
         changed = dict(self.choices)
         for problem, choice in self.choices.items():
@@ -266,12 +271,12 @@ class Plan:
         return dataclasses.replace(self, choices=changed, fallback=fallback)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON, whole or not at all; see `cnnkernels.files`.
+        """Write the plan as JSON, atomically; see `cnnkernels.files`.
 
         Raises
         ------
         PlanError
-            If it cannot be written.
+            If the file cannot be written.
         """
         plain = {
             "schema": SCHEMA,
@@ -295,7 +300,7 @@ def _require_kernels(name: str) -> None:
     if name == registry.AUTO:
         raise PlanError(
             f"expected a backend with kernels of its own, got {name!r}, which follows a plan: "
-            "name the backend that is to compute"
+            "name the backend that should run instead"
         )
 
 
@@ -311,7 +316,7 @@ def _require_able(name: str, problem: Problem) -> None:
 
 
 def _rechosen(choice: Choice, backend: str, why: str) -> Choice:
-    """Return a choice with another backend; the interval was of the one that was chosen."""
+    """Return a choice with another backend, without the interval of the former one."""
     mine, base = choice.seconds.get(backend), choice.seconds.get(choice.baseline)
     ratio = base / mine if mine and base else None
     return dataclasses.replace(choice, backend=backend, why=why, ratio=ratio, low=None, high=None)
@@ -320,27 +325,29 @@ def _rechosen(choice: Choice, backend: str, why: str) -> Choice:
 def load(
     path: str | os.PathLike[str], *, force: bool = False, unmeasured: Unmeasured = "warn"
 ) -> Plan:
-    """Return a plan from its file, if it was made on a machine like this one.
+    """Read a plan from a file; reject it if it was made on another kind of machine.
 
     Parameters
     ----------
     path : path
+        The file.
     force : bool
-        Follow it even if it was made on another machine.
+        Accept a plan made on another machine.
     unmeasured : 'warn', 'fall back', 'refuse' or callable
-        What becomes of problems without a choice; see `Unmeasured`.
+        How to handle problems without a choice; see `Unmeasured`.
 
     Raises
     ------
     PlanError
-        If it cannot be read, is no plan, or was made elsewhere and is not forced.
+        If the file cannot be read or is not a plan, or if the plan was made on another machine and
+        `force` is False.
     """
     plan = _read(Path(path))
     elsewhere = plan._elsewhere()
     if elsewhere and not force:
         raise PlanError(
-            f"{path}: made on another machine ({elsewhere}), where other kernels may be "
-            "the fastest: make one here by cnnbench recommend, or follow it even so: --force, or "
+            f"{path}: made on another machine ({elsewhere}), so other kernels may be faster here: "
+            "make a plan here by cnnbench recommend, or follow this one anyway: --force or "
             "force=True"
         )
     now = host.versions(*plan.versions)
@@ -383,9 +390,7 @@ def _read(path: Path) -> Plan:
         for name in (plan.fallback, *(choice.backend for choice in choices.values())):
             registry.require_known(name)
     except (KeyError, TypeError, AttributeError) as error:
-        raise PlanError(
-            f"{path}: a part of the plan is missing or of another kind: {error!r}"
-        ) from None
+        raise PlanError(f"{path}: a part of the plan is missing or malformed: {error!r}") from None
     except ValueError as error:
         raise PlanError(f"{path}: {error}") from None
     return plan
@@ -406,7 +411,7 @@ def _texts(plain: Mapping[str, Any]) -> dict[str, str]:
 
 
 # --------------------------------------------------------------------------------------------
-# the plan in force
+# the active plan
 
 _in_force: Plan | None = None
 
@@ -417,20 +422,20 @@ def use(
     force: bool = False,
     unmeasured: Unmeasured | None = None,
 ) -> Plan | None:
-    """Put a plan in force, for ``backend="auto"`` in this process; return the one before.
+    """Set the active plan of this process, for ``backend="auto"``; return the previous one.
 
     Parameters
     ----------
     plan : Plan, path or None
-        A path is loaded as `load` does; None ends the plan's force.
+        A path is read as by `load`; None deactivates the plan.
     force : bool
-        Follow a path's plan even if it was made on another machine.
+        Accept a plan from a path that was made on another machine.
     unmeasured : 'warn', 'fall back', 'refuse' or callable, optional
-        What becomes of problems without a choice; see `Unmeasured`. Without it as the plan has it,
-        which of a path is 'warn'. A plan that is given stays as it is: a copy is in force, with the
-        same `choices`.
+        How to handle problems without a choice; see `Unmeasured`. By default as in the plan, and
+        'warn' for a path. A plan passed in is not modified: a copy becomes active, which shares its
+        `choices`.
     """
-    global _in_force  # a process has one, like PyTorch's number of threads
+    global _in_force  # one per process, like PyTorch's number of threads
     before = _in_force
     if plan is not None and not isinstance(plan, Plan):
         plan = load(plan, force=force)
@@ -441,22 +446,22 @@ def use(
 
 
 def current() -> Plan:
-    """Return the plan in force: the one in `use`, else that of the file in CNNKERNELS_PLAN.
+    """Return the active plan: the one set by `use`, else the file named in CNNKERNELS_PLAN.
 
     Raises
     ------
     Unsupported
-        If there is none.
+        If no plan is active.
     PlanError
-        If the file cannot be followed.
+        If the file cannot be read, or its plan was made on another machine.
     """
     if _in_force is not None:
         return _in_force
     path = os.environ.get(VARIABLE)
     if not path:
         raise Unsupported(
-            "no plan is in force: cnnbench recommend makes one; cnnkernels.plan.use('plan.json') "
-            f"or {VARIABLE}=plan.json puts it in force"
+            "no plan is active: make one by cnnbench recommend, and activate it by "
+            f"cnnkernels.plan.use('plan.json') or {VARIABLE}=plan.json"
         )
     return _of_environment(path)
 

@@ -1,6 +1,6 @@
-"""Problems: one convolution or max-pooling, without its data.
+"""A problem: the shapes of one convolution or max-pooling, without its data.
 
-Sizes, geometry and dtype are validated once, when a problem is constructed.
+The constructor validates sizes, geometry and dtype, so that nothing else has to.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NAMES = {dtype: name for name, dtype in NATIVE.items()}
 
 
 class Conv2DShapes(NamedTuple):
-    """Shapes of the arrays of a convolution; `b` is empty where there is no bias."""
+    """Shapes of a convolution's arrays; `b` is empty without a bias."""
 
     x: tuple[int, int, int, int]
     w: tuple[int, int, int, int]
@@ -42,7 +42,7 @@ class Conv2DShapes(NamedTuple):
 
 
 class MaxPool2DShapes(NamedTuple):
-    """Shapes of the arrays of a max-pooling."""
+    """Shapes of a max-pooling's arrays."""
 
     x: tuple[int, int, int, int]
     y: tuple[int, int, int, int]
@@ -54,35 +54,34 @@ def dtype_name(dtype: object) -> str:
     Raises
     ------
     TypeError
-        If `dtype` is anything else: the kernels compute in these two only.
+        If `dtype` is anything else; the kernels compute in these two only.
     """
     try:
-        if dtype is None:  # which NumPy takes for float64
+        if dtype is None:  # NumPy reads None as float64
             raise TypeError
         found = np.dtype(dtype)  # type: ignore[call-overload]
-    except (TypeError, ValueError, SyntaxError):  # of words that NumPy takes for structures
+    except (TypeError, ValueError, SyntaxError):  # SyntaxError: strings parsed as structures
         raise TypeError(
             f"dtype: expected float32 or float64, got {geometry.shown(dtype)}"
         ) from None
-    name = _NAMES.get(found) or str(found.name)  # which NumPy takes its time to find
+    name = _NAMES.get(found) or str(found.name)  # dtype.name is slow
     if name not in DTYPES:
         raise TypeError(f"dtype: expected float32 or float64, got {name}")
     return name
 
 
 class SlidingWindow:
-    """What convolution and pooling share: a window that slides over padded images.
+    """A window that slides over padded images: the part common to convolution and pooling.
 
     Attributes
     ----------
     batch, height, width : int
         N, H and W, in images and pixels; the batch may be 0.
     kernel_size, stride, dilation : (int, int)
-        Of rows and columns.
+        Along rows and columns.
     padding : ((top, bottom), (left, right))
-        In pixels, trimmed to the pixels that a window reaches: a bottom row of padding that the
-        stride steps over is no part of the problem, and two problems that compute the same are
-        equal.
+        In pixels, without trailing padding that no window reaches. So two problems that compute
+        the same thing are equal.
     dtype : str
         'float32' or 'float64'.
     """
@@ -151,7 +150,7 @@ class SlidingWindow:
         return hash(tuple(self.__getstate__().values()))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what tells the problem, without its hash: other processes have another."""
+        """Return the fields without the cached hash, which differs between processes."""
         names = (field.name for field in dataclasses.fields(self))  # type: ignore[arg-type]
         return {name: getattr(self, name) for name in names}
 
@@ -175,9 +174,9 @@ class SlidingWindow:
 
     @property
     def steps(self) -> Pair:
-        """The stride, no longer than the padded image: beyond it there is one window anyway.
+        """The stride, limited to the size of the padded image; a larger one also gives one window.
 
-        Other than a stride, it can be multiplied with any other length of the problem.
+        Unlike `stride`, it can be multiplied by any other length of the problem without overflow.
         """
         high, wide = (
             min(self.stride[axis], size + sum(self.padding[axis]))
@@ -187,17 +186,17 @@ class SlidingWindow:
 
     @property
     def symmetric_padding(self) -> Pair | None:
-        """(rows, columns) of padding, the same on both sides, that mean this problem; or None.
+        """Equivalent padding (rows, columns), equal on both sides; None if there is none.
 
-        The padding of a problem is trimmed to what a window reaches, so that many a problem given
-        symmetrically is stored otherwise; libraries that know symmetric padding only take it here.
+        Padding is stored trimmed to what windows reach, so symmetric padding is often stored as
+        asymmetric. Libraries that take only symmetric padding use this instead.
         """
         high, wide = self.padding[0][0], self.padding[1][0]
         same = self._out_sizes(((high, high), (wide, wide))) == self._out_sizes(self.padding)
         return (high, wide) if same else None
 
     def first_blind(self, axis: int) -> int:
-        """Return the first window along an axis, 0 or 1, that sees no pixel: beyond all if none."""
+        """Return the first window along axis 0 or 1 that sees no pixel, or the window count."""
         size, out = ((self.height, self.out_height), (self.width, self.out_width))[axis]
         before, kernel = self.padding[axis][0], self.kernel_size[axis]
         return geometry.first_blind(
@@ -206,12 +205,12 @@ class SlidingWindow:
 
     @property
     def taps_on_pixels(self) -> int:
-        """How often a tap of a window lies on a pixel, not on padding, in one channel's plane."""
+        """Number of (window, tap) pairs in one channel's plane that hit a pixel, not padding."""
         product = 1
         for axis, (size, out) in enumerate(
             ((self.height, self.out_height), (self.width, self.out_width))
         ):
-            # Windows and taps are alike in this; the fewer are counted one by one.
+            # Windows and taps are interchangeable here; loop over the fewer of the two.
             (out, stride), (kernel, dilation) = sorted(
                 ((out, self.stride[axis]), (self.kernel_size[axis], self.dilation[axis])),
                 reverse=True,
@@ -225,7 +224,7 @@ class SlidingWindow:
         return product
 
     def _window_descriptor(self) -> tuple[str, str]:
-        """Return the parts of the descriptor around the channels: sizes and window of each axis."""
+        """Return the descriptor's image and window parts, which enclose the channels."""
         parts = []
         for axis, letter in enumerate("hw"):
             parts.append(
@@ -261,7 +260,7 @@ class Conv2D(SlidingWindow):
     Parameters
     ----------
     batch : int
-        N, images; 0 is fine.
+        N, the number of images; may be 0.
     in_channels, out_channels : int
         C and K, each a multiple of `groups`.
     height, width : int
@@ -269,11 +268,11 @@ class Conv2D(SlidingWindow):
     kernel_size, stride, dilation : int or (int, int)
         Rows and columns; an integer means both.
     padding : int, (int, int), ((top, bottom), (left, right)), 'same' or 'valid'
-        In pixels of zeros.
+        Zeros around the images, in pixels.
     groups : int
-        The channels are split into this many groups that do not meet.
+        Number of groups; an output channel reads only the input channels of its group.
     bias : bool
-        Whether a bias per output channel is added.
+        Whether each output channel has a bias.
     dtype : dtype
         float32 or float64.
 
@@ -282,7 +281,7 @@ class Conv2D(SlidingWindow):
     ValueError
         If a size is out of range, the kernel does not fit, or groups do not divide channels.
     TypeError
-        If a size is no integer or the dtype is another.
+        If a size is not an integer, or the dtype is neither of these.
     """
 
     batch: int
@@ -340,19 +339,19 @@ class Conv2D(SlidingWindow):
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of one direction; taps on the padding are not counted."""
+        """Multiply-adds of one direction, without taps on padding."""
         pairs = self.batch * self.out_channels * (self.in_channels // self.groups)
         return pairs * self.taps_on_pixels
 
     def flops(self, direction: Direction) -> int:
-        """Floating-point operations of a direction: two a multiply-add, none on padding.
+        """Floating-point operations of a direction: two per multiply-add, none on padding.
 
-        `backward` is backward_data and backward_weights. The bias is not counted.
+        'backward' counts backward_data plus backward_weights. The bias is not counted.
         """
         return 2 * self.multiply_adds * (2 if direction == BACKWARD else 1)
 
     def bytes_moved(self, direction: Direction) -> int:
-        """Bytes that a direction has to read or write at the least, each array once."""
+        """Minimum bytes read and written by a direction, with each array moved once."""
         x, w, b, y = (_elements(shape) for shape in self.shapes)
         moved = {
             FORWARD: x + w + b + y,
@@ -363,7 +362,7 @@ class Conv2D(SlidingWindow):
         return moved * np.dtype(self.dtype).itemsize
 
     def __str__(self) -> str:
-        """Return the canonical descriptor, which `cnnkernels.descriptor.parse` reads back."""
+        """Return the canonical descriptor, the inverse of `cnnkernels.descriptor.parse`."""
         image, window = self._window_descriptor()
         return (
             f"g{self.groups}mb{self.batch}ic{self.in_channels}{image}oc{self.out_channels}{window}"
@@ -383,10 +382,10 @@ class MaxPool2D(SlidingWindow):
     kernel_size, stride, dilation : int or (int, int)
         Rows and columns; `stride` is `kernel_size` unless given.
     padding : int, (int, int), ((top, bottom), (left, right)) or 'valid'
-        In pixels of minus infinity. More than half the kernel is allowed, as in ONNX.
+        Minus infinity around the images, in pixels. It may exceed half the kernel, as in ONNX.
     ceil_mode : bool
-        Whether a last window that begins on a pixel or on the padding before it, but reaches
-        beyond the padding after it, counts too. The problem stores it as padding.
+        Whether to include a last window that begins inside the image or its leading padding but
+        ends beyond the trailing padding. The problem stores the mode as extra padding.
     dtype : dtype
         float32 or float64.
 
@@ -395,7 +394,7 @@ class MaxPool2D(SlidingWindow):
     ValueError
         If a size is out of range, the kernel does not fit, or a window would see no pixel.
     TypeError
-        If a size is no integer or the dtype is another.
+        If a size is not an integer, or the dtype is neither of these.
     """
 
     batch: int
@@ -449,21 +448,21 @@ class MaxPool2D(SlidingWindow):
 
     @property
     def comparisons(self) -> int:
-        """How many pixels the windows look at; padding is not counted."""
+        """Number of pixels that the windows compare, without padding."""
         return self.batch * self.channels * self.taps_on_pixels
 
     def flops(self, direction: Direction) -> int:
-        """Return 0: pooling compares and copies, and is measured in bytes."""
+        """Return 0: pooling compares and copies, so its speed is measured in bytes."""
         del direction
         return 0
 
     def bytes_moved(self, direction: Direction) -> int:
-        """Bytes of x and y, each moved once; what a kernel remembers of its winners is its own."""
+        """Bytes of x and y, each moved once; the cache of winners is not counted."""
         del direction
         return sum(_elements(shape) for shape in self.shapes) * np.dtype(self.dtype).itemsize
 
     def __str__(self) -> str:
-        """Return the canonical descriptor, which `cnnkernels.descriptor.parse` reads back."""
+        """Return the canonical descriptor, the inverse of `cnnkernels.descriptor.parse`."""
         image, window = self._window_descriptor()
         return f"mb{self.batch}ic{self.channels}{image}{window}{self._dtype_descriptor()}"
 
@@ -472,14 +471,14 @@ Problem: TypeAlias = Conv2D | MaxPool2D
 
 
 def directions(problem: Problem) -> tuple[Direction, ...]:
-    """Return the directions that a problem is checked and timed in."""
+    """Return the directions in which a problem is checked and timed."""
     if isinstance(problem, Conv2D):
         return FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS, BACKWARD
     return FORWARD, BACKWARD
 
 
 def _require_possible(shapes: Conv2DShapes | MaxPool2DShapes, dtype: str) -> None:
-    """Refuse arrays that no machine has, of one image where the batch is of none."""
+    """Reject arrays that are too large for any machine; an empty batch counts as one image."""
     for name, shape in zip(shapes._fields, shapes, strict=True):
         elements = math.prod(shape) or math.prod(shape[1:])
         if elements * NATIVE[dtype].itemsize > MOST:

@@ -1,8 +1,8 @@
-"""Named tuples that compiled code reads by name: integers, and addresses of arrays.
+"""Named tuples of integers and arrays that compiled code reads by name.
 
-A kernel that is called by its address takes a table of int64. A `NamedTuple` class says what stands
-in such a table: Python fills it from a tuple of the class, and compiled code makes a tuple of the
-class of it again. Fields that are arrays stand there as addresses.
+A kernel called by its address takes a table of int64. A `NamedTuple` class defines the contents of
+such a table: Python fills it from a tuple of the class, and compiled code converts it back. Arrays
+are stored as addresses.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _WORD = np.dtype(np.int64)
 
 
 def words(fields: Iterable[Any]) -> np.ndarray:
-    """Return integers as they are, and arrays as their addresses, int64."""
-    # `address_of` of the arrays, written out: some calls take no longer than this.
+    """Return the fields as int64: integers unchanged, arrays as addresses."""
+    # `address_of` inlined: its call overhead would matter in the smallest calls.
     return np.array(
         [POINTER_AT(id(f) + HEADER).value if isinstance(f, np.ndarray) else f for f in fields],
         _WORD,
@@ -35,16 +35,16 @@ def words(fields: Iterable[Any]) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Record(Generic[Fields]):
-    """A named tuple that stays where compiled code can read it from call to call.
+    """A named tuple in memory that compiled code can read in every call.
 
     Attributes
     ----------
     fields : NamedTuple
-        Of integers and C-contiguous arrays.
+        Integers and C-contiguous arrays.
     words : np.ndarray
-        The same as `words` has them.
+        The fields as returned by `words`.
     address : int
-        Where they stand.
+        The address of `words`.
     """
 
     fields: Fields
@@ -53,14 +53,14 @@ class Record(Generic[Fields]):
 
 
 def record(fields: Fields) -> Record[Fields]:
-    """Return the record of a named tuple; it keeps the arrays alive."""
+    """Return the record of a named tuple; the record keeps the arrays alive."""
     table = words(fields)
     return Record(fields, table, table.ctypes.data)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def read(typingctx: Any, kind: Any, table: Any) -> Any:
-    """Return the named tuple of a class that stands in a table, or at an address, as integers."""
+    """Return the named tuple of a class from a table or an address; all fields are integers."""
     del typingctx
     made = types.NamedUniTuple(types.int64, len(kind.instance_class._fields), kind.instance_class)
 
@@ -90,7 +90,7 @@ def _pointer(typingctx: Any, address: Any, like: Any) -> Any:
 
 @numba.njit
 def array_at(address, like, shape):  # type: ignore[no-untyped-def]
-    """Return the array at an address, of the dtype that the pointer `like` points to."""
+    """Return the array at an address, with the dtype of the pointer `like`."""
     return numba.carray(_pointer(address, like), shape)
 
 
@@ -106,5 +106,5 @@ def _void(typingctx: Any, address: Any) -> Any:
 
 @numba.njit
 def array_of(dtype, address, shape):  # type: ignore[no-untyped-def]
-    """Return the array of a dtype at an address."""
+    """Return the array at an address, with the given dtype."""
     return numba.carray(_void(address), shape, dtype)

@@ -1,8 +1,8 @@
-"""Names to backends: the built-in ones, and those that installed packages bring.
+"""The registry of backends by name: the built-in ones, and those of installed packages.
 
-A package joins by an entry point in the group ``cnnkernels.backends`` whose object is a callable
-without arguments that returns a `Backend`. The built-in ones are entry points too, so that there is
-one path, and it is lazy: nothing is imported before a backend is loaded.
+A package adds a backend by an entry point in the group ``cnnkernels.backends``: a callable without
+arguments that returns a `Backend`. The built-in backends use the same mechanism. A backend's
+modules are imported only when it is loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cnnkernels.contract import Backend
 GROUP = "cnnkernels.backends"
 
 AUTO = "auto"
-"""The name that stands for whom the plan in force has chosen; see `cnnkernels.plan`."""
+"""The name of the backend that follows the active plan; see `cnnkernels.plan`."""
 
 _BUILT_IN = {
     name: EntryPoint(name, f"cnnkernels.backends:{recipe}", GROUP)
@@ -35,11 +35,11 @@ _BUILT_IN = {
 
 
 class UnknownBackendError(ValueError):
-    """No backend has this name; the message lists those that there are."""
+    """No backend has this name; the message lists the known names."""
 
 
 class BrokenBackendError(RuntimeError):
-    """An installed backend failed to load, or is none; the message says how."""
+    """An installed backend failed to load, or is not a `Backend`; the message says why."""
 
 
 @functools.cache
@@ -58,26 +58,26 @@ def _entries() -> dict[str, EntryPoint]:
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all backends, the built-in ones first, whether they can run or not.
+    """Return the names of all backends, built-in ones first, whether or not they can run here.
 
-    `AUTO`, which has no kernels of its own, is none of them.
+    `AUTO` is left out, because it has no kernels of its own.
     """
     return tuple(name for name in _entries() if name != AUTO)
 
 
 def require_known(name: str, more: Sequence[str] = ()) -> None:
-    """Refuse a name that no backend has.
+    """Reject a name that no backend has.
 
     Parameters
     ----------
     name : str
     more : sequence of str
-        Names that are no backend's, and will do as well.
+        Further names to accept, such as those of whole training programs.
 
     Raises
     ------
     UnknownBackendError
-        With the names that there are, and the one that was perhaps meant.
+        With the known names, and a suggestion for a misspelled one.
     """
     known = (*_entries(), *more)
     if name not in known:
@@ -88,16 +88,16 @@ def require_known(name: str, more: Sequence[str] = ()) -> None:
 
 @functools.cache
 def load(name: str) -> Backend:
-    """Return the backend of this name, made on the first call.
+    """Return the backend of this name, created on the first call.
 
     Raises
     ------
     UnknownBackendError
         If no backend has this name.
     Unsupported
-        If it cannot run here, with the reason.
+        If the backend cannot run here, with the reason.
     BrokenBackendError
-        If an installed package's backend fails to load, or is no `Backend` of that name.
+        If an installed package's backend fails to load, or is not a `Backend` of that name.
     """
     require_known(name)
     entry = _entries()[name]

@@ -1,7 +1,7 @@
-"""Vector code: how wide this processor's vectors are, and copies and sums made of them.
+"""Vector code: this processor's vector width, and copies and sums of whole vectors.
 
-What works on whole vectors is emitted as LLVM IR, so that neither the vectoriser's mood nor an
-environment variable decides what it becomes. The micro-kernels are in `microkernel`.
+Vector operations are emitted as LLVM IR, so that the result does not depend on the vectorizer's
+heuristics or on environment variables. The micro-kernels are in `microkernel`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FEATURES: dict[str, bool] = dict(llvmlite.binding.get_host_cpu_features())
 
 
 def vector_bytes() -> int:
-    """Return how wide this processor's widest usable vector is, in bytes."""
+    """Return the width in bytes of this processor's widest usable vector."""
     if _FEATURES.get("avx512f"):
         return 64
     if _FEATURES.get("avx"):
@@ -38,12 +38,12 @@ def has_fma() -> bool:
 
 
 def lanes(itemsize: int) -> int:
-    """Return how many elements of a size one vector holds."""
+    """Return the number of elements of `itemsize` bytes in a vector."""
     return vector_bytes() // itemsize
 
 
 def vector_type(element: Any) -> ir.VectorType:
-    """Return LLVM's type of a whole vector of a Numba type."""
+    """Return the LLVM type of a whole vector of a Numba type."""
     bits = element.bitwidth
     scalar = ir.FloatType() if bits == 32 else ir.DoubleType()
     return ir.VectorType(scalar, vector_bytes() * 8 // bits)
@@ -55,7 +55,7 @@ def data_of(context: Any, builder: Any, kind: Any, array: Any) -> Any:
 
 
 def corners(count: int, step: int) -> tuple[Any, Any]:
-    """Return how to shuffle two vectors so that squares of a size swap their corners."""
+    """Return the shuffle masks for two vectors that swap the corners of squares of a size."""
     number = ir.VectorType(ir.IntType(32), count)
     low, high = (
         [count + lane - step + take if lane & step else lane + take for lane in range(count)]
@@ -65,7 +65,7 @@ def corners(count: int, step: int) -> tuple[Any, Any]:
 
 
 def emit_prefetch(builder: Any, place: Any, write: bool, cache: int = 1) -> None:
-    """Bring the line around an address, which need not be one, to the first or second cache."""
+    """Prefetch the cache line of an address, which may be invalid, into L1 or L2."""
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     prefetch = cgutils.get_or_insert_function(
         builder.module,
@@ -78,7 +78,7 @@ def emit_prefetch(builder: Any, place: Any, write: bool, cache: int = 1) -> None
 
 @intrinsic
 def prefetch(typingctx, array, index):  # type: ignore[no-untyped-def]
-    """Ask for the line of the cache around an element, which may lie beyond the array."""
+    """Prefetch the cache line of an element, which may lie beyond the array."""
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -156,8 +156,7 @@ def _emit_blend(load: Any, context: Any, builder: Any, signature: Any, arguments
 def blend_vector(typingctx, to, to_first, of, of_first, begin, end, keep):  # type: ignore[no-untyped-def]
     """Set some lanes of one vector: ``to[to_first + lane] = of[of_first + lane]``.
 
-    Those are ``begin <= lane < end``; the others keep what they are, or become 0. A whole vector is
-    read.
+    The lanes are ``begin <= lane < end``; the others are kept, or become 0. A whole vector is read.
     """
     del typingctx
     emit = functools.partial(_emit_blend, load_vector)
@@ -166,7 +165,7 @@ def blend_vector(typingctx, to, to_first, of, of_first, begin, end, keep):  # ty
 
 @intrinsic
 def blend_every_second(typingctx, to, to_first, of, of_first, begin, end, keep):  # type: ignore[no-untyped-def]
-    """Set some lanes as `blend_vector` does, of ``of[of_first + 2 * lane]``; two are read."""
+    """Like `blend_vector`, from ``of[of_first + 2 * lane]``; two whole vectors are read."""
     del typingctx
     emit = functools.partial(_emit_blend, _every_second)
     return types.void(to, to_first, of, of_first, begin, end, keep), emit
@@ -191,8 +190,8 @@ def fill_vector(typingctx, to, to_first, value):  # type: ignore[no-untyped-def]
 def transpose_square(typingctx, to, to_first, to_row, of, of_first, of_row, rows):  # type: ignore[no-untyped-def]
     """Transpose a square as wide as a vector: ``to[to_first + i*to_row + lanes]``, for each i.
 
-    It is set to ``of[of_first + lanes*of_row + i]``, where no row beyond the first `rows` is read:
-    the last of them stands for those.
+    It becomes ``of[of_first + lanes*of_row + i]``. Only the first `rows` rows are read; the last of
+    them replaces the missing ones.
     """
     del typingctx
 
@@ -215,7 +214,7 @@ def sum_products(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Add products of vectors, lane by lane: ``to[to_first + lanes] += a[...] * b[...]``.
 
-    Product j, from `first` on, is of ``a[a_offsets[j] + lanes]`` and ``b[b_offsets[j] + lanes]``.
+    Product j, from `first` on, is ``a[a_offsets[j] + lanes] * b[b_offsets[j] + lanes]``.
     """
     del typingctx
 
@@ -279,7 +278,7 @@ def add_rows(typingctx, to, to_first, of, of_first, row, rows):  # type: ignore[
 def transposed(
     context: Any, builder: Any, of: Any, of_first: Any, of_row: Any, rows: Any
 ) -> list[Any]:
-    """Load as many vectors as one has lanes, and return the columns of that square."""
+    """Load a square, as many vectors as lanes, and return its columns as vectors."""
     word = ir.IntType(64)
     cast = functools.partial(cast_word, context, builder)
     vector = vector_type(of[0].dtype)
@@ -291,7 +290,7 @@ def transposed(
         row = builder.mul(builder.select(inside, word(i), last), cast(*of_row))
         place = builder.bitcast(builder.gep(source, [row]), vector.as_pointer())
         strips.append(load_vector(builder, place))
-    # Squares of 1, 2, 4 ... swap their corners: after the last the whole is turned.
+    # Swapping the corners of squares of size 1, 2, 4 ... transposes the whole.
     step = 1
     while step < vector.count:
         low, high = corners(vector.count, step)
@@ -311,9 +310,9 @@ def sum_up(
     add: Callable[[Any, Any], Any],
     unrolled: bool = True,
 ) -> Any:
-    """Emit a loop, and return its sum: `start`, to which ``add(j, sum)`` adds for each j < count.
+    """Emit a loop and return its sum: ``sum = add(j, sum)`` for each j < count, from `start`.
 
-    With a count of none the sum is `start`. Unless `unrolled`, LLVM must not unroll the loop.
+    The count may be 0. Unless `unrolled`, LLVM must not unroll the loop.
     """
     word = ir.IntType(64)
     entry, head, body, done = builder.block, *(builder.append_basic_block() for _ in range(3))
@@ -336,21 +335,21 @@ def sum_up(
 
 
 def forbid_unrolling(builder: Any, back: Any) -> None:
-    """Tell LLVM not to unroll a loop, given the branch that ends a turn of it."""
+    """Tell LLVM not to unroll a loop, given the branch at the end of its body."""
     module = builder.module
     disable = module.add_metadata(["llvm.loop.unroll.disable"])
     loop = module.add_metadata([disable])
-    loop.operands = (loop, disable)  # LLVM knows a loop's metadata by its naming itself first
+    loop.operands = (loop, disable)  # LLVM requires a loop's metadata to name itself first
     back.set_metadata("llvm.loop", loop)
 
 
 def cast_word(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    """Return an integer of any type as one of 64 bits."""
+    """Return an integer of any type as a 64-bit integer."""
     return context.cast(builder, value, kind, types.int64)
 
 
 def fma(builder: Any, vector: Any) -> Any:
-    """Return LLVM's function that multiplies and adds vectors of a type, in one instruction."""
+    """Return LLVM's fused multiply-add function for a vector type."""
     bits = 32 if isinstance(vector.element, ir.FloatType) else 64
     return cgutils.get_or_insert_function(
         builder.module,
@@ -360,13 +359,13 @@ def fma(builder: Any, vector: Any) -> Any:
 
 
 def wins(builder: Any, pixel: Any, most: Any) -> Any:
-    """Return in which lanes a later pixel wins: where it is greater, or not a number."""
+    """Return the lanes in which a later pixel wins, because it is greater or a NaN."""
     greater = builder.fcmp_ordered(">", pixel, most)
     return builder.or_(greater, builder.fcmp_unordered("uno", pixel, pixel))
 
 
 def splat(builder: Any, scalar: Any, count: int) -> Any:
-    """Return a vector that has a scalar in all lanes."""
+    """Return a vector with a scalar in all lanes."""
     undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), count), None)
@@ -374,7 +373,7 @@ def splat(builder: Any, scalar: Any, count: int) -> Any:
 
 
 def vector_places(context: Any, builder: Any, kinds: Any, arguments: Any) -> list[Any]:
-    """Return a pointer to a vector for each pair of a flat array and an index in it."""
+    """Return a pointer to a vector for each pair of a flat array and an index."""
     pairs = list(zip(kinds, arguments, strict=True))
     places = []
     for array, first in zip(pairs[::2], pairs[1::2], strict=True):
@@ -387,18 +386,18 @@ def vector_places(context: Any, builder: Any, kinds: Any, arguments: Any) -> lis
 
 
 def alignment(place: Any) -> int:
-    """Return how vectors are aligned: no better than their elements."""
+    """Return the alignment of vectors, which is that of their elements."""
     return 4 if isinstance(place.type.pointee.element, ir.FloatType) else 8
 
 
 def load_vector(builder: Any, place: Any) -> Any:
-    """Load a vector from an address, which an element may have."""
+    """Load a vector from an address that is aligned only to elements."""
     return builder.load(place, align=alignment(place))
 
 
 @jit.inlined
 def scratch(count, array):  # type: ignore[no-untyped-def]
-    """Return uninitialised memory of an array's dtype that begins with a line of the cache."""
+    """Return uninitialized memory of an array's dtype, aligned to a cache line."""
     line = arrays.LINE
     memory = np.empty(count + line // array.itemsize, array.dtype)
     first = (line - memory.ctypes.data % line) % line // array.itemsize

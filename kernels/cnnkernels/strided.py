@@ -1,4 +1,4 @@
-"""Windows as strided slices: what the NumPy kernels of convolution and pooling share."""
+"""Windows as strided slices, shared by the NumPy kernels of convolution and pooling."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Slices = tuple[slice, slice]
 def strided_taps(problem: SlidingWindow) -> Iterator[tuple[int, int, Slices, Slices]]:
     """Yield (r, s, windows, pixels) for each tap of the window, in row-major order.
 
-    `windows` selects, from output rows and columns, the windows whose tap (r, s) lies on a pixel,
-    and `pixels`, from input rows and columns, those pixels: two slices of the same lengths, empty
-    where the tap never leaves the padding.
+    `windows` is a pair of slices over output rows and columns: the windows whose tap (r, s) hits a
+    pixel. `pixels` selects these pixels from input rows and columns. Both select equally many; they
+    are empty if the tap never leaves the padding.
     """
     columns = list(_axis(problem, 1, problem.width, problem.out_width))
     for r, down, lines in _axis(problem, 0, problem.height, problem.out_height):

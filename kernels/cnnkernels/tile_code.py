@@ -1,8 +1,8 @@
 """The loops of the micro-kernels as LLVM IR: sums that stay in vector registers.
 
-Each is an outer product: some factors a row, some a column, summed over a reduction. Vectors and
-``llvm.fma`` are explicit, so that neither the vectoriser's mood nor an environment variable decides
-what they become.
+Each computes outer products of a column of factors and a row of factors, summed over a reduction.
+Vectors and ``llvm.fma`` are explicit, so that the result does not depend on the vectorizer's
+heuristics or on environment variables.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def emit_tile(
 ) -> None:
     """Emit the multiplication of a tile with a known number of rows and vectors.
 
-    `named` are the arguments of `multiply_tile`. Scalars lie `packed` a line, row after row, or, if
-    that is 0, where their offsets say.
+    `named` are the arguments of `multiply_tile`. Scalars are packed, `packed` per line, or are read
+    through offsets if that is 0.
     """
     vector = simd.vector_type(element)
     width, size = vector.count, element.bitwidth // 8
@@ -37,8 +37,8 @@ def emit_tile(
         for v in range(vectors):
             simd.emit_prefetch(builder, builder.gep(place, [word(v * width)]), write=True)
 
-    # The lines of the result are fetched while the sums are made: a row with each step, so that
-    # other operands need not wait for all of them. Without packed rows that would spill sums.
+    # Prefetch the result during the summation, one row per step, so that other operands need not
+    # wait for all rows. Without packed scalars, this would spill sums.
     body = builder.append_basic_block("body")
     store = builder.append_basic_block("store")
     given, c_rows = [], []
@@ -114,16 +114,16 @@ def emit_tile(
 def _repeat(builder: Any, again: Any, body: Any, after: Any) -> None:
     """Close a loop that LLVM must not unroll.
 
-    A tile fills the registers: where LLVM unrolls (it does for some processors), the scalars of two
-    steps do not fit in, and a spill a sum makes the loop three times slower.
+    A tile fills the registers. LLVM unrolls for some processors; the scalars of two steps then do
+    not fit, and the loop spills every sum and becomes three times slower.
     """
     simd.forbid_unrolling(builder, builder.cbranch(again, body, after))
 
 
 def _spaced(builder: Any, place: Any, row: Any, rows: int) -> list[Any]:
-    """Return addresses that lie `row` elements apart.
+    """Return addresses that are `row` elements apart.
 
-    They are reached in threes from one pointer, by one or two strides: few registers hold all.
+    Three at a time are computed from one pointer, by one or two strides, to save registers.
     """
     word = ir.IntType(64)
     two_rows, three_rows = (builder.mul(row, word(times)) for times in (2, 3))
@@ -138,7 +138,7 @@ def _spaced(builder: Any, place: Any, row: Any, rows: int) -> list[Any]:
 def emit_lanes_tile(
     builder: Any, rows: int, columns: int, element: Any, named: dict[str, Any]
 ) -> None:
-    """Emit the sums of a tile with a known number of rows and columns: see `multiply_lanes`."""
+    """Emit the sums of a tile with a known number of rows and columns; see `multiply_lanes`."""
     vector = simd.vector_type(element)
     word = ir.IntType(64)
     multiply_add = simd.fma(builder, vector)
@@ -187,7 +187,7 @@ def emit_lanes_tile(
 
 
 def _sums_of_lanes(builder: Any, vectors: list[Any]) -> list[Any]:
-    """Return the sum of the lanes of each vector: two vectors are halved to one, and so on."""
+    """Return the lane sum of each vector, by repeatedly halving two vectors into one."""
     count, totals = vectors[0].type.count, []
     for first in range(0, len(vectors), count):
         strips = vectors[first : first + count]

@@ -1,9 +1,9 @@
 """Vectors as values in compiled code, for kernels whose innermost loop is over lanes.
 
-What goes into one register is said here, and not left to the vectoriser's mood. Arrays hold vectors
-along their last axis, which is `lanes` elements long; an index of vectors leaves that axis out.
-Sums are kept in `ROWS` vectors at once, as a tuple: they stay in registers, and none waits for the
-one before. Rows are what stands side by side along the last axis that an index names.
+The code states what each register holds, instead of relying on the vectorizer's heuristics. Arrays
+store vectors along their last axis, of length `lanes`; an index of vectors leaves that axis out.
+Sums are tuples of `ROWS` vectors, which stay in registers and do not depend on each other. The rows
+of a tuple are adjacent along the last axis of the index.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from cnnkernels import simd
 from cnnkernels.simd import lanes, splat
 
 ROWS = 8
-"""Enough sums to hide the latency of an FMA; with what they are made of, they fit 16 registers."""
+"""Vectors of sums: enough to hide an FMA's latency, and few enough for 16 registers."""
 
 
 class Vector(types.Type):  # type: ignore[misc]
-    """Numba's type of `count` elements side by side."""
+    """Numba type of a vector of `count` elements."""
 
     def __init__(self, dtype: Any, count: int) -> None:
         self.dtype, self.count = dtype, count
@@ -75,7 +75,7 @@ def store(typingctx, array, index, vector):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def filled(typingctx, array, value):  # type: ignore[no-untyped-def]
-    """Return rows with a value in every lane, of an array's dtype."""
+    """Return rows with a value in every lane, with an array's dtype."""
     del typingctx
     rows = _rows_of(array)
 
@@ -88,7 +88,7 @@ def filled(typingctx, array, value):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def broadcast(typingctx, scalars, index):  # type: ignore[no-untyped-def]
-    """Return rows of which each holds one scalar in all lanes: those from an index."""
+    """Return rows that each hold one scalar in all lanes; read scalars from an index on."""
     del typingctx
     rows = _rows_of(scalars)
 
@@ -105,7 +105,7 @@ def broadcast(typingctx, scalars, index):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def add_scaled(typingctx, sums, scalars, index, vector):  # type: ignore[no-untyped-def]
-    """Return the sums with a vector added to each, times a scalar a row: those from an index."""
+    """Return sums plus a vector times one scalar per row; read scalars from an index on."""
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -121,7 +121,7 @@ def add_scaled(typingctx, sums, scalars, index, vector):  # type: ignore[no-unty
 
 @intrinsic
 def add_products(typingctx, sums, vectors, index, vector):  # type: ignore[no-untyped-def]
-    """Return the sums with a vector added to each, times a vector a row: those from an index."""
+    """Return sums plus a vector times one vector per row; read these from an index on."""
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -137,7 +137,7 @@ def add_products(typingctx, sums, vectors, index, vector):  # type: ignore[no-un
 
 @intrinsic
 def store_rows(typingctx, vectors, index, rows):  # type: ignore[no-untyped-def]
-    """Store rows from an index."""
+    """Store rows from an index on."""
     del typingctx
     kind = rows.dtype
 
@@ -153,7 +153,7 @@ def store_rows(typingctx, vectors, index, rows):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def add_totals(typingctx, scalars, index, rows):  # type: ignore[no-untyped-def]
-    """Add, to the scalars from an index, the sum over the lanes of each row."""
+    """Add the sum over the lanes of each row to the scalars from an index on."""
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -169,10 +169,10 @@ def add_totals(typingctx, scalars, index, rows):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def larger(typingctx, best, winner, vector, number):  # type: ignore[no-untyped-def]
-    """Return the larger elements, and whose they are, as max-pooling has it.
+    """Return the larger elements and the winners' numbers, by the rules of max-pooling.
 
-    The first of equal ones wins; a NaN wins, the last of several. Who wins is told by bytes:
-    `winner`, a vector of them or one number for all lanes, and `number` where `vector` wins.
+    The first of equal elements wins; a NaN wins, the last of several. Winners are bytes: `winner`,
+    a vector or one number for all lanes, or `number` in lanes where `vector` wins.
     """
     del typingctx
     bytes_ = Vector(types.uint8, vector.count)
@@ -193,7 +193,7 @@ def larger(typingctx, best, winner, vector, number):  # type: ignore[no-untyped-
 
 @intrinsic
 def where(typingctx, winners, index, number, vector):  # type: ignore[no-untyped-def]
-    """Return a vector's elements where the bytes at an index are a number, and zeros elsewhere."""
+    """Return a vector's elements where the bytes at an index equal `number`, else zeros."""
     del typingctx
     bytes_ = Vector(types.uint8, vector.count)
 
@@ -211,7 +211,7 @@ def where(typingctx, winners, index, number, vector):  # type: ignore[no-untyped
 
 
 def _place(context: Any, builder: Any, kinds: Any, arguments: Any, vector: Vector | None) -> Any:
-    """Return the address of the element at an index, or of the first lane of the vector there."""
+    """Return the address of the element, or of the vector's first lane, at an index."""
     array = context.make_array(kinds[0])(context, builder, arguments[0])
     index = [
         context.cast(builder, value, kind, types.intp)
@@ -238,7 +238,7 @@ def _lanes(numbers: Sequence[int]) -> ir.Constant:
 
 
 def _row(builder: Any, place: Any, row: int, step: int) -> Any:
-    """Return the address of a row, where those before it take `step` elements each."""
+    """Return the address of a row, with rows `step` elements apart."""
     return builder.gep(place, [ir.IntType(64)(row * step)])
 
 
@@ -256,7 +256,7 @@ def _add_products(
 def _totals(builder: Any, rows: Sequence[Any]) -> Any:
     """Return one vector with the sum over the lanes of each row.
 
-    Neighbours are added, of two vectors at once where there are two, until each row is one lane.
+    Adjacent lanes are added, in two vectors at once if possible, until each row is one lane.
     """
 
     def neighbours_added(one: Any, other: Any, width: int) -> Any:

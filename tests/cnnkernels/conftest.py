@@ -19,7 +19,7 @@ def _marked(name):
 
 @pytest.fixture(params=[_marked(name) for name in registry.names()])
 def backend(request):
-    """Each registered backend in turn; one that cannot run here is skipped, with its reason."""
+    """Each registered backend in turn; skip one that cannot run here, with the reason."""
     try:
         return registry.load(request.param)
     except Unsupported as reason:
@@ -55,9 +55,9 @@ def python(tmp_path):
 
 @pytest.fixture
 def thread_counts():
-    """Return a generator that sets Numba to one thread, to two, to all there are, and to none.
+    """Return a generator that sets Numba to one thread, two, all, and to no thread pool.
 
-    Without threads, as in a forked process, loops are compiled once more.
+    Without the pool, as in a forked process, loops run in a separately compiled version.
     """
     numba = pytest.importorskip("numba")
     from cnnkernels import parallel
@@ -72,5 +72,5 @@ def thread_counts():
         yield 0
 
     yield counts
-    parallel._use_pool("")  # as before it was launched: the next loop finds out
+    parallel._use_pool("")  # unknown again; the next loop determines it
     numba.set_num_threads(most)

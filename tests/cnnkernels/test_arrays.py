@@ -1,4 +1,4 @@
-"""Arrays begin with a cache line; others are refused before compiled code reads them."""
+"""Allocated arrays are aligned to cache lines; unsuitable arrays are rejected."""
 
 import numpy as np
 import pytest

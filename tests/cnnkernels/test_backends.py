@@ -1,4 +1,4 @@
-"""Recipes: what each backend is made of, why it may not run here, and the arrays it computes on."""
+"""The backends' factories: kernels, reasons not to run here, and conversion of arrays."""
 
 import sys
 
@@ -11,7 +11,7 @@ TORCH_RECIPES = [backends.torch_cpu, backends.torch_cpu_nhwc, backends.torch_cud
 
 
 # --------------------------------------------------------------------------------------------
-# recipes
+# factories
 
 
 @pytest.mark.parametrize(

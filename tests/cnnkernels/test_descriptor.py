@@ -1,4 +1,4 @@
-"""One line of text is one problem, both ways; what cannot be read is shown."""
+"""Descriptors convert to problems and back; errors mark their position."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from cnnkernels.contract import Conv2D, MaxPool2D
 from cnnkernels.descriptor import Case, DescriptorError, parse, parse_case
 
 # --------------------------------------------------------------------------------------------
-# both ways
+# round trips
 
 
 @st.composite
@@ -101,7 +101,7 @@ def test_the_canonical_descriptor_names_each_axis_only_where_they_differ(problem
 
 
 # --------------------------------------------------------------------------------------------
-# what is read
+# parsing
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_case_is_labelled_by_its_name_or_its_problem():
 
 
 # --------------------------------------------------------------------------------------------
-# what cannot be read
+# errors
 
 
 END = None

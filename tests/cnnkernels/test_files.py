@@ -1,4 +1,4 @@
-"""A file is replaced whole or left as it was; a link stays; what is no file is written through."""
+"""Files are replaced atomically, links stay, and streams are written to directly."""
 
 import os
 import socket
@@ -189,7 +189,7 @@ def test_a_reader_that_has_gone_is_one_sentence():
 
 
 # --------------------------------------------------------------------------------------------
-# neither
+# neither file nor stream
 
 
 def test_what_can_be_no_file_is_one_sentence_and_stays(tmp_path):
@@ -227,6 +227,6 @@ def test_an_open_file_that_is_closed_or_only_read_is_refused_beforehand():
 def test_a_file_that_may_only_be_read_is_refused_beforehand(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("old")
     monkeypatch.setattr(os, "access", lambda _, asked: asked != os.W_OK)  # root may do anything
-    with pytest.raises(WriteError, match="file: cannot be written: it may only be read"):
+    with pytest.raises(WriteError, match="file: cannot be written: it is read-only"):
         files.require_writable(tmp_path / "file")
     files.require_writable(tmp_path / "new")

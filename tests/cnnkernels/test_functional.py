@@ -1,4 +1,4 @@
-"""The public functions: every backend, every layout of memory, and what they refuse."""
+"""The public functions: every backend, every memory layout, and invalid arguments."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,7 @@ POOLINGS = [
 
 
 def integers(seed, *shapes, dtype="float32"):
-    """Return arrays of small integers, whose sums of products are exact in any order."""
+    """Return arrays of small integers; their sums of products are exact in any order."""
     random = np.random.default_rng(seed)
     return [random.integers(-4, 5, shape).astype(dtype) for shape in shapes]
 
@@ -55,7 +55,7 @@ def assert_same(results, expected):
 
 
 # --------------------------------------------------------------------------------------------
-# answers
+# results
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -209,7 +209,7 @@ def test_results_are_the_callers_own(backend):
 
 
 # --------------------------------------------------------------------------------------------
-# what is refused
+# invalid arguments
 
 X, W, B, DY = integers(6, (2, 4, 6, 7), (6, 4, 3, 2), (6,), (2, 6, 4, 6))
 

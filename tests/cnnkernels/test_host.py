@@ -1,4 +1,4 @@
-"""A processor has a name, whatever the system tells; a quota on time leaves fewer cores."""
+"""The processor's name on various systems; the number of cores under a CPU quota."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from cnnkernels import host
 
 @pytest.fixture
 def system(tmp_path, monkeypatch):
-    """Return a function that writes a file of the system that this process then finds itself on."""
+    """Return a function that writes a file of a fake system, which `host` then reads."""
     monkeypatch.setattr(host, "ROOT", tmp_path)
 
     def write(path, content):

@@ -1,4 +1,4 @@
-"""Compiled code is kept on disk, and forgotten when any source of the package changes."""
+"""Compiled code is cached on disk, and invalidated when any source of the package changes."""
 
 import shutil
 from pathlib import Path
@@ -39,7 +39,7 @@ print(result, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 
 @pytest.fixture
 def package(tmp_path):
-    """Return the folder of a copy of the package, which a test may change."""
+    """Return the folder of a copy of the package that a test may change."""
     copy = tmp_path / "cnnkernels"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(cnnkernels.__file__).parent, copy, ignore=ignored)
@@ -102,7 +102,7 @@ def test_compiled_code_of_another_package_is_forgotten_when_its_file_changes(wor
     assert work() == (3, 0, 1)
 
 
-def test_kernels_of_the_same_name_and_line_in_two_modules_are_told_apart(work):
+def test_kernels_of_the_same_name_and_line_in_two_modules_are_distinguished(work):
     assert work("one.small", added=1) == (2, 0, 1)
     assert work("two.small", added=2) == (3, 0, 1)
     assert work("one.small") == (2, 1, 0)

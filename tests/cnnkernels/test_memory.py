@@ -1,4 +1,4 @@
-"""What kernels keep is bounded by its bytes, whatever is asked for and by whom."""
+"""The cache of blockings stays within its budget of bytes, from any number of threads."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ def store():
 
 @pytest.fixture
 def made():
-    """The keys of all plans that were made, in order."""
+    """The keys of all values that were computed, in order."""
     return []
 
 

@@ -1,4 +1,4 @@
-"""A plan is followed problem by problem, kept in a file, and refused where it was not made."""
+"""Plans: choosing a backend for each problem, saving and loading, refusing other machines."""
 
 import copy
 import dataclasses
@@ -47,7 +47,7 @@ def nothing_in_force(monkeypatch):
     plan.use(before)
 
 
-def test_each_problem_goes_to_whom_was_chosen(made):
+def test_each_problem_runs_on_its_chosen_backend(made):
     assert made.backend_for(CONV).name == "naive"
     with pytest.warns(PlanWarning, match="no choice for g1mb2.*numpy computes it"):
         assert made.backend_for(STRIDED).name == "numpy"
@@ -189,13 +189,13 @@ def test_other_versions_are_said(made, tmp_path):
         ({"choices": [{"problem": "nonsense", "backend": "numpy"}]}, "descriptor"),
         ({"choices": [{"problem": str(CONV), "backend": "nmpy"}]}, "did you mean 'numpy'"),
         ({"choices": [{"problem": str(CONV)}]}, "missing"),
-        ({"choices": [{"problem": str(CONV), "backend": 7}]}, "another kind"),
+        ({"choices": [{"problem": str(CONV), "backend": 7}]}, "malformed"),
         (
             {"choices": [{"problem": str(CONV), "backend": "numpy", "seconds": {"numpy": -1}}]},
             "zero",
         ),
         ({"fallback": "none such"}, "unknown backend"),
-        ({"machine": 3}, "another kind"),
+        ({"machine": 3}, "malformed"),
     ],
 )
 def test_what_is_no_plan_is_said(made, tmp_path, change, words):
@@ -271,7 +271,7 @@ def test_auto_is_conformant(backend):
 @pytest.mark.usefixtures("nothing_in_force")
 def test_auto_follows_the_plan_in_force(made):
     x, w = np.ones((2, 3, 6, 6), np.float32), np.ones((4, 3, 3, 3), np.float32)
-    with pytest.raises(Unsupported, match="no plan is in force"):
+    with pytest.raises(Unsupported, match="no plan is active"):
         functional.conv2d(x, w, padding=1, backend="auto")
     plan.use(made)
     with_bias = {"b": np.zeros(4, np.float32), "padding": 1}

@@ -1,4 +1,4 @@
-"""Problems are validated once, and say of themselves what others rely on."""
+"""Problems: validation, window geometry, shapes, and counts of work."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ def pooling(**changes):
 
 
 # --------------------------------------------------------------------------------------------
-# what is accepted
+# accepted arguments
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_problems_cannot_be_changed_but_be_replaced(make):
 
 
 def windows(size, pad, kernel, stride, dilation):
-    """List the places of each window's taps along an axis, window after window, by counting."""
+    """List the positions of each window's taps along an axis, by explicit loops."""
     found, first = [], -pad[0]
     while first + dilation * (kernel - 1) < size + pad[1]:
         found.append([first + tap * dilation for tap in range(kernel)])
@@ -112,7 +112,7 @@ def windows(size, pad, kernel, stride, dilation):
 
 
 def axes():
-    """Axes: size, (padding before, after), kernel, stride and dilation, of a window at least."""
+    """Axes with at least one window: size, padding, kernel, stride and dilation."""
     pad = st.tuples(st.integers(0, 5), st.integers(0, 5))
     sizes = (st.integers(1, most) for most in (12, 4, 4, 3))
     size, kernel, stride, dilation = sizes
@@ -190,7 +190,7 @@ def test_symmetric_padding_is_given_where_it_means_the_same_problem(high, wide):
 
 
 def torch_answers(function, *arguments, **keywords):
-    """Return the out sizes that PyTorch finds, or None where it refuses."""
+    """Return the output sizes in PyTorch, or None if it rejects the problem."""
     try:
         return tuple(function(*arguments, **keywords).shape[2:])
     except RuntimeError:
@@ -245,7 +245,7 @@ def test_out_sizes_of_poolings_are_those_of_torch(ceil_mode):
 
 
 def sparse_axes():
-    """Axes whose windows may step over the image: taps are as far apart as images are long."""
+    """Axes with taps so far apart that windows may step over the image."""
     pad = st.tuples(st.integers(0, 30), st.integers(0, 30))
     sizes = (st.integers(1, most) for most in (9, 9, 9, 15))
     size, kernel, stride, dilation = sizes
@@ -284,7 +284,7 @@ def test_a_pooling_is_refused_exactly_where_a_window_sees_no_pixel(high, wide):
 
 
 def extremes():
-    """Integers that are usual, but one of seven, which is next to a power of two."""
+    """Common integers; one in seven is adjacent to a power of two."""
     near = st.builds(lambda power, more: 2**power + more, st.integers(0, 66), st.integers(-1, 1))
     return st.one_of(*[st.integers(1, 5)] * 6, near)
 

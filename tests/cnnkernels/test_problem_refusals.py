@@ -1,4 +1,4 @@
-"""Problems that cannot be: refused with what was expected and what came."""
+"""Invalid problems are rejected; the message states what was expected, and what it got."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def pooling(**changes):
 
 
 BAD_WINDOWS = (
-    # what is changed, the error, what the message says was expected, and what came
+    # changed arguments, the error, the expectation in the message, and the value it got
     ({"batch": -1}, ValueError, "batch: expected at least 0", "got -1"),
     ({"batch": 2.0}, TypeError, "batch: expected an integer", "got 2.0 of type float"),
     ({"batch": True}, TypeError, "batch: expected an integer", "got True"),
@@ -106,7 +106,7 @@ BAD_WINDOWS = (
         f"got shape (1024, 4, {2**40}, 9) of float32",
     ),
     (
-        {"height": 2**43, "batch": 0},  # of which one image would be too large
+        {"height": 2**43, "batch": 0},  # one image would be too large
         ValueError,
         "x: expected an array of at most",
         f"got shape (0, 4, {2**43}, 9) of float32",

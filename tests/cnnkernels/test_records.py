@@ -1,4 +1,4 @@
-"""Named tuples reach compiled code by name, and stay where they are from call to call."""
+"""Compiled code reads named tuples by name; a record keeps its address between calls."""
 
 from typing import NamedTuple
 

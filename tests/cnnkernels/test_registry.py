@@ -1,4 +1,4 @@
-"""Names become backends, lazily; what others install joins, and cannot break the rest."""
+"""Backends load lazily by name; an installed package adds one, and cannot break the others."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Vectors in compiled code do to every lane what NumPy does to every element."""
+"""Vector operations in compiled code, compared with NumPy."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=["float32", "float64"])
 def filled(request):
-    """Return a function that makes arrays of small integers: whatever is summed is exact."""
+    """Return a function that makes arrays of small integers, so that all sums are exact."""
     random = np.random.default_rng(3)
 
     def filled(*shape):

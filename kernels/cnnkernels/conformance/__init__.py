@@ -1,6 +1,6 @@
-"""The checks that any backend, ours or a stranger's, is put through.
+"""The checks for every backend, built in or from another package.
 
-A stranger's backend is tested in four lines::
+To test a backend of your own::
 
     @pytest.mark.parametrize("descriptor", conformance.CORNER)
     def test_mine(descriptor):

@@ -1,7 +1,7 @@
-"""Deliberately broken backends: each breaks one rule, and a check that passes one is itself broken.
+"""Deliberately broken backends, which the checks must catch; each breaks one rule.
 
-They are the `numpy` backend with one function replaced. Most of the faults are ones that kernels
-have had in earnest; several pass every test on small random arrays with a loose tolerance.
+Each is the `numpy` backend with one function replaced. Most of the faults have occurred in real
+kernels. Several pass every test on small random arrays with a loose tolerance.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _not_zeroed(problem: Conv2D, x: Any, w: Any, b: Any) -> _Forward:
 
 def _beyond_the_end(problem: Conv2D, x: Any, w: Any, b: Any) -> _Forward:
     y, cache = im2col.forward(problem, x, w, b)
-    if y.base is not None and y.size:  # a vector store of the tail, four elements wide
+    if y.base is not None and y.size:  # like a 4-wide vector store of the tail
         memory = y.base
         start = (y.__array_interface__["data"][0] - memory.__array_interface__["data"][0]) // (
             y.itemsize
@@ -133,7 +133,7 @@ def _input_overwritten(problem: Conv2D, x: Any, w: Any, b: Any) -> _Forward:
 
 
 class _Remembered:
-    """Gives a copy of the last result once more where it is called with the same arrays."""
+    """Returns a copy of the last result if called with the same arrays."""
 
     def __init__(self) -> None:
         self._last: tuple[Any, ...] = ()
@@ -147,7 +147,7 @@ class _Remembered:
 
 
 class _OneBuffer:
-    """Returns the same memory for every problem of a size, call after call."""
+    """Returns the same memory on every call of a problem."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, np.ndarray] = {}
@@ -160,7 +160,7 @@ class _OneBuffer:
 
 
 def _half_precision(problem: Conv2D, x: Any, w: Any, b: Any) -> _Forward:
-    """Round the inputs to 11 significant bits, as TF32 does: integers do not show it."""
+    """Round the inputs to 11 significant bits, like TF32; small integers don't reveal it."""
     with np.errstate(over="ignore"):
         short_x, short_w = (a.astype(np.float16).astype(problem.dtype) for a in (x, w))
     return im2col.forward(problem, short_x, short_w, b)[0], im2col.forward(problem, x, w, b)[1]
@@ -177,9 +177,9 @@ def _transposed_view(problem: Conv2D, x: Any, w: Any, b: Any) -> _Forward:
 
 
 class _Racing:
-    """Sums images in another order on every second call, as threads that race to a sum do.
+    """Sums images in another order on every second call, like racing threads.
 
-    Integers do not show it, nor does any tolerance: the sum is as right as before.
+    Neither integers nor tolerances reveal it, because each sum is equally accurate.
     """
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ class _Racing:
 
 
 def _gradients(alter: Callable[[Conv2D, Any, Conv2DGradients], None]) -> Callable[..., Any]:
-    """Return a backward that lets `alter` spoil right gradients in place."""
+    """Return a backward that corrupts correct gradients in place by `alter`."""
 
     def backward(
         problem: Conv2D, dy: Any, x: Any, w: Any, cache: Cache, needs: Needs = contract.ALL
@@ -290,7 +290,7 @@ def _last_maximum(problem: MaxPool2D, x: Any) -> _Forward:
 
 
 def _ties_shared(problem: MaxPool2D, dy: Any, cache: Cache) -> np.ndarray:
-    """Give half of each gradient to the winner's right neighbour, as if they had tied."""
+    """Give half of each gradient to the winner's right neighbor, as if they had tied."""
     dx = windows.backward(problem, dy, cache)
     dx[..., 1:] += dx[..., :-1] / 2
     return dx
@@ -349,7 +349,7 @@ def _catalogue() -> dict[str, Backend]:
         c("dw-averaged", "averages dw over images", backward=_gradients(_dw_of_first_image)),
         c("db-averaged", "averages db", backward=_gradients(_db_averaged)),
         c("dx-rim", "leaves out the last column of dx", backward=_gradients(_dx_rim_missing)),
-        c("needs-ignored", "computes what nobody asked for", backward=_all_gradients_always),
+        c("needs-ignored", "computes unrequested gradients", backward=_all_gradients_always),
         p("zero-padding", "pads with zeros, not minus infinity", forward=_zero_padded),
         p("last-maximum", "remembers the last maximum", forward=_last_maximum),
         p("ties-shared", "shares gradients with a neighbour", backward=_ties_shared),
@@ -358,9 +358,9 @@ def _catalogue() -> dict[str, Backend]:
         p("averaged", "averages greatest and least", forward=_averaged),
         p("cache-input", "keeps its input", forward=_cache_is_input, backward=_cache_backward),
     )
-    # Held to the promise of the same bits, or a race would only be reported.
+    # Declared deterministic, because races of other backends are only reported.
     return {b.name: dataclasses.replace(b, deterministic=True) for b in backends_}
 
 
 BROKEN: dict[str, Backend] = _catalogue()
-"""Name to backend; the description says what is broken."""
+"""The broken backends by name; each description states the fault."""

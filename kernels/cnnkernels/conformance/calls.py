@@ -1,4 +1,4 @@
-"""A kernel with its arrays in place: what is checked is also what is timed."""
+"""A kernel call with its arrays in place; checks and timings use the same calls."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ NEEDS: dict[Direction, Needs] = {
     contract.BACKWARD_WEIGHTS: Needs(False, True, True),
     contract.BACKWARD: contract.ALL,
 }
-"""The gradients that a direction stands for."""
+"""The gradients that each direction computes."""
 
 
 class Call:
-    """A problem on a backend, its inputs where the backend computes.
+    """A problem on a backend, with inputs on the backend's device.
 
     Parameters
     ----------
     backend : Backend
-        Whose kernel and arrays.
+        The backend to call.
     problem : Conv2D or MaxPool2D
-        What is computed.
+        The problem to compute.
     inputs : Filled
-        On what; copied, so that a kernel that writes to its inputs spoils nobody else's.
+        The inputs; copied, so that a kernel that overwrites them affects no other call.
     """
 
     NO_FACTORS: ClassVar = {"y": 1.0, "dx": 1.0, "dw": 1.0, "db": 1.0}
-    """Of results of inputs that are not `scaled`."""
+    """Factors of the results if no input is `scaled`."""
 
     def __init__(self, backend: Backend, problem: Problem, inputs: Filled) -> None:
         self.backend, self.problem = backend, problem
@@ -52,14 +52,14 @@ class Call:
         return self._forward(self._placed)
 
     def backward(self, cache: Cache, needs: Needs = contract.ALL) -> dict[str, Array | None]:
-        """Return the gradients by name, None where they were not needed."""
+        """Return the gradients by name; None for those not needed."""
         gradients = self._backward(self._placed, cache, needs)
         if isinstance(self.problem, Conv2D):
             return dict(zip(("dx", "dw", "db"), gradients, strict=True))
         return {"dx": gradients}
 
     def timed(self, direction: Direction, cache: Cache) -> Callable[[], Any]:
-        """Return what a clock may run: one contract call, and the wait until it is done."""
+        """Return the function to time: one contract call, then the wait for the device."""
         synchronize = self.backend.arrays.synchronize
         needs = NEEDS.get(direction, contract.ALL)
         problem, placed = self.problem, self._placed
@@ -84,7 +84,7 @@ class Call:
         return once
 
     def timed_from_nchw(self, direction: Direction, cache: Cache) -> Callable[[], Any]:
-        """Return the same from C-contiguous NCHW and back, for a backend of another layout."""
+        """Return the function to time with conversion from C-contiguous NCHW and back."""
         read = {
             contract.FORWARD: ("x", "w", "b"),
             contract.BACKWARD_DATA: ("dy", "w"),
@@ -107,7 +107,7 @@ class Call:
         return once
 
     def results(self, direction: Direction, result: Any, from_nchw: bool) -> dict[str, np.ndarray]:
-        """Return by name the arrays that a function of `timed`, or `timed_from_nchw`, has given."""
+        """Return by name the arrays returned by a function of `timed` or `timed_from_nchw`."""
         if direction == contract.FORWARD:
             named = {"y": result if from_nchw else result[0]}
         elif not isinstance(self.problem, Conv2D):
@@ -129,14 +129,14 @@ class Call:
         Parameters
         ----------
         x, w, dy : float
-            Powers of two; the bias follows x and w, and max-poolings have no w.
+            Powers of two; the bias is scaled by x * w. Max-poolings ignore w.
         on_host : bool
-            Whether the arrays that `timed_from_nchw` converts, or those that `timed` takes.
+            Whether to scale the inputs of `timed_from_nchw`, instead of those of `timed`.
 
         Yields
         ------
         dict of str to float
-            The factors by which that multiplies results: exactly, as every product and sum.
+            The exact factors by which the results are multiplied.
         """
         arrays = self._arrays(on_host)
         w = w if isinstance(self.problem, Conv2D) else 1.0
@@ -148,14 +148,14 @@ class Call:
             _multiply(arrays, {name: 1 / factor for name, factor in factors.items()})
 
     def first_element(self, name: str) -> float | None:
-        """Return the first element of an input; None if it has none."""
+        """Return the first element of an input; None if it is empty."""
         array = self._host[name]
         return float(array.flat[0]) if array.size else None
 
     def set_first_element(self, name: str, value: float, on_host: bool) -> None:
-        """Set the first element of images or dy, where arrays can be written to and have one."""
+        """Set the first element of images or dy, unless the array is empty or immutable."""
         if self._host[name].size:
-            with contextlib.suppress(TypeError):  # some libraries' arrays never change
+            with contextlib.suppress(TypeError):  # arrays of some libraries are immutable
                 self._arrays(on_host)[name][0, 0, 0, 0] = value
             self.backend.arrays.synchronize()
 
@@ -163,7 +163,7 @@ class Call:
         return self._host if on_host else self._placed
 
     def inputs(self) -> dict[str, np.ndarray]:
-        """Return what the inputs hold now."""
+        """Return the current contents of the inputs."""
         return {name: self.backend.arrays.get(array) for name, array in self._placed.items()}
 
     def _forward(self, arrays: dict[str, Array]) -> tuple[Array, Cache]:
@@ -183,12 +183,12 @@ class Call:
 def _multiply(arrays: dict[str, Array], factors: dict[str, float]) -> None:
     for name, array in arrays.items():
         if factors[name] != 1:
-            array *= factors[name]  # in place, where arrays can be written to
+            array *= factors[name]  # in place, if arrays are mutable
             arrays[name] = array
 
 
 def _copy(array: np.ndarray) -> np.ndarray:
-    """Return a copy that begins with a cache line, as what backends return does."""
+    """Return a copy aligned to a cache line, like the arrays that backends return."""
     copied = arrays.empty(array.shape, array.dtype.name)
     copied[...] = array
     return copied

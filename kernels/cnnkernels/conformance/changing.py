@@ -1,9 +1,9 @@
-"""Timed calls on inputs that change, so that the result of an earlier call is a wrong one.
+"""Timed calls on changing inputs, so that a backend cannot return cached results.
 
-The same call again and again is what a clock needs, and the fastest way to answer it is to give the
-last result once more. So inputs change in place: one element before every call, and all elements by
-powers of two before a series of calls, whose last result is checked. A power of two scales every
-product and sum exactly, so that the right results are known, whatever the algorithm.
+Timing repeats the same call, and a backend could answer it with a copy of its last result. So
+inputs change in place: one element before every call, and all elements by powers of two before each
+series of calls. The last result of a series is checked. A power of two scales every product and sum
+exactly, so the expected results are known for any algorithm.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from cnnkernels.conformance.fills import Filled, errors_over_bounds
 from cnnkernels.contract import FORWARD, Cache, Direction
 
 _SPOTS = 4096
-"""Elements of a result that are checked; all of a small one."""
+"""Number of elements checked in a result; small results are checked completely."""
 
 
 class WrongResult(Exception):
-    """A timed call gave a wrong result; the message says which, and where."""
+    """A timed call returned a wrong result; the message shows an element of it."""
 
 
 @dataclass(frozen=True)
 class Spots:
-    """What is right at some places of a result, and how far rounding may miss it.
+    """Expected values and rounding bounds of some elements of a result.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Spots:
 
 
 def spots_of(right: Filled) -> dict[str, Spots]:
-    """Return some spots of each result of a 'real' fill, chosen anew each time."""
+    """Return random spots of each result of a 'real' fill, different on every call."""
     random = np.random.default_rng()
     spots = {}
     for name in ("y", "dx", "dw", "db"):
@@ -56,18 +56,18 @@ def spots_of(right: Filled) -> dict[str, Spots]:
 
 
 class ChangingCall:
-    """A direction of a call, to be timed on inputs that change.
+    """One direction of a call, timed on changing inputs.
 
     Parameters
     ----------
     call : Call
     direction : str
     cache : tuple of arrays
-        As forward left it; it stays right, because a backward direction changes dy alone.
+        The cache of forward; it stays valid, because backward directions only change dy.
     spots : dict of str to Spots
-        What is right of the call's inputs as they are.
+        Expected values for the call's unchanged inputs.
     from_nchw : bool
-        Whether arrays are converted from C-contiguous NCHW and back.
+        Whether each call converts its arrays from C-contiguous NCHW and back.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class ChangingCall:
         self._changes = 0
 
     def function(self) -> Callable[[], Any]:
-        """Return the function that a clock runs, for the inputs as they are now."""
+        """Return the function to time; it uses the current inputs."""
         if self._from_nchw:
             return self._call.timed_from_nchw(self._direction, self._cache)
         return self._call.timed(self._direction, self._cache)
 
     @contextlib.contextmanager
     def scaled(self) -> Iterator[None]:
-        """Multiply inputs by powers of two inside the block, and by others the next time."""
+        """Scale inputs inside the block by powers of two, drawn anew for each block."""
         one, other = (float(2**exponent) for exponent in np.random.default_rng().integers(1, 5, 2))
         how = {"x": one, "w": other} if self._direction == FORWARD else {"dy": one}
         with self._call.scaled(on_host=self._from_nchw, **how) as factors:
@@ -105,12 +105,12 @@ class ChangingCall:
                 self._scale, self._factors = 1.0, self._call.NO_FACTORS
 
     def change(self) -> None:
-        """Set the first element of the images, or of dy, to a number that it never had."""
+        """Set the first element of the images, or of dy, to a new value."""
         self._changes += 1
         self._call.set_first_element(self._input, self._changes, self._from_nchw)
 
     def restore(self) -> None:
-        """Undo the changes."""
+        """Restore the first element."""
         if self._first is not None:
             self._call.set_first_element(self._input, self._first * self._scale, self._from_nchw)
 
@@ -120,7 +120,7 @@ class ChangingCall:
         Raises
         ------
         WrongResult
-            If one is off by more than rounding can make.
+            If an element differs by more than rounding can explain.
         """
         arrays = self._call.results(self._direction, result, self._from_nchw)
         for name, array in arrays.items():
@@ -133,6 +133,6 @@ class ChangingCall:
             if not ratios[worst] <= 1:
                 raise WrongResult(
                     f"a timed call gave {got[worst]:.9g} as an element of {name}, not "
-                    f"{spots.expected[worst] * factor:.9g}: its inputs had changed, and its result "
+                    f"{spots.expected[worst] * factor:.9g}: its inputs had changed, but its result "
                     "did not follow"
                 )

@@ -1,7 +1,7 @@
-"""One check of one problem on one backend: every direction, every rule of the contract.
+"""Checks one backend on one problem: every direction and every rule of the contract.
 
-The first rule that is broken ends the check and is its reason; a check that passes also says how
-accurate the backend is and whether it repeats itself to the bit.
+The first broken rule ends the check and becomes its reason. A check that passes also reports the
+backend's accuracy, and whether it is bit-reproducible.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ Outcome: TypeAlias = Literal["ok", "wrong", "failed", "unsupported"]
 
 @dataclass(frozen=True)
 class Check:
-    """What a check found.
+    """The result of a check.
 
     Attributes
     ----------
     backend, problem : str
-        Which backend, and the canonical descriptor of the problem.
+        The backend's name, and the canonical descriptor of the problem.
     outcome : str
-        'ok', 'wrong' (ran, and broke a rule), 'failed' (raised) or 'unsupported' (declined).
+        'ok', 'wrong' (broke a rule), 'failed' (raised an error) or 'unsupported'.
     reason : str
-        Why it is not ok; empty if it is.
+        The reason if the outcome is not 'ok', else empty.
     error_over_bound : dict
-        By direction, the largest error on real numbers in units of the bound that rounding cannot
-        exceed in any order of summation; above 1 is wrong.
+        By direction, the largest error on real numbers, divided by the bound of rounding in any
+        order of summation; above 1 is wrong.
     repeatable : bool or None
-        Whether a second run gave the same bits; None if it did not come to that.
+        Whether a second run gave the same bits; None if the check ended earlier.
     digest : str
-        Of the results on real numbers: runs that gave the same bits have the same.
+        Hash of the results on real numbers; equal for bit-identical results.
     """
 
     backend: str
@@ -75,20 +75,20 @@ class Check:
 
 
 class _Broken(Exception):
-    """A rule of the contract is broken; the message says which, and where."""
+    """A rule of the contract is broken; the message says which one and where."""
 
 
 def check(backend: Backend, problem: Problem, folder: Path | None = None) -> Check:
-    """Put a backend through every rule of the contract on one problem.
+    """Check a backend against every rule of the contract on one problem.
 
     Parameters
     ----------
     backend : Backend
-        The one that is judged.
+        The backend to check.
     problem : Conv2D or MaxPool2D
-        What it is judged on.
+        The problem to check it on.
     folder : path, optional
-        Where inputs and what is right for them are kept between checks of several backends.
+        Cache folder for inputs and expected results, shared by checks of several backends.
     """
     name, descriptor = backend.name, str(problem)
     try:
@@ -141,7 +141,7 @@ def _check_exact(backend: Backend, problem: Problem, fill: str, right: Filled) -
 def _check_gradients(
     backend: Backend, call: Call, cache: Cache, right: Filled, fill: str
 ) -> dict[str, Any]:
-    """Check all gradients together, then each one asked for alone."""
+    """Check all gradients together, then each one requested alone."""
     problem = call.problem
     expected: dict[str, tuple[int, ...]] = {"dx": problem.shapes.x}
     if isinstance(problem, Conv2D):
@@ -213,7 +213,7 @@ def _check_equal(name: str, got: np.ndarray, expected: np.ndarray, fill: str) ->
 
 
 def _check_fresh(backend: Backend, results: dict[str, Any], inputs: dict[str, np.ndarray]) -> None:
-    """Refuse results that share memory with one another or with an input."""
+    """Reject results that share memory with each other or with an input."""
     natives = {name: backend.arrays.get(array) for name, array in results.items()} | inputs
     names = list(natives)
     for i, one in enumerate(names):
@@ -229,7 +229,7 @@ def _check_real(
 ) -> tuple[dict[str, float], bool, str]:
     call = Call(backend, problem, right)
     first = _results(backend, call)
-    # The second run is on the same arrays, which hold other numbers then: results have to follow.
+    # The second run uses the same arrays with scaled contents: results must follow the contents.
     with call.scaled(x=2.0, w=4.0, dy=8.0) as factors:
         second = {name: got / factors[name] for name, got in _results(backend, call).items()}
     ratios = {}
@@ -240,7 +240,7 @@ def _check_real(
         _error_over_bound(changed, second[name], expected, bound)
     repeatable = all(np.array_equal(first[name], second[name]) for name in first)
     if backend.deterministic and not repeatable:
-        raise _Broken("a second run gave other bits, and this backend promises the same")
+        raise _Broken("a second run gave other bits, although the backend promises the same")
     digest = hashlib.sha256()
     for got in first.values():
         digest.update(got.tobytes())

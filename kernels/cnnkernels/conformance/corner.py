@@ -1,8 +1,7 @@
-"""Small problems with every awkward shape: what a kernel that passes the usual ones trips over.
+"""Corner cases: small problems with awkward shapes, on which kernels often fail.
 
-After the corner cases of oneDNN's benchdnn (inputs/conv/shapes_basic, inputs/pool/shapes_basic):
-plain, tail channels, strided tails, grouped, depthwise, padding as large as the kernel. The rest
-are shapes of our own.
+Some follow oneDNN's benchdnn (inputs/conv/shapes_basic, inputs/pool/shapes_basic): plain, tail
+channels, strided tails, grouped, depthwise, padding as large as the kernel. The rest are our own.
 """
 
 _CONVOLUTIONS = (
@@ -77,7 +76,7 @@ _POOLINGS = (
 )
 
 CORNER: tuple[str, ...] = _CONVOLUTIONS + _POOLINGS
-"""Descriptors of the problems that every backend has to get right."""
+"""Descriptors of the problems that every backend must compute correctly."""
 
 CORNER_ONNX: tuple[str, ...] = (
     "mb2ic3ih6oh8kh3sh1ph2",
@@ -85,4 +84,4 @@ CORNER_ONNX: tuple[str, ...] = (
     "mb2ic3ih8oh9kh3sh1ph2",
     "mb2ic2ih4oh7kh4sh1ph3",
 )
-"""Max-pools that ONNX allows and PyTorch does not: padding above half the kernel, or uneven."""
+"""Max-pools that ONNX allows and PyTorch rejects: padding above half the kernel, or uneven."""

@@ -1,9 +1,9 @@
-"""What the arrays of a check are filled with, and what is then right: made once, kept in a folder.
+"""Input values for checks with their expected results, cached in a folder.
 
-*Integers* are small enough that every partial sum is exact in float32: whatever the order of the
-summation, with FMA or without, in one thread or many, a direct kernel has to give the very bits of
-the reference. *Real* numbers are normal ones, and show how accurate a kernel is. *Non-finite* ones
-carry NaNs and infinities.
+*Integers* are so small that every partial sum is exact in float32. In any order of summation, with
+or without FMA, in any number of threads, a direct kernel must return the reference's exact bits.
+*Real* numbers are normally distributed and measure a kernel's accuracy. *Non-finite* fills contain
+NaNs and infinities.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from cnnkernels.geometry import tap_range
 _SEED = 20
 
 TRUSTED_SHARE = 0.3
-"""Least share of non-zeros among the results that inputs reach: fewer prove too little."""
+"""Minimum share of non-zeros among results that depend on inputs; fewer prove too little."""
 
 EXACT_INTEGERS = 2**24
-"""Float32 holds every integer up to here."""
+"""Float32 represents every integer up to this one exactly."""
 
 
 class TooLargeError(ValueError):
-    """More products are summed than can be exact in float32."""
+    """A sum has too many products to be exact in float32."""
 
 
 @dataclass(frozen=True)
 class Filled:
-    """Inputs of a problem, what is right, and by how much the rounding of a sum may miss it.
+    """Inputs of a problem, their expected results, and bounds of the rounding error.
 
-    Arrays that the problem has not are `ABSENT`, and so are results of which a fill says nothing.
-    Bounds are of the same shapes as the results; they are absent where these are to be met exactly.
+    Arrays that the problem lacks are `ABSENT`, and so are results that a fill does not check.
+    Bounds have the shapes of the results; they are `ABSENT` if results must match exactly.
     """
 
     x: np.ndarray
@@ -56,7 +56,7 @@ class Filled:
 
 
 ABSENT = np.empty(0)
-"""Stands for an array that there is none of: a vector, which no array of images is."""
+"""Placeholder for an absent array; 1-D, so never mistaken for images."""
 
 
 def filled(problem: Problem, fill: str, folder: Path | None = None) -> Filled:
@@ -69,12 +69,12 @@ def filled(problem: Problem, fill: str, folder: Path | None = None) -> Filled:
     fill : str
         As above.
     folder : path, optional
-        Where a fill that is found is read, and one that is not is kept.
+        Cache folder: a fill stored there is read, a new one is stored.
 
     Raises
     ------
     TooLargeError
-        If sums of the problem are too long to be exact, with the count.
+        If the problem's sums are too long to be exact.
     """
     if folder is None:
         return _fill(problem, fill)
@@ -91,14 +91,14 @@ def filled(problem: Problem, fill: str, folder: Path | None = None) -> Filled:
 
 
 def fills_of(problem: Problem) -> tuple[str, ...]:
-    """Return the fills whose results have to be met exactly."""
+    """Return the fills whose results must match exactly."""
     if isinstance(problem, Conv2D):
         return "integers", "nonfinite"
     return "integers", "ties", "nonfinite"
 
 
 def products_summed(problem: Conv2D) -> tuple[int, int, int]:
-    """Return how many products an element of y, dx and dw sums at the most, bias included."""
+    """Return the maximum number of terms in an element of y, dx and dw, bias included."""
     taps = problem.kernel_size[0] * problem.kernel_size[1]
     return (
         problem.in_channels // problem.groups * taps + problem.bias,
@@ -108,10 +108,11 @@ def products_summed(problem: Conv2D) -> tuple[int, int, int]:
 
 
 def reached_elements(problem: Problem) -> dict[str, int]:
-    """Return, of each result, how many elements any input reaches; others are zero, rightly.
+    """Return, for each result, the number of elements that depend on any input.
 
-    A stride may step over pixels, which then get no gradient, and a tap may never leave the
-    padding. Which pixels win a max-pool depends on the data: one at least does.
+    The others are correctly zero: a stride may skip pixels, which then get no gradient, and a tap
+    may never leave the padding. In a max-pool at least one pixel wins; which ones depends on the
+    data.
     """
     if not problem.batch:
         return {}
@@ -142,9 +143,9 @@ def reached_elements(problem: Problem) -> dict[str, int]:
 
 
 def rounding(dtype: str, terms: int) -> float:
-    """Return gamma_n, the relative error that summing n products may make in any order [1]_.
+    """Return gamma_n, the bound of the relative error of n summed products in any order [1]_.
 
-    Doubled for float64, where the reference rounds as well.
+    It is doubled for float64, because the reference rounds too.
 
     References
     ----------
@@ -155,7 +156,7 @@ def rounding(dtype: str, terms: int) -> float:
 
 
 def errors_over_bounds(got: np.ndarray, expected: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Return each element's error in units of its bound; infinity where it is not a number."""
+    """Return each element's error in units of its bound; infinity for NaN."""
     error = np.abs(got - expected)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(error == 0, 0.0, error / bounds)
@@ -163,7 +164,7 @@ def errors_over_bounds(got: np.ndarray, expected: np.ndarray, bounds: np.ndarray
 
 
 def untrusted(problem: Problem, right: Filled) -> str | None:
-    """Return why data would let a kernel pass that hardly computes anything, or None."""
+    """Return why these results prove too little, or None: too many are zero."""
     for name, reached in reached_elements(problem).items():
         expected = getattr(right, name)
         nonzero = np.count_nonzero(expected)
@@ -173,7 +174,7 @@ def untrusted(problem: Problem, right: Filled) -> str | None:
 
 
 def _fill(problem: Problem, fill: str) -> Filled:
-    """Fill a problem; results that cancelled to too many zeros are drawn anew, a few times."""
+    """Fill a problem; draw again, a few times, if too many results cancel to zero."""
     for seed in range(_SEED, _SEED + 16):
         random = np.random.default_rng(seed)
         if isinstance(problem, Conv2D):
@@ -222,10 +223,10 @@ def _nonfinite_convolution(
     b: np.ndarray,
     dy: np.ndarray,
 ) -> Filled:
-    """Put a NaN and an infinity into some images: forward has to show them, there and only there.
+    """Put a NaN and an infinity into some images; forward must propagate exactly these.
 
-    What a non-finite weight or gradient gives where it meets padding is not in the contract:
-    nothing is asked of backward.
+    Backward is not checked: the contract does not define the product of padding and a non-finite
+    weight or gradient.
     """
     for image in x[::2]:
         for value in (np.nan, np.inf):
@@ -278,7 +279,7 @@ def _fill_pooling(problem: MaxPool2D, fill: str, random: np.random.Generator) ->
 
 
 def _integers(random: np.random.Generator, shape: tuple[int, ...], limit: int) -> np.ndarray:
-    """Return integers of either sign from 1 to `limit`: a zero would hide what it meets."""
+    """Return integers from 1 to `limit` with random signs; a zero would hide its factor."""
     signs = random.choice((-1, 1), shape)
     return np.asarray(random.integers(1, limit + 1, shape) * signs)
 

@@ -1,4 +1,4 @@
-"""Gradients against forward itself: by finite differences, and by the adjoint identity."""
+"""Checks of gradients against forward: finite differences and the adjoint identity."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ def finite_difference_error(
 ) -> float:
     """Return the largest relative error of dx, dw and db against central differences.
 
-    Convolution is linear in each argument, so that central differences are exact but for rounding:
-    expect some 1e-10 of a float64 problem.
+    Convolution is linear in each argument, so central differences are exact up to rounding. Expect
+    about 1e-10 for a float64 problem.
 
     Parameters
     ----------
     backend : Backend
-        Whose forward is differenced and whose backward is judged.
+        The backend to check.
     problem : Conv2D
-        In float64: in float32 rounding swamps the difference.
+        A float64 problem; in float32 rounding swamps the difference.
     probes : int
-        Elements tried of each argument.
+        Number of random elements tested in each argument.
     step : float
         Half the distance between the two points of a difference.
     """
@@ -58,9 +58,9 @@ def finite_difference_error(
 
 
 def adjoint_error(backend: Backend, problem: Conv2D) -> float:
-    """Return by how much <conv(x, w), dy>, <x, dx> and <w, dw> differ, relative to their size.
+    """Return the relative difference between <conv(x, w), dy>, <x, dx> and <w, dw>.
 
-    The three are one number: dx and dw come from the transposes of the maps that forward is.
+    The three are equal in exact arithmetic, because dx and dw are adjoints of forward.
     """
     (x, w, b), dy = _random(problem)
     put, get = backend.arrays.put, backend.arrays.get

@@ -1,6 +1,6 @@
-"""What is right: float64, image by image, by matrix products and sorted-out windows.
+"""The float64 reference results, from matrix products and window views.
 
-Shares no code with the kernels it judges, and is itself compared with `naive` by the tests.
+The reference shares no code with the kernels that it checks. Tests compare it with `naive`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def convolution(
 ) -> ConvolutionResult:
     """Return the output, and the gradients of ``sum(y * dy)``.
 
-    With absolute values as arguments it returns the magnitudes that error bounds are made of.
+    For absolute values as inputs, the results are the magnitudes in error bounds.
     """
     shapes = problem.shapes
     groups = problem.groups
@@ -68,7 +68,7 @@ def convolution(
 
 
 def pooling(problem: MaxPool2D, x: np.ndarray, dy: np.ndarray) -> PoolingResult:
-    """Return the maxima, and the gradient of ``sum(y * dy)``, by the rules of the contract."""
+    """Return the maxima, and the gradient of ``sum(y * dy)``, as the contract defines them."""
     shapes = problem.shapes
     result = PoolingResult(np.empty(shapes.y), np.zeros(shapes.x))
     (top, bottom), (left, right) = problem.padding
@@ -80,7 +80,7 @@ def pooling(problem: MaxPool2D, x: np.ndarray, dy: np.ndarray) -> PoolingResult:
     for n in range(problem.batch):
         padded = np.pad(np.asarray(x[n], np.float64), around, constant_values=-np.inf)
         seen = _windows(problem, padded).reshape(*shapes.y[1:], -1)
-        # Rank by what wins: a NaN over a number, the last NaN, the first of equal numbers.
+        # Winners: the last NaN if there is one, else the first of the largest numbers.
         unequal = np.isnan(seen)
         last_nan = seen.shape[-1] - 1 - np.argmax(unequal[..., ::-1], axis=-1)
         numbers = np.where(unequal, -np.inf, seen)

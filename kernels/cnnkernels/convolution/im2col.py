@@ -1,8 +1,8 @@
-"""Convolution as a matrix product: im2col, multiply, and col2im on the way back.
+"""Convolution as a matrix product: im2col and multiply; col2im for the input gradient.
 
-Each output pixel's receptive field becomes a column, so that all filters meet all pixels of an
-image in one matrix product [1]_. The library that multiplies matrices does the work; the price
-is memory, R*S times that of the images at stride 1.
+Each output pixel's receptive field becomes a column, so that one matrix product applies all filters
+to all pixels of an image [1]_. The matrix library does the work. The price is memory: R*S times
+that of the images at stride 1.
 
 References
 ----------
@@ -20,7 +20,7 @@ from cnnkernels.strided import strided_taps
 
 
 def unsupported(problem: Conv2D) -> None:
-    """Return None: every problem can be done."""
+    """Return None: every problem is supported."""
     del problem
 
 
@@ -39,8 +39,8 @@ def forward(
 
     Notes
     -----
-    Work 2*N*K*P*Q*C/groups*R*S flops, taps on the padding included. The cache is the columns,
-    N*C*R*S*P*Q elements.
+    The work is 2*N*K*P*Q*C/groups*R*S flops, including taps on padding. The cache contains the
+    columns, N*C*R*S*P*Q elements.
     """
     columns = _im2col(problem, x)
     y = arrays.empty(problem.shapes.y, problem.dtype)
@@ -90,13 +90,13 @@ def _columns_shape(problem: Conv2D) -> tuple[int, ...]:
 
 
 def _by_group(problem: Conv2D, w: np.ndarray) -> np.ndarray:
-    """View filters as one (K/groups, C/groups*R*S) matrix a group."""
+    """View filters as one (K/groups, C/groups*R*S) matrix per group."""
     rows = problem.out_channels // problem.groups
     return w.reshape(problem.groups, rows, w[0].size)
 
 
 def _pixels(problem: Conv2D, y: np.ndarray) -> np.ndarray:
-    """View output images as one (K/groups, P*Q) matrix an image and group."""
+    """View output images as one (K/groups, P*Q) matrix per image and group."""
     rows = problem.out_channels // problem.groups
     return y.reshape(problem.batch, problem.groups, rows, y.shape[2] * y.shape[3])
 
@@ -115,7 +115,7 @@ def _im2col(problem: Conv2D, x: np.ndarray) -> np.ndarray:
 
 
 def _col2im(problem: Conv2D, columns: np.ndarray) -> np.ndarray:
-    """Add each column back onto the receptive field that it came from."""
+    """Add each column back to its receptive field."""
     dx = arrays.empty(problem.shapes.x, problem.dtype)
     dx[...] = 0
     by_tap = _by_tap(problem, columns)

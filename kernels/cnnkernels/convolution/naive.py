@@ -1,7 +1,7 @@
 """Convolution by its definition: seven loops, one multiply-add at a time.
 
-Nothing here is clever, so that it can be compared with the formula by eye. Everything else in this
-package is held against it.
+The code follows the formula so closely that it can be verified by eye. It is the reference for all
+other kernels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cnnkernels.contract import ALL, ArraySpec, Cache, Conv2D, Conv2DGradients, 
 
 
 def unsupported(problem: Conv2D) -> None:
-    """Return None: every problem can be done."""
+    """Return None: every problem is supported."""
     del problem
 
 
@@ -29,7 +29,7 @@ def cache_spec(problem: Conv2D) -> tuple[ArraySpec, ...]:
 def forward(
     problem: Conv2D, x: np.ndarray, w: np.ndarray, b: np.ndarray | None
 ) -> tuple[np.ndarray, Cache]:
-    """Add up, for each output pixel, its taps one by one.
+    """Sum the taps of each output pixel one by one.
 
     See `contract.Conv2DKernel.forward` for parameters and the formula.
     """
@@ -51,7 +51,7 @@ def backward(
     cache: Cache,
     needs: Needs = ALL,
 ) -> Conv2DGradients:
-    """Send each output pixel's gradient back along every tap that it was made from.
+    """Propagate each output pixel's gradient back through every tap of its window.
 
     See `contract.Conv2DKernel.backward` for parameters.
     """

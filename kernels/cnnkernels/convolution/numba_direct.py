@@ -55,7 +55,7 @@ def backward(
 
 
 def _sum(problem: Conv2D, result: int, *arrays: Array) -> Array:
-    """Return one of y, x and w: what stands in its place, plus all products of the other two."""
+    """Return one of y, x and w: its initial value plus all products of the other two."""
     shapes = problem.shapes.y, problem.shapes.x, problem.shapes.w
     total = empty(shapes[result], problem.dtype)
     total[...] = arrays[result]
@@ -76,7 +76,7 @@ def _sum(problem: Conv2D, result: int, *arrays: Array) -> Array:
 
 
 def _channels_last(array: Array, groups: int) -> Array:
-    """Return a view (groups, N/4, H, W, 4, channels): four images, or fewer, side by side."""
+    """Return a view (groups, N/4, H, W, 4, channels), which interleaves up to four images."""
     batch, channels, height, width = array.shape
     images = int(np.gcd(batch, 4))
     shape = batch // images, images, groups, channels // groups, height, width
@@ -85,7 +85,7 @@ def _channels_last(array: Array, groups: int) -> Array:
 
 @jit.inlined
 def _meet(tap, axis):  # type: ignore[no-untyped-def]
-    """Return the first window that sees a pixel by a tap, that pixel, and how many windows do."""
+    """Return a tap's first window on a pixel, that pixel, and the number of such windows."""
     stride, dilation, before, windows, pixels = axis
     first, last = _tap_range(windows, pixels, stride, tap * dilation - before)
     return first, first * stride + tap * dilation - before, last - first

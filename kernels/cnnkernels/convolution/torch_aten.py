@@ -1,8 +1,7 @@
 """PyTorch's own convolution, called below autograd: `aten::convolution` and its backward.
 
-On the CPU that is oneDNN, or PyTorch's own loops where oneDNN is not chosen; on CUDA it is cuDNN.
-The memory layout of the tensors selects the algorithm, so that one module serves every backend
-that computes in PyTorch.
+On the CPU this runs oneDNN or PyTorch's own loops; on CUDA it runs cuDNN. The tensors' memory
+layout selects the algorithm, so one module serves all PyTorch backends.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _aten = torch.ops.aten
 
 
 def unsupported(problem: Conv2D) -> None:
-    """Return None: every problem can be done."""
+    """Return None: every problem is supported."""
     del problem
 
 
@@ -29,7 +28,7 @@ def cache_spec(problem: Conv2D) -> tuple[ArraySpec, ...]:
 def forward(
     problem: Conv2D, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None
 ) -> tuple[torch.Tensor, Cache]:
-    """Call `aten::convolution`; padding that is not the same on both sides is put on first.
+    """Call `aten::convolution`; apply asymmetric padding first.
 
     See `contract.Conv2DKernel.forward` for parameters.
     """
@@ -58,7 +57,7 @@ def backward(
     cache: Cache,
     needs: Needs = ALL,
 ) -> Conv2DGradients:
-    """Call `aten::convolution_backward` for the gradients wanted.
+    """Call `aten::convolution_backward` for the requested gradients.
 
     See `contract.Conv2DKernel.backward` for parameters.
     """
@@ -85,12 +84,12 @@ def backward(
         (top, _), (left, _) = problem.padding
         dx = dx[:, :, top : top + problem.height, left : left + problem.width]
         dx = dx.contiguous(memory_format=layout)
-    # oneDNN makes dw wherever it makes db, asked for or not.
+    # oneDNN computes dw together with db, even if not requested.
     return Conv2DGradients(dx, dw if needs.dw else None, db)
 
 
 class ChannelsLastOnCPU:
-    """The same kernel for channels_last tensors on the CPU, which declines what crashes PyTorch."""
+    """The kernel for channels_last tensors on the CPU; rejects problems that crash PyTorch."""
 
     cache_spec = staticmethod(cache_spec)
     forward = staticmethod(forward)
@@ -98,11 +97,11 @@ class ChannelsLastOnCPU:
 
     @staticmethod
     def unsupported(problem: Conv2D) -> str | None:
-        """Return why PyTorch must not be asked, or None.
+        """Return why PyTorch must not run this problem, or None.
 
-        PyTorch 2.13.0 has died of a segmentation fault where windows saw no pixel: 27 channels in
-        three groups, 6x1 pixels, a kernel of 4x1, stride 3, padding (3, 2), dilation 3. Not every
-        processor shows it, and no caller can catch it.
+        PyTorch 2.13.0 crashed with a segmentation fault on windows that see no pixel: 27 channels
+        in three groups, 6x1 pixels, a kernel of 4x1, stride 3, padding (3, 2), dilation 3. It
+        happens only on some processors, and callers cannot catch it.
         """
         for axis, out in enumerate((problem.out_height, problem.out_width)):
             if problem.first_blind(axis) < out:

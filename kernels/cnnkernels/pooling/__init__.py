@@ -1,1 +1,1 @@
-"""Max-pooling kernels: one algorithm a file, the same few functions in each."""
+"""Max-pooling kernels, one algorithm per file, all with the same functions."""

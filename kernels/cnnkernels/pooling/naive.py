@@ -9,17 +9,17 @@ from cnnkernels.contract import ArraySpec, Cache, MaxPool2D
 
 
 def unsupported(problem: MaxPool2D) -> None:
-    """Return None: every problem can be done."""
+    """Return None: every problem is supported."""
     del problem
 
 
 def cache_spec(problem: MaxPool2D) -> tuple[ArraySpec, ...]:
-    """Return the winners' spec: for each window the flat index of its winner in the plane."""
+    """Return the winners' spec: the flat index in the plane of each window's winner."""
     return ((problem.shapes.y, "int64"),)
 
 
 def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
-    """Compare, for each window, its pixels one by one.
+    """Compare the pixels of each window one by one.
 
     See `contract.MaxPool2DKernel.forward` for parameters and the rules for ties and NaNs.
     """

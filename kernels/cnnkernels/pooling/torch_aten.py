@@ -10,11 +10,11 @@ from cnnkernels.geometry import Pair
 _aten = torch.ops.aten
 
 _MOST = 2**31 - 1
-"""The largest number that PyTorch takes for a window."""
+"""The largest window parameter that PyTorch accepts."""
 
 
 def unsupported(problem: MaxPool2D) -> str | None:
-    """Return why PyTorch cannot do the problem, or None."""
+    """Return why PyTorch cannot run the problem, or None."""
     padding, _ = _padding(problem)
     if padding is None:
         return f"PyTorch pads the same on both sides, not {problem.padding}"
@@ -22,12 +22,12 @@ def unsupported(problem: MaxPool2D) -> str | None:
         return f"PyTorch pads at most half the kernel {problem.kernel_size}, not {padding}"
     most = max(*problem.kernel_size, *problem.stride, *problem.dilation)
     if most > _MOST:
-        return f"PyTorch's windows know numbers up to {_MOST}, not {most}"
+        return f"PyTorch's window parameters are limited to {_MOST}, got {most}"
     return None
 
 
 def cache_spec(problem: MaxPool2D) -> tuple[ArraySpec, ...]:
-    """Return the indices' spec: for each window the flat index of its winner in the plane."""
+    """Return the indices' spec: the flat index in the plane of each window's winner."""
     return ((problem.shapes.y, "int64"),)
 
 
@@ -47,13 +47,13 @@ def backward(problem: MaxPool2D, dy: torch.Tensor, cache: Cache) -> torch.Tensor
     """
     (indices,) = cache
     layout = torch.contiguous_format if dy.is_contiguous() else torch.channels_last
-    # PyTorch asks for the images but reads their shape and layout only: memory never touched.
+    # PyTorch requires the images but reads only their shape and layout, so this stays untouched.
     x = torch.empty(problem.shapes.x, dtype=dy.dtype, device=dy.device, memory_format=layout)
     return _aten.max_pool2d_with_indices_backward.default(dy, x, *_window(problem), indices)
 
 
 def _padding(problem: MaxPool2D) -> tuple[Pair | None, bool]:
-    """Return symmetric padding that means the problem, and whether it takes ceil mode."""
+    """Return equivalent symmetric padding or None, and whether it needs ceil mode."""
     if problem.symmetric_padding is not None:
         return problem.symmetric_padding, False
     high, wide = problem.padding[0][0], problem.padding[1][0]

@@ -1,7 +1,7 @@
 """Max-pooling by views: each tap of the window is one strided view of all images.
 
-Comparing whole views, tap after tap in row-major order, is the definition with its loops swapped:
-the loop over taps is outside, and NumPy runs the others.
+It is the definition with its loops reordered: the outer loop runs over taps in row-major order, and
+NumPy runs the inner loops on whole views.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from cnnkernels.strided import strided_taps
 
 
 def unsupported(problem: MaxPool2D) -> None:
-    """Return None: every problem can be done."""
+    """Return None: every problem is supported."""
     del problem
 
 
 def cache_spec(problem: MaxPool2D) -> tuple[ArraySpec, ...]:
-    """Return the winners' spec: for each window the number of the tap that won."""
+    """Return the winners' spec: the number of each window's winning tap."""
     rows, cols = problem.kernel_size
     taps = rows * cols
     index = "uint8" if taps <= 256 else "int32" if taps <= 2**31 else "int64"
@@ -27,7 +27,7 @@ def cache_spec(problem: MaxPool2D) -> tuple[ArraySpec, ...]:
 
 
 def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
-    """Keep the greater of the best so far and the next tap, for all windows at once.
+    """Compare the maxima so far with the next tap, for all windows at once.
 
     See `contract.MaxPool2DKernel.forward` for parameters and the rules for ties and NaNs.
     """
@@ -35,8 +35,8 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
     y = arrays.empty(problem.shapes.y, problem.dtype)
     winners = arrays.empty(problem.shapes.y, winner_dtype)
     y[...] = -np.inf
-    # Where all pixels are minus infinity none is greater, and the first pixel wins: marked by the
-    # number of its tap, so that a tap on the padding cannot.
+    # If all pixels are minus infinity, none is greater, and the first pixel must win. Winners start
+    # with its tap number, so that a tap on padding cannot win.
     unseen = np.ones(problem.shapes.y[2:], dtype=bool)
     for r, s, windows, pixels in strided_taps(problem):
         candidate = x[:, :, *pixels]
@@ -56,7 +56,7 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
 
 @np.errstate(all="ignore")
 def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
-    """Add, tap after tap, the gradients of the windows that the tap won.
+    """Add the gradients of the windows that each tap has won, tap by tap.
 
     See `contract.MaxPool2DKernel.backward` for parameters.
     """

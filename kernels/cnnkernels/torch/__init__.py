@@ -1,21 +1,20 @@
-"""Layers for PyTorch models that compute with a backend's kernels, or with those of a plan.
+"""PyTorch layers that run on a backend, or on the backends that a plan has chosen.
 
-``convert(model, "numba-simd")`` or ``convert(model, plan)`` lets a model that exists already
-compute its convolutions and max-poolings here; ``revert(model)`` undoes it. Parameters,
-`state_dict`, hooks and optimizers stay what they are: a layer changes its class and nothing else.
+``convert(model, "numba-simd")`` or ``convert(model, plan)`` moves the convolutions and max-poolings
+of an existing model to these backends; ``revert(model)`` undoes it. Parameters, `state_dict`, hooks
+and optimizers are unaffected: only the class of a layer changes.
 
-Below the layers are two operators for each kind, forward and backward, registered by
-`torch.library`, so that autograd, `torch.compile` and DistributedDataParallel know them. They take
-CPU tensors of any memory layout, and give contiguous ones. The backend is chosen before, once for
-forward and backward: an operator takes a backend's name, and knows no plans. What `torch.compile`
-has compiled stays with the backends that were chosen then.
+Each kind of layer has two operators, forward and backward. They are registered by `torch.library`,
+so that autograd, `torch.compile` and DistributedDataParallel support them. They take CPU tensors of
+any memory layout, and return contiguous ones. The backend is chosen before the call, once for
+forward and backward: an operator takes a backend's name, never a plan. A compiled model keeps the
+backends that were chosen at compilation.
 
-On a GPU there is one backend, torch-cuda, whose kernels are PyTorch's own: a layer that is given
-CUDA tensors takes no other, and calls them without an operator between. As everywhere, that backend
-turns TF32 off in the whole process.
+CUDA tensors need the backend torch-cuda, whose kernels are PyTorch's own; layers call them
+without an operator. This backend turns TF32 off in the whole process.
 
-Kernels compute gradients, not tangents. Where forward mode is on, PyTorch's own functions compute;
-an operator that is called there by itself, by a graph compiled or exported before, refuses.
+Kernels compute gradients, not tangents. In forward mode, layers call PyTorch's own functions;
+operators called from a graph compiled or exported earlier raise an error.
 """
 
 from cnnkernels.torch.conversion import ConversionWarning, convert, problem_of, revert
@@ -37,4 +36,4 @@ __all__ = [
 ]
 
 for _public in __all__:
-    globals()[_public].__module__ = __name__  # the name of it in messages and in saved models
+    globals()[_public].__module__ = __name__  # shown in messages and stored in saved models

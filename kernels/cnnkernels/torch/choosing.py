@@ -1,4 +1,4 @@
-"""The backend that computes a layer: the one that was named, or the one that a plan has chosen."""
+"""Choosing the backend of a layer: the one named, or the one that a plan has chosen."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from cnnkernels.plan import Plan
 from cnnkernels.torch import problems, thread_counts
 
 _NATIVE = "torch-cpu"
-"""The backend that a plan chooses where PyTorch's own layer is the fastest: that then computes."""
+"""The backend that a plan chooses if PyTorch's own layer is fastest; that layer then runs."""
 
 _CUDA = "torch-cuda"
-"""The backend whose kernels are those of PyTorch's own layers, on tensors of a GPU."""
+"""The backend for GPU tensors; its kernels are those of PyTorch's own layers."""
 
 
 def checked(backend: str | Plan) -> str | Plan:
-    """Return the backend or plan.
+    """Return the argument if it is a known backend's name or a plan.
 
     Raises
     ------
     UnknownBackendError
-        If no backend has the name.
+        If no backend has this name.
     TypeError
-        If it is neither.
+        If the argument is neither a string nor a plan.
     """
     if isinstance(backend, str):
         registry.require_known(backend)
@@ -41,10 +41,10 @@ def checked(backend: str | Plan) -> str | Plan:
 
 
 def usable(backend: Backend) -> Backend:
-    """Return the backend, if layers can call it."""
+    """Return the backend; raise `Unsupported` if layers cannot call it."""
     if backend.arrays.device != "cpu" and backend.name != _CUDA:
         raise Unsupported(
-            f"{backend.name} computes on {backend.arrays.device}; layers take backends that "
+            f"{backend.name} computes on {backend.arrays.device}; layers support backends that "
             f"compute on the CPU, and {_CUDA}"
         )
     return backend
@@ -52,16 +52,16 @@ def usable(backend: Backend) -> Backend:
 
 @torch.compiler.assume_constant_result
 def chosen(backend: str | Plan, measuring: bool, kind: type[Problem], *facts: Any) -> str:
-    """Return the name of the backend for a problem; compilers ask once, and go on with the answer.
+    """Return the name of the backend for a problem; `torch.compile` treats it as a constant.
 
     Parameters
     ----------
     backend : str or Plan
-        As layers take it.
+        As for layers.
     measuring : bool
-        Whether a plan may measure now what it has not measured.
+        Whether the plan may now measure a problem without a choice.
     kind, *facts
-        The problem, as `problems.problem_of` takes it.
+        The problem, as arguments of `problems.problem_of`.
     """
     with thread_counts.kept():
         if isinstance(checked(backend), str) and backend != registry.AUTO:
@@ -72,18 +72,18 @@ def chosen(backend: str | Plan, measuring: bool, kind: type[Problem], *facts: An
 
 
 def stays_native(backend: str | Plan, chosen: str, x: Tensor) -> bool:
-    """Whether PyTorch's own layer computes, which needs no operator then.
+    """Whether PyTorch's own function runs, without an operator.
 
     Raises
     ------
     ValueError
-        If the images are not where the chosen backend computes.
+        If the images are on another device than the chosen backend.
     """
     device, where = ("cuda", "a GPU") if chosen == _CUDA else ("cpu", "the CPU")
     if x.device.type != device:
         raise ValueError(
             f"x: expected a tensor on {where}, where {chosen} computes, got one on {x.device}; "
-            f"for a GPU convert the model to {_CUDA!r}, or give it PyTorch's own layers back: "
+            f"for a GPU convert the model to {_CUDA!r}, or restore PyTorch's own layers: "
             "cnnkernels.torch.revert(model)"
         )
     follows = isinstance(backend, Plan) or backend == registry.AUTO
@@ -94,7 +94,7 @@ def stays_native(backend: str | Plan, chosen: str, x: Tensor) -> bool:
 def forward_mode() -> bool:
     """Whether tensors may carry tangents, inside `torch.func.jvp` or a dual level.
 
-    That a certain one carries none cannot be seen from here, where transforms are nested.
+    Under nested transforms it is impossible to see whether a particular tensor carries one.
     """
     on: bool = forward_ad._current_level >= 0
     return on

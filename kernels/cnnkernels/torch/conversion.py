@@ -1,4 +1,4 @@
-"""Models that are converted and reverted: a layer changes its class, and nothing else."""
+"""Converting and reverting models: only the class of a layer changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class ConversionWarning(UserWarning):
-    """A layer that cannot be converted, or converted back, stays as it is; the message says why."""
+    """A layer cannot be converted or reverted, and stays as it is; the message says why."""
 
 
 _CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
@@ -40,23 +40,24 @@ def convert(
     *,
     keep: Callable[[str, nn.Module], bool] | None = None,
 ) -> Module:
-    """Let a backend or a plan compute a model's convolutions and max-poolings, in place.
+    """Run a model's convolutions and max-poolings on a backend or a plan; convert in place.
 
-    Every layer stays the object that it was, with its parameters, hooks and name; a `state_dict`
-    saved before fits after, and the other way round. A layer that cannot be converted stays
-    PyTorch's, with a warning: one that returns indices, has no weights yet (`torch.nn.LazyConv2d`),
-    is marked for quantization, or is of a class derived from PyTorch's. One of a class derived from
-    `Conv2d` or `MaxPool2d` of this package keeps its class, and takes the backend.
+    Layers remain the same objects, with their parameters, hooks and names; a `state_dict` saved
+    before conversion loads afterwards, and vice versa. Layers that cannot be converted stay
+    PyTorch's, with a warning. These return indices, have no weights yet (`torch.nn.LazyConv2d`),
+    are marked for quantization, or have a class derived from PyTorch's. A layer of a class derived
+    from this package's `Conv2d` or `MaxPool2d` keeps its class and gets the new backend.
 
     Parameters
     ----------
     model : Module
+        The model to convert.
     backend : str or Plan
-        A registered CPU backend; 'torch-cuda', for a model on a GPU; 'auto', which follows the plan
-        in force; or a plan.
+        A registered CPU backend; 'torch-cuda', for a model on a GPU; 'auto', which follows the
+        active plan; or a plan.
     keep : callable, optional
-        Takes a layer's name and the layer; those for which it is true stay as they are: PyTorch's,
-        or with the backend that they were converted to before.
+        A predicate of a layer's name and the layer. Layers for which it returns True are not
+        changed, whether PyTorch's or converted earlier.
 
     Returns
     -------
@@ -68,22 +69,21 @@ def convert(
     UnknownBackendError, TypeError
         If there is no such backend.
     Unsupported
-        If the backend, or one that the plan has chosen, cannot run here, or layers cannot call it.
+        If the backend, or one that the plan has chosen, cannot run here or in layers.
 
     Notes
     -----
-    Forward mode (`torch.func.jvp`, dual numbers) is computed by PyTorch's own functions: see
-    `conv2d`.
+    Forward mode (`torch.func.jvp`, dual numbers) runs PyTorch's own functions: see `conv2d`.
 
-    Parametrizations (`torch.nn.utils.parametrizations.weight_norm` and the like) stay, and can be
-    registered and removed before and after; so do the hooks of `torch.nn.utils.weight_norm` and
-    `torch.nn.utils.prune`.
+    Parametrizations (such as `torch.nn.utils.parametrizations.weight_norm`) are preserved, and can
+    be registered and removed before and after. The same holds for the hooks of
+    `torch.nn.utils.weight_norm` and `torch.nn.utils.prune`.
 
-    Quantization replaces PyTorch's own layers, and would leave converted ones in floating point. So
-    a converted layer raises `Unsupported` when `torch.ao.quantization` (`prepare`, `prepare_qat`)
-    gives it a ``qconfig``: call `revert` before. `quantize_dynamic`, which leaves convolutions
-    alone, works on converted models. Other quantizers work on exported graphs, where they do not
-    know our operators, and say nothing of them: call `revert` before `torch.export.export`.
+    Call `revert` before quantization. `torch.ao.quantization` (`prepare`, `prepare_qat`) replaces
+    PyTorch's own layers only and would leave converted ones in floating point, so a converted layer
+    raises `Unsupported` when it gets a ``qconfig``. Quantizers of exported graphs silently skip
+    this package's operators, so call `revert` before `torch.export.export`. `quantize_dynamic`
+    works on converted models, because it does not touch convolutions.
     """
     if checked(backend) == registry.AUTO:
         plan: Plan | None = plans.current()
@@ -114,9 +114,9 @@ def convert(
 
 
 def revert(model: Module) -> Module:
-    """Give a converted model PyTorch's own layers back, in place; return it.
+    """Restore PyTorch's own layers in a converted model, in place; return the model.
 
-    A layer of a class derived from `Conv2d` or `MaxPool2d` of this package stays what it is, with a
+    A layer of a class derived from this package's `Conv2d` or `MaxPool2d` is not reverted, with a
     warning.
     """
     for where, layer in model.named_modules():
@@ -134,12 +134,12 @@ def revert(model: Module) -> Module:
 
 
 def _theirs(layer: nn.Module) -> type[nn.Module] | None:
-    """Return the class of PyTorch's that a layer is of, or is derived from."""
+    """Return the PyTorch class of a layer, or of its base class; None if not convertible."""
     return next((kind for kind in _CONVERTED if isinstance(layer, kind)), None)
 
 
 def _why_not(layer: nn.Module, theirs: type[nn.Module]) -> str | None:
-    """Return the reason why a layer cannot be converted, or None."""
+    """Return why a layer cannot be converted, or None."""
     kind = parametrize.type_before_parametrizations(layer)
     if isinstance(layer, LazyModuleMixin):
         return f"{kind.__name__} has no weights yet; convert the model after its first images"
@@ -148,7 +148,7 @@ def _why_not(layer: nn.Module, theirs: type[nn.Module]) -> str | None:
     if getattr(layer, "return_indices", False):
         return NO_INDICES
     if getattr(layer, "qconfig", None) is not None:
-        return "its qconfig marks it for quantization, which knows PyTorch's own layers only"
+        return "its qconfig marks it for quantization, which supports PyTorch's own layers only"
     return None
 
 
@@ -157,10 +157,10 @@ def _named(kind: type) -> str:
 
 
 def _become(layer: nn.Module, kind: type[nn.Module]) -> None:
-    """Change a layer's class, and nothing else.
+    """Change only the class of a layer.
 
-    A layer with parametrizations is of a class of PyTorch's making, derived from that of the layer.
-    It may be that of the layer's copies, too; so it is made anew.
+    PyTorch gives a parametrized layer a generated class, derived from its original one. Copies of
+    the layer may share it, so this generates a new one.
     """
     if parametrize.is_parametrized(layer):
         made = type(layer)
@@ -173,12 +173,12 @@ def _left(where: str, why: str) -> None:
 
 
 def problem_of(layer: nn.Module, x: Tensor) -> Problem:
-    """Return the problem that a layer computes on images, whether it is converted or not.
+    """Return the problem of a layer applied to images, whether converted or not.
 
     Raises
     ------
     Unsupported
-        If it is none that backends compute, with the reason.
+        If backends cannot compute the layer, with the reason.
     """
     theirs = _theirs(layer)
     if theirs is None:
@@ -206,7 +206,7 @@ def problem_of(layer: nn.Module, x: Tensor) -> Problem:
 
 
 def _weight(layer: nn.Conv2d) -> Tensor:
-    """Return a layer's weight without changing the layer: reading it advances spectral_norm."""
+    """Return a layer's weight; use a copy, because reading it advances spectral_norm."""
     if not parametrize.is_parametrized(layer, "weight"):
         weight: Tensor = layer.weight
     else:

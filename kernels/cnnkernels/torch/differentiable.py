@@ -1,7 +1,7 @@
-"""Functions of tensors with gradients, called through operators of PyTorch's or directly.
+"""Differentiable functions of tensors, called through PyTorch operators or directly.
 
-PyTorch's dispatcher takes several times as long around an operator in Python as the smallest layers
-take. So a function is called without one where neither a compiler nor a mode follows operators.
+For the smallest layers, dispatching a Python operator takes several times as long as the layer. So
+functions are called directly, unless a compiler or a dispatch mode needs to see the operator.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ _NAMESPACE = "cnnkernels"
 """Operators are named cnnkernels::conv2d and so on."""
 
 _PLAIN = (Tensor, nn.Parameter)
-"""The classes of tensors that follow no operators themselves."""
+"""Tensor classes that do not intercept operators."""
 
 
 class Differentiable:
-    """A function with gradients, which gives y.
+    """A differentiable function that returns y.
 
     Parameters
     ----------
     name : str
-        The operator's; the operator of the gradients has the same with ``_backward``.
+        Name of the operator; the gradients' operator adds ``_backward``.
     function : callable
-        Returns y and a list of tensors, the cache, which is not differentiated.
+        Returns y and the cache, a list of tensors that is not differentiated.
     backward : callable
-        Returns gradients; they are not differentiated again.
+        Returns the gradients; double backward is not supported.
     fake, fake_backward : callable
-        Return tensors of the same shapes and dtypes as those two, for compilers.
+        Return tensors of the same shapes and dtypes as these two functions, for compilers.
     keep : callable
-        Takes PyTorch's context, the inputs and the cache; keeps what `gradients` needs.
+        Saves what `gradients` needs; takes PyTorch's context, the inputs and the cache.
     gradients : callable
-        Takes PyTorch's context, dy, and `backward` or its operator, where a gradient is needed;
-        returns the gradient, or None, of every input.
+        Returns the gradient, or None, of every input; takes PyTorch's context, dy, and `backward`
+        or its operator. Called only if a gradient is needed.
 
     Attributes
     ----------
     operator, backward_operator
-        For compilers, and others that follow operators.
+        The registered operators, for compilers and dispatch modes.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Differentiable:
 
             @staticmethod
             def backward(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
-                again = torch.is_grad_enabled()  # the gradient may be differentiated, which raises
+                again = torch.is_grad_enabled()  # double backward, which the operator rejects
                 return found(ctx, dy, self.backward_operator if again or _followed() else backward)
 
         self._directly = Directly.apply
@@ -109,12 +109,12 @@ def _operator(name: str, function: Callable[..., Any], fake: Callable[..., Any])
 
 
 def _followed() -> bool:
-    """Whether a mode sees each operator."""
+    """Whether a dispatch mode is active, which sees each operator."""
     return bool(torch._C._len_torch_dispatch_stack())
 
 
 def _refuse_double_backward(*_: Any) -> None:
     raise NotImplementedError(
-        "converted layers have no gradient of their gradient (double backward): "
-        "cnnkernels.torch.revert(model) gives PyTorch's own, which have"
+        "converted layers do not support double backward (the gradient of a gradient); "
+        "PyTorch's own do: cnnkernels.torch.revert(model)"
     )

@@ -1,4 +1,4 @@
-"""The functions that converted layers call: PyTorch's words, and a backend or a plan."""
+"""The functions that converted layers call: PyTorch's arguments, plus a backend or a plan."""
 
 from __future__ import annotations
 
@@ -26,38 +26,39 @@ def conv2d(
     groups: int = 1,
     backend: str | Plan = registry.AUTO,
 ) -> Tensor:
-    """Cross-correlate images with filters, as `torch.nn.functional.conv2d`, with gradients.
+    """Cross-correlate images with filters, like `torch.nn.functional.conv2d`; differentiable.
 
     Parameters
     ----------
     x : Tensor, (N, C, H, W) or (C, H, W)
-        Images, float32 or float64, on the CPU or for torch-cuda on a GPU, in any memory layout.
+        Images, float32 or float64, in any memory layout; on a GPU for torch-cuda, else on the CPU.
     w : Tensor, (K, C/groups, R, S)
     b : Tensor, (K,), optional
     stride, dilation : int or (int, int)
     padding : int, (int, int), 'same' or 'valid'
     groups : int
     backend : str or Plan
-        A registered CPU backend; 'torch-cuda'; 'auto', which follows the plan in force; or a plan.
+        A registered CPU backend; 'torch-cuda'; 'auto', which follows the active plan; or a plan.
 
     Returns
     -------
     Tensor, (N, K, P, Q) or (K, P, Q)
-        Contiguous, but where PyTorch's own function computes: for torch-cuda, where a plan has
-        chosen torch-cpu, and in forward mode.
+        Contiguous, unless PyTorch's own function runs: for torch-cuda, if a plan has chosen
+        torch-cpu, and in forward mode.
 
     Raises
     ------
     TypeError, ValueError
-        If the tensors do not fit, are of another dtype, or not where the backend computes.
+        If the tensors' shapes or dtypes do not match, or they are on another device than the
+        backend.
     Unsupported
-        If the backend cannot do it.
+        If the backend cannot run this problem.
 
     Notes
     -----
-    Kernels compute gradients, not tangents: inside `torch.func.jvp`, `torch.func.jacfwd` and
-    `torch.autograd.forward_ad.dual_level` PyTorch's own function computes, with and without
-    `torch.compile`. What was compiled or exported outside of them is refused inside.
+    Kernels compute gradients, not tangents. Inside `torch.func.jvp`, `torch.func.jacfwd` and
+    `torch.autograd.forward_ad.dual_level`, PyTorch's own function runs, with and without
+    `torch.compile`. A graph compiled or exported outside of them raises an error inside.
     """
     for name, tensor in (("x", x), ("w", w), ("b", b)):
         require(name, tensor, x)
@@ -83,21 +84,21 @@ def max_pool2d(
     ceil_mode: bool = False,
     backend: str | Plan = registry.AUTO,
 ) -> Tensor:
-    """Take the maximum of each window, as `torch.nn.functional.max_pool2d`, with gradients.
+    """Return the maximum of each window, like `torch.nn.functional.max_pool2d`; differentiable.
 
     Parameters
     ----------
     x : Tensor, (N, C, H, W) or (C, H, W)
         As in `conv2d`.
     kernel_size, stride, padding, dilation, ceil_mode
-        As PyTorch takes them.
+        As in PyTorch.
     backend : str or Plan
         As in `conv2d`.
 
     Returns
     -------
     Tensor, (N, C, P, Q) or (C, P, Q)
-        Contiguous or not as that of `conv2d`.
+        Contiguous under the same conditions as for `conv2d`.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def max_pool2d(
 
 
 def require(name: str, tensor: object, x: Tensor) -> None:
-    """Refuse what kernels cannot take together with x; None, of no bias, is fine."""
+    """Reject a tensor that kernels cannot combine with x; accept None, an absent bias."""
     if tensor is None:
         return
     if not isinstance(tensor, Tensor):

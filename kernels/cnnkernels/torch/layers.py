@@ -1,4 +1,4 @@
-"""Layers of PyTorch's whose convolution or max-pooling a backend or a plan computes."""
+"""PyTorch layers that run on a backend, or on the backends that a plan has chosen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_INDICES = "return_indices is for PyTorch's own MaxPool2d alone"
 
 
 class _Layer(nn.Module):
-    """Base of `Conv2d` and `MaxPool2d` here; each names it before PyTorch's class."""
+    """Base of `Conv2d` and `MaxPool2d`; comes before PyTorch's class in their bases."""
 
     backend: str | Plan
 
@@ -26,17 +26,17 @@ class _Layer(nn.Module):
         self.backend = checked(backend)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # torch.ao.quantization sets it everywhere, and then replaces PyTorch's exact classes only.
+        # torch.ao.quantization sets it on every layer, then replaces only PyTorch's exact classes.
         if name == "qconfig" and value is not None:
             raise Unsupported(
-                "qconfig: quantization knows PyTorch's own layers only, not cnnkernels' "
-                f"{type(self).__name__}; give the model those back before it is prepared: "
+                "qconfig: quantization supports PyTorch's own layers only, not cnnkernels' "
+                f"{type(self).__name__}; before preparing the model call "
                 "cnnkernels.torch.revert(model)"
             )
         super().__setattr__(name, value)
 
     def extra_repr(self) -> str:
-        """Return PyTorch's words and the backend."""
+        """Return PyTorch's text plus the backend."""
         return f"{super().extra_repr()}, backend={_shown(self.backend)}"
 
 
@@ -47,22 +47,21 @@ def _shown(backend: str | Plan) -> str:
 
 
 class Conv2d(_Layer, nn.Conv2d):
-    """A `torch.nn.Conv2d` that a backend or a plan computes.
+    """A `torch.nn.Conv2d` that runs on a backend or a plan.
 
     Parameters
     ----------
     *args, **kwargs
-        As `torch.nn.Conv2d` takes.
+        As for `torch.nn.Conv2d`.
     backend : str or Plan
-        As `conv2d` takes.
+        As for `conv2d`.
 
     Notes
     -----
-    Where a plan has chosen torch-cpu, PyTorch's own function computes, without an operator between.
-    The layer takes tensors on the CPU. With ``backend="torch-cuda"`` it takes those on a GPU alone,
-    where PyTorch's own function computes, too.
+    The layer takes CPU tensors, or only GPU tensors with ``backend="torch-cuda"``. With torch-cuda,
+    or if a plan has chosen torch-cpu, it calls PyTorch's own function without an operator.
 
-    The layer holds its plan, so that the plan is pickled and copied with it.
+    The layer stores its plan, which is pickled and copied with it.
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -80,7 +79,7 @@ class Conv2d(_Layer, nn.Conv2d):
 
 
 def padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Any]:
-    """Return images and the zeros that a layer pads them with; other padding is put on first."""
+    """Return images and the zero padding left to apply; apply other padding modes here."""
     if layer.padding_mode == "zeros":
         return x, layer.padding
     around = layer._reversed_padding_repeated_twice
@@ -88,18 +87,18 @@ def padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Any]:
 
 
 class MaxPool2d(_Layer, nn.MaxPool2d):
-    """A `torch.nn.MaxPool2d` that a backend or a plan computes.
+    """A `torch.nn.MaxPool2d` that runs on a backend or a plan.
 
     Parameters
     ----------
     *args, **kwargs
-        As `torch.nn.MaxPool2d` takes; indices cannot be returned.
+        As for `torch.nn.MaxPool2d`; return_indices is not supported.
     backend : str or Plan
-        As `conv2d` takes.
+        As for `conv2d`.
 
     Notes
     -----
-    Which tensors it takes, and what becomes of a plan, is as for `Conv2d`.
+    Tensors and plans are handled as in `Conv2d`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -1,6 +1,6 @@
-"""Convolution and max-pooling of tensors with gradients, by the kernels of a named backend.
+"""Differentiable convolution and max-pooling of tensors on a named backend.
 
-They are registered as operators of PyTorch's: cnnkernels::conv2d, cnnkernels::conv2d_backward,
+Registers the PyTorch operators cnnkernels::conv2d, cnnkernels::conv2d_backward,
 cnnkernels::max_pool2d and cnnkernels::max_pool2d_backward.
 """
 
@@ -21,20 +21,20 @@ from cnnkernels.torch.problems import Geometry
 
 
 def _backend(name: str, problem: Problem) -> Backend:
-    """Return an operator's backend, with as many threads as PyTorch has now.
+    """Return an operator's backend, set to PyTorch's current number of threads.
 
     Raises
     ------
     NotImplementedError
-        If forward mode is on, since operators would drop tangents without a word.
+        In forward mode, because operators would silently drop tangents.
     Unsupported
-        With the backend's reason, if it cannot.
+        If the backend cannot run the problem, with the reason.
     """
     if choosing.forward_mode():
         raise NotImplementedError(
             "operators of converted layers have no forward-mode derivative: inside torch.func.jvp "
-            "or dual_level call the model itself, not what was compiled, exported or computed of "
-            "it before, or give it PyTorch's own layers back: cnnkernels.torch.revert(model)"
+            "or dual_level call the model itself, not a graph compiled, exported or recorded "
+            "before, or restore PyTorch's own layers: cnnkernels.torch.revert(model)"
         )
     with thread_counts.kept():
         backend = registry.load(name)
@@ -91,7 +91,7 @@ def _conv2d_backward(
     backend: str,
     needs: list[bool],
 ) -> list[Tensor]:
-    """Return those of dx, dw and db that are needed."""
+    """Return the needed gradients among dx, dw and db, in this order."""
     problem = problems.conv2d(x, w, bias, geometry)
     found = _backend(backend, problem)
     dy_, x_, w_, *kept = (found.arrays.put(_array(tensor)) for tensor in (dy, x, w, *cache))

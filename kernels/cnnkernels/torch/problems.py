@@ -1,4 +1,4 @@
-"""Problems of tensors, and their geometry in one list, as operators take it."""
+"""Problems made from tensors and PyTorch's arguments; their geometry as one list."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from cnnkernels import geometry
 from cnnkernels.contract import Conv2D, MaxPool2D, Problem
 
 Geometry: TypeAlias = list[int]
-"""Of a convolution: stride (2), padding top, bottom, left, right, dilation (2), groups.
+"""The geometry of a layer as one list of integers, which operators take.
 
-Of a max-pooling: kernel_size, stride, padding and dilation, two each.
+Convolution: stride (2), padding top, bottom, left, right, dilation (2), groups. Max-pooling:
+kernel_size, stride, padding and dilation, two each.
 """
 
 
 def _ints(values: Sequence[int]) -> tuple[int, ...]:
-    """Return numbers as Python's own: what torch.compile holds open is fixed here."""
+    """Return numbers as Python integers; this fixes torch.compile's symbolic sizes."""
     return tuple(map(int, values))
 
 
 def problem_of(kind: type[Problem], *facts: Any) -> Problem:
-    """Return a problem of facts as `conv2d_facts` and `max_pool2d_facts` return them."""
+    """Return the problem for the result of `conv2d_facts` or `max_pool2d_facts`."""
     return _MAKERS[kind](*facts)
 
 
@@ -40,7 +41,7 @@ def conv2d_geometry(
     dilation: int | Sequence[int],
     groups: int,
 ) -> Geometry:
-    """Return the geometry of a convolution, from what `torch.nn.functional.conv2d` takes."""
+    """Return a convolution's geometry from the arguments of `torch.nn.functional.conv2d`."""
     strides, dilations = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
     if isinstance(padding, str):
         high, wide = geometry.padding_pairs(padding, w.shape[2:], strides, dilations)
@@ -51,7 +52,7 @@ def conv2d_geometry(
 
 
 def conv2d_facts(x: Tensor, w: Tensor, bias: bool, geometry: Sequence[int]) -> tuple[Any, ...]:
-    """Return all that the problem of a convolution depends on, hashable."""
+    """Return everything that determines a convolution's problem, as a hashable tuple."""
     return _ints(x.shape), _ints(w.shape), bias, tuple(geometry), _name(x.dtype)
 
 
@@ -96,7 +97,7 @@ def max_pool2d_geometry(
     padding: int | Sequence[int],
     dilation: int | Sequence[int],
 ) -> Geometry:
-    """Return the geometry of a max-pooling, from what `torch.nn.functional.max_pool2d` takes."""
+    """Return a max-pooling's geometry from the arguments of `torch.nn.functional.max_pool2d`."""
     kernel = _pair("kernel_size", kernel_size, 1)
     strides = kernel if stride is None else _pair("stride", stride, 1)
     pads, dilations = _pair("padding", padding, 0), _pair("dilation", dilation, 1)
@@ -106,14 +107,14 @@ def max_pool2d_geometry(
 def max_pool2d_facts(
     shape: Sequence[int], dtype: torch.dtype, geometry: Sequence[int], ceil_mode: bool
 ) -> tuple[Any, ...]:
-    """Return all that the problem of a max-pooling depends on, hashable."""
+    """Return everything that determines a max-pooling's problem, as a hashable tuple."""
     return _ints(shape), _name(dtype), tuple(geometry), ceil_mode
 
 
 def max_pool2d(
     shape: Sequence[int], dtype: torch.dtype, geometry: Geometry, ceil_mode: bool
 ) -> MaxPool2D:
-    """Return the problem of a max-pooling of images of a shape."""
+    """Return the problem of a max-pooling, for images of the given shape."""
     return _max_pool2d(*max_pool2d_facts(shape, dtype, _ints(geometry), ceil_mode))
 
 
@@ -132,12 +133,12 @@ _MAKERS: dict[type[Problem], Callable[..., Problem]] = {Conv2D: _conv2d, MaxPool
 
 
 def _name(dtype: torch.dtype) -> str:
-    """Return the name that problems have for a dtype."""
+    """Return a dtype's name, as used in problems."""
     return str(dtype).removeprefix("torch.")
 
 
 def _pair(name: str, value: int | Sequence[int], least: int) -> geometry.Pair:
-    """Return `geometry.pair` of an argument; integers cost less, as the problem checks them."""
+    """Like `geometry.pair`, but skip the check of plain integers: the problem checks them."""
     if type(value) is int:
         return value, value
     if type(value) is tuple and tuple(map(type, value)) == (int, int):

@@ -1,4 +1,4 @@
-"""Threads of PyTorch and of Numba, as many in one as in the other."""
+"""Keeping the thread counts of PyTorch and Numba equal."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from cnnkernels import host, registry
 from cnnkernels.contract import Unsupported
 
 _LOCAL_PROCESSES = "LOCAL_WORLD_SIZE"
-"""The environment variable by which torchrun says how many processes it has started here."""
+"""The environment variable in which torchrun stores its number of processes per machine."""
 
 
 def set_threads(processes: int | None = None) -> int:
-    """Let this process compute with its share of the cores, in PyTorch and in Numba.
+    """Set the threads of PyTorch and Numba to this process's share of the cores.
 
     Parameters
     ----------
     processes : int, optional
-        How many train on this machine. Without it, as many as ``torchrun`` has started here, which
-        is what it sets LOCAL_WORLD_SIZE to; one where that is not set. Where each process may use
-        cores of its own already, 1.
+        Number of processes that train on this machine. By default ``torchrun``'s LOCAL_WORLD_SIZE,
+        or 1 if it is not set. Pass 1 if each process is already bound to its own cores.
 
     Returns
     -------
     int
-        The threads: the cores that the process may use, by the processes, and at the least 1.
+        The number of threads: usable cores divided by processes, at least 1.
 
     Raises
     ------
     ValueError
-        If there is less than one process.
+        If `processes` is less than 1.
     """
     if processes is None:
         processes = _local_processes()
     if processes < 1:
         raise ValueError(f"processes: expected 1 or more, got {processes}")
     count = max(1, host.cores() // processes)
-    with contextlib.suppress(Unsupported):  # where there is no Numba, PyTorch is alone
+    with contextlib.suppress(Unsupported):  # without Numba, set PyTorch's only
         registry.load("numba")
     torch.set_num_threads(count)
     follow()
@@ -57,11 +56,11 @@ def _local_processes() -> int:
 
 
 def threads() -> dict[str, int]:
-    """Return how many threads each library of this process computes with; print it when in doubt.
+    """Return the number of threads of each library in this process.
 
-    Set it by `set_threads`, by ``torch.set_num_threads``, or by OMP_NUM_THREADS before the process
-    starts; what is converted follows. ``torchrun`` sets one thread a process unless OMP_NUM_THREADS
-    says another.
+    Change it by `set_threads`, by ``torch.set_num_threads``, or by OMP_NUM_THREADS before the
+    process starts; converted layers follow PyTorch. ``torchrun`` sets one thread per process unless
+    OMP_NUM_THREADS is set.
     """
     found = {"torch": torch.get_num_threads()}
     follow()
@@ -72,7 +71,7 @@ def threads() -> dict[str, int]:
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Keep PyTorch's number of threads, which launching Numba's pool would reset."""
+    """Preserve PyTorch's number of threads, which launching Numba's pool resets."""
     known, count = "numba" in sys.modules, torch.get_num_threads()
     try:
         yield
@@ -84,9 +83,9 @@ def kept() -> Iterator[None]:
 
 
 def follow() -> None:
-    """Let Numba use as many threads as PyTorch does, as far as it has them.
+    """Set Numba's number of threads to PyTorch's, limited by the size of Numba's pool.
 
-    Asking Numba launches its pool, which resets PyTorch's count, so that it is set once more.
+    Querying Numba launches its pool, which resets PyTorch's count; so this restores the count.
     """
     numba = sys.modules.get("numba")
     if numba is None:

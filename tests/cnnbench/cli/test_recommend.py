@@ -113,7 +113,7 @@ def test_another_machines_plan_is_refused_before_anything_is_measured(
     digits_plan.save(tmp_path / "plan.json")
     code, _, err = command("train", "--plan", "plan.json")
     assert code == 2
-    assert re.search(r"made on another machine \(processor 'Z80', here .*even so: --force", err)
+    assert re.search(r"made on another machine \(processor 'Z80', here .*anyway: --force", err)
     assert not list(tmp_path.rglob(".cnnbench/*"))
 
 

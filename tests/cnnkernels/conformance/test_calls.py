@@ -1,4 +1,4 @@
-"""A kernel with its arrays in place."""
+"""Kernel calls with their arrays in place."""
 
 import numpy as np
 import pytest
@@ -25,14 +25,14 @@ CALLS = pytest.mark.parametrize(
 
 
 def made(backend, descriptor):
-    """Return a problem, what is right for it, and its call on a backend."""
+    """Return a problem, its expected results, and its call on a backend."""
     problem = parse(descriptor)
     data = filled(problem, "integers")
     return problem, data, Call(backend, problem, data)
 
 
 def right(data, direction, names):
-    """List what is right of the results that a direction has."""
+    """List the expected results of a direction."""
     return [getattr(data, name) for name in RESULTS[direction] if name in names]
 
 

@@ -1,4 +1,4 @@
-"""Timed calls on inputs that change: right results pass, earlier ones do not."""
+"""Timed calls on changing inputs: correct results pass, results of earlier inputs fail."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ PROBLEMS = pytest.mark.parametrize("descriptor", DESCRIPTORS)
 
 
 def changing(backend, descriptor):
-    """Yield the call, and for each direction the changing call of it, as it is and from NCHW."""
+    """Yield the call, and its changing call for each direction, with and without conversion."""
     problem = parse(descriptor)
     right = filled(problem, "real")
     call = Call(backend, problem, right)
@@ -26,7 +26,7 @@ def changing(backend, descriptor):
 
 
 def held(call):
-    """Copy what the call's inputs hold, where it computes and on the host."""
+    """Copy the call's inputs, on the device and on the host."""
     copies = [*call.inputs().values(), *call._arrays(on_host=True).values()]
     return [np.array(array) for array in copies]
 
@@ -70,7 +70,7 @@ def test_a_change_changes_the_result_and_each_is_another(backend, descriptor):
 
 
 class Immutable(np.ndarray):
-    """An array that can't be written to, as those of some libraries."""
+    """An immutable array, like those of some libraries."""
 
     def __setitem__(self, *_):
         raise TypeError("immutable")

@@ -1,4 +1,4 @@
-"""The checker: right backends pass, every broken one is caught, and for what is broken."""
+"""The checks pass correct backends, and catch every broken one for the right reason."""
 
 import dataclasses
 import re
@@ -20,12 +20,12 @@ POOLING = parse("mb2ic3ih7oh4kh3sh2ph1")
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """Return the folder that all checks of this session keep their fills in."""
+    """Return the folder of fills, shared by all checks of this session."""
     return tmp_path_factory.mktemp("fills")
 
 
 # --------------------------------------------------------------------------------------------
-# right backends
+# correct backends
 
 LONG_FOR_LOOPS = 8_000
 """Multiply-adds that take Python's loops too long."""
@@ -249,7 +249,7 @@ def test_an_output_that_the_next_call_writes_to_is_wrong():
 
 
 class CopyingArrays(NumpyArrays):
-    """Arrays that share no memory with NumPy's, as on a device."""
+    """Arrays that share no memory with NumPy's, like those on a device."""
 
     def put(self, array):
         return array.copy()

@@ -1,4 +1,4 @@
-"""What checks are filled with: exact where it says so, and reaching what it says."""
+"""Fills: exact integers, and the elements that inputs reach."""
 
 import math
 

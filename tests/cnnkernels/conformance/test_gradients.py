@@ -1,4 +1,4 @@
-"""Gradients against forward itself, and the tests that do it against wrong gradients."""
+"""Gradient checks pass correct gradients, and catch wrong ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The reference that backends are judged by, judged by the definition."""
+"""The reference results, compared with the definition."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The definition of convolution, against answers worked out by hand."""
+"""The definition of convolution, compared with results computed by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Compiled convolutions: threads, and arrays that it must not touch."""
+"""Compiled convolutions: threads, and arrays that must not be modified."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ PROBLEM = Conv2D(3, 6, 13, 11, 8, 3, 2, 1, groups=2)
 
 @pytest.fixture
 def arrays():
-    """Return normal numbers for dy, x, w and b, by name."""
+    """Return normally distributed dy, x, w and b by name."""
     random = np.random.default_rng(1)
     shapes = {"dy": PROBLEM.shapes.y, **PROBLEM.shapes._asdict()}
     return {name: random.standard_normal(shapes[name], "float32") for name in ("dy", "x", "w", "b")}

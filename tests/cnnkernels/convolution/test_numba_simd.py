@@ -1,4 +1,4 @@
-"""Convolution on vector registers: every way a share of the work can be cut."""
+"""Convolution on vector registers: every driver and every way to divide its work."""
 
 import dataclasses
 import itertools
@@ -65,7 +65,7 @@ CUTS = {
     "filters, parts of lines, edges wider than a part": "mb2ic5ih26oc64oh26kh7ph9dh2",
     "filters, every second pixel": "mb2ic3ih30oc48oh15kh7sh2ph3",
     "filters, pixels that see nothing": "mb2ic9ih3oc16oh9kh2ph4",
-    "filters, all pixels of which see nothing": "mb1ic2ih2oc16oh1kh5sh9ph9dh9",
+    "filters whose pixels all see only padding": "mb1ic2ih2oc16oh1kh5sh9ph9dh9",
     "filters, phases of every kind": "mb2ic32ih13oc16oh7kh3sh2ph1",
     "filters, phases of rows alone": "mb2ic32ih12iw9oc16oh6ow9kh3sh2sw1ph1",
     "lanes of images": "mb64ic8ih4oc16oh4kh3ph1",
@@ -138,7 +138,7 @@ def test_the_loops_of_the_tiles_are_not_unrolled(python, tmp_path):
         "for tile in jit._COMPILED:\n"
         "    code = tile._library.get_llvm_str().splitlines()\n"
         "    print(sum('call' in line and '@llvm.fma' in line for line in code) - sums)\n",
-        NUMBA_CACHE_DIR=str(tmp_path),  # what comes from a cache has no such text
+        NUMBA_CACHE_DIR=str(tmp_path),  # code loaded from the cache has no assembly text
     )
     assert printed.split() == ["0", "0"]
 
@@ -181,7 +181,7 @@ def test_the_bits_are_the_same_at_any_number_of_threads(descriptor, thread_count
 
 @pytest.fixture
 def new_blockings():
-    """Make plans anew for a test that changes what they depend on, and after it."""
+    """Clear cached blockings before and after a test that changes their inputs."""
     memory.BLOCKINGS.clear()
     yield
     memory.BLOCKINGS.clear()

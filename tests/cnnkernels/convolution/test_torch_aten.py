@@ -77,7 +77,7 @@ def test_every_problem_can_be_done():
     ids=str,
 )
 def test_channels_last_images_are_declined_where_a_window_sees_only_padding(problem, blind):
-    """PyTorch itself has crashed there, which no test can survive."""
+    """PyTorch itself has crashed on these windows, which no test can survive."""
     reason = torch_aten.ChannelsLastOnCPU.unsupported(problem)
     assert (reason is not None) == blind
     if blind:

@@ -1,4 +1,4 @@
-"""The definition of max-pooling, against answers worked out by hand."""
+"""The definition of max-pooling, compared with results computed by hand."""
 
 import numpy as np
 import pytest

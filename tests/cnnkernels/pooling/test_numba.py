@@ -1,4 +1,4 @@
-"""Compiled max-pooling: threads, and arrays that it must not touch."""
+"""Compiled max-pooling: threads, and arrays that must not be modified."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def kernel(request):
 
 @pytest.fixture
 def arrays(kernel):
-    """Return normal numbers for dy and x, and winners for the cache, by name."""
+    """Return normally distributed dy and x, and winners for the cache, by name."""
     random = np.random.default_rng(1)
     x = random.standard_normal(PROBLEM.shapes.x, "float32")
     _, (winners,) = kernel.forward(PROBLEM, x)

@@ -57,7 +57,7 @@ BEYOND = {
     ),
     "a stride of more than 32 bits": (
         pool(8, 2, stride=2**31),
-        "PyTorch's windows know numbers up to 2147483647, not 2147483648",
+        "PyTorch's window parameters are limited to 2147483647, got 2147483648",
     ),
     "a window that even padding would blind": (
         MaxPool2D(1, 1, 1, 4, (3, 1), (3, 1), ((4, 0), (0, 0)), (2, 1)),

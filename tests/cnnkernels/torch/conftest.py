@@ -13,7 +13,7 @@ def backend(request):
 
 @pytest.fixture
 def draw():
-    """Return a function that draws tensors, others in each call."""
+    """Return a function that draws random tensors, different in each call."""
     torch = pytest.importorskip("torch")
     generator = torch.Generator().manual_seed(7)
 
@@ -25,7 +25,7 @@ def draw():
 
 @pytest.fixture(scope="session")
 def close():
-    """Return a function that asserts that a tensor is another one, but for rounding."""
+    """Return a function that asserts that two tensors are equal up to rounding."""
     torch = pytest.importorskip("torch")
 
     def close(ours, theirs):
@@ -38,7 +38,7 @@ def close():
 
 @pytest.fixture(scope="session")
 def model():
-    """Return a function that makes a model, the same in each call."""
+    """Return a function that creates a model, with the same weights in each call."""
     torch = pytest.importorskip("torch")
     nn = torch.nn
 
@@ -73,7 +73,7 @@ def step():
 
 @pytest.fixture(scope="session")
 def close_steps(close, step):
-    """Return a function that asserts that models take the same step, but for rounding."""
+    """Return a function that asserts that models take the same step, up to rounding."""
 
     def close_steps(ours, theirs, x):
         (loss, gradients), (right, right_gradients) = step(ours, x), step(theirs, x)

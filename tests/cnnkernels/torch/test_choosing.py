@@ -1,4 +1,4 @@
-"""Layers compute with the backend that was named, or with those of a plan."""
+"""Layers run on the named backend, or on those of a plan."""
 
 import copy
 import dataclasses
@@ -40,7 +40,7 @@ def in_force(monkeypatch):
 
 
 def follow(how, followed):
-    """Return what conv2d and max_pool2d take to follow a plan: itself, or 'auto'."""
+    """Return the backend argument that follows a plan: the plan itself, or 'auto'."""
     if how == "auto":
         plan.use(followed)
         return "auto"
@@ -49,7 +49,7 @@ def follow(how, followed):
 
 @pytest.fixture
 def two_backends(draw):
-    """Return a plan of two problems, each with another backend, and what they are computed of."""
+    """Return a plan of two problems with different backends, and their inputs."""
     pytest.importorskip("numba")
     chosen = {
         Conv2D(2, 2, 4, 4, 2, 3, padding=1, dtype="float64"): Choice("numba-simd"),
@@ -172,7 +172,7 @@ def test_a_plan_that_chose_torch_leaves_pytorchs_layer(monkeypatch, draw, close)
 @pytest.mark.usefixtures("in_force")
 def test_auto_needs_a_plan_in_force(draw, close):
     x, w = draw(3, 2, 6, 6), draw(4, 2, 3, 3)
-    with pytest.raises(Unsupported, match="no plan is in force"):
+    with pytest.raises(Unsupported, match="no plan is active"):
         layers.conv2d(x, w, torch.zeros(4).double(), padding=1)
     plan.use(planned())
     ours = layers.conv2d(x, w, torch.zeros(4).double(), padding=1)
@@ -273,7 +273,7 @@ def test_backends_of_other_devices_are_refused(monkeypatch, draw, model):
     elsewhere = type("Elsewhere", (type(numpy.arrays),), {"device": "tpu"})()
     other = dataclasses.replace(numpy, arrays=elsewhere)
     monkeypatch.setattr(registry, "load", lambda name: other if name == "numpy" else None)
-    with pytest.raises(Unsupported, match="numpy computes on tpu; layers take"):
+    with pytest.raises(Unsupported, match="numpy computes on tpu; layers support"):
         layers.convert(model(), "numpy")
-    with pytest.raises(Unsupported, match="numpy computes on tpu; layers take"):
+    with pytest.raises(Unsupported, match="numpy computes on tpu; layers support"):
         layers.max_pool2d(draw(1, 1, 4, 4), 2, backend="numpy")

@@ -1,4 +1,4 @@
-"""Functions give the same through operators and directly, and no second gradient."""
+"""Functions return the same through operators and directly; double backward is rejected."""
 
 import pytest
 
@@ -9,7 +9,7 @@ nn = torch.nn
 
 
 class Seen(torch.utils._python_dispatch.TorchDispatchMode):
-    """Notes which operators are dispatched."""
+    """Records the dispatched operators."""
 
     def __init__(self):
         super().__init__()

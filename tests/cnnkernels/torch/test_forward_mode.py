@@ -1,4 +1,4 @@
-"""Converted layers have PyTorch's tangents, by every way to forward mode, or refuse."""
+"""In every kind of forward mode, converted layers match PyTorch's tangents or raise an error."""
 
 import contextlib
 
@@ -22,7 +22,7 @@ pytestmark = [  # of PyTorch's own code
 
 
 class Passing(torch.utils._python_dispatch.TorchDispatchMode):
-    """Sees each operator, and calls it."""
+    """A dispatch mode that passes operators through."""
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         return operator(*args, **kwargs or {})
@@ -46,7 +46,7 @@ HOW = {"stride": (2, 1), "padding": (1, 0), "groups": 2}
 
 
 def convolution(module, **which):
-    """Return conv2d of PyTorch or of ours as a function of three tensors."""
+    """Return PyTorch's or this package's conv2d as a function of three tensors."""
     return lambda x, w, b: module.conv2d(x, w, b, **HOW, **which)
 
 
@@ -55,12 +55,12 @@ def pooling(module, **which):
 
 
 def both(kind, backend="numpy"):
-    """Return ours and PyTorch's."""
+    """Return this package's function and PyTorch's."""
     return kind(layers, backend=backend), kind(nn.functional)
 
 
 def dual(function, *given):
-    """Return the tangent of what a function returns, given tensors or pairs with their tangents."""
+    """Return the tangent of a function's result, given tensors or pairs with tangents."""
     with forward_ad.dual_level():
         duals = [forward_ad.make_dual(*one) if isinstance(one, tuple) else one for one in given]
         return forward_ad.unpack_dual(function(*duals)).tangent
@@ -72,7 +72,7 @@ def pushed(function, *pairs):
 
 
 def slope(function):
-    """Return the gradient, as autograd's tape finds it, of a function's squared sum."""
+    """Return the gradient of a function's squared sum by reverse mode."""
 
     def found(x):
         return torch.autograd.grad(function(x).square().sum(), x)[0]
@@ -225,7 +225,7 @@ def test_a_gradient_from_before_refuses_tangents(layer, create_graph):
 
 @pytest.fixture
 def a_compiler_without_a_past():
-    """Let other tests' shapes be no reason to hold these open, and these no reason for others."""
+    """Reset torch.compile, so that shapes of other tests cause no dynamic shapes here."""
     torch.compiler.reset()
     yield
     torch.compiler.reset()

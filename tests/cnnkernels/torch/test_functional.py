@@ -1,4 +1,4 @@
-"""The functions are PyTorch's, but for the backend: values, gradients, refusals."""
+"""The functions match PyTorch's in values and gradients; invalid arguments are rejected."""
 
 import pytest
 

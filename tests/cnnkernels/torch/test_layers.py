@@ -1,4 +1,4 @@
-"""Layers of ours stand beside PyTorch's, and under its compiler."""
+"""This package's layers work beside PyTorch's, and under torch.compile."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Operators are what PyTorch expects of operators, and compute the gradients that are needed."""
+"""Operators pass PyTorch's own checks, and compute only the needed gradients."""
 
 import pytest
 

@@ -30,7 +30,7 @@ def reparametrized(network, how):
 
 @pytest.fixture
 def trains_as(close_steps):
-    """Return a function that asserts that models take the same three steps of a training."""
+    """Return a function that asserts that models take the same three training steps."""
 
     def trains_as(ours, theirs, x):
         optimizers = [torch.optim.SGD(network.parameters(), 0.01) for network in (ours, theirs)]

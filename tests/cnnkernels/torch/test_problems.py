@@ -1,4 +1,4 @@
-"""The arguments of PyTorch's functions become problems, or are refused by name."""
+"""PyTorch's arguments become problems; invalid ones are rejected by name."""
 
 import pytest
 

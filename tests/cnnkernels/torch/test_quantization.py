@@ -1,4 +1,4 @@
-"""Converted layers refuse to be quantized; PyTorch's own in a converted model do not."""
+"""Converted layers reject quantization; PyTorch's own layers beside them accept it."""
 
 import pytest
 

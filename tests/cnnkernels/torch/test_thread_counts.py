@@ -1,4 +1,4 @@
-"""Numba's threads are as many as PyTorch's, which stay as they were set."""
+"""Numba uses as many threads as PyTorch, and PyTorch's count is preserved."""
 
 import warnings
 

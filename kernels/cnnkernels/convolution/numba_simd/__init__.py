@@ -1,11 +1,11 @@
-"""Direct convolution on vector registers: one micro-kernel, and several ways to feed it.
+"""Direct convolution on vector registers: a few micro-kernels, and drivers that feed them.
 
 Forward is a correlation of images with filters. Backward-data is a correlation of dy with the
-turned weights, or with a stride several, one for each phase of it. See README.md beside this file
-for what each driver does.
+flipped weights; with a stride it is several, one for each phase of the stride. README.md beside
+this file explains the drivers.
 
-Threads take shares of the output, each written by one alone and summed in an order that the problem
-fixes, so that the result is the same at any number of threads, to the bit.
+Each share of the output is written by one thread, and summed in an order that depends only on the
+problem. So results are bit-identical at any number of threads.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from cnnkernels.convolution.numba_simd.correlation import Correlation, Driver, W
 
 
 def unsupported(problem: Conv2D) -> str | None:
-    """Return None, or why not: every problem can be done where the processor has vector FMAs."""
+    """Return None if the processor has vector FMAs, else the reason; supports every problem."""
     del problem
     return None if simd.has_fma() else "this processor has no vector FMA instructions"
 
@@ -81,7 +81,7 @@ def backward(
     cache: Cache,
     needs: Needs = ALL,
 ) -> Conv2DGradients:
-    """Correlate dy with the turned weights for dx, and x with dy for dw.
+    """Correlate dy with the flipped weights for dx, and x with dy for dw.
 
     See `contract.Conv2DKernel.backward` for parameters.
     """
@@ -98,7 +98,7 @@ def backward(
         for run in runs:
             run(dy, w, start, dx)
     elif needs.dx:
-        dx = arrays.empty(shapes.x, problem.dtype)  # of no image
+        dx = arrays.empty(shapes.x, problem.dtype)  # an empty batch
     if needs.dw:
         dw = arrays.empty(shapes.w, problem.dtype)
         if dy.size:
@@ -111,7 +111,7 @@ def backward(
 
 
 _MANY = 16 * 1024
-"""Channels of a problem, at the most, that shares the zeros its sums start from with others."""
+"""Maximum number of channels for which the shared zeros are used."""
 
 _SHARED = {dtype: np.zeros(_MANY + microkernel.MOST_ROWS, dtype) for dtype in DTYPES}
 for _zeros_of_all in _SHARED.values():
@@ -119,19 +119,19 @@ for _zeros_of_all in _SHARED.values():
 
 
 def _zeros(channels: int, dtype: str) -> np.ndarray:
-    """Return the zeros that sums start from: a bias of none, and the start of later blocks."""
+    """Return zeros: the initial sums without a bias, and the padding read after the first block."""
     if channels <= _MANY:
         return _SHARED[dtype]
     return np.zeros(channels + microkernel.MOST_ROWS, dtype)
 
 
 _Key = tuple[Conv2D, int]
-"""A problem, and the number of threads that compute it: blockings depend on nothing else."""
+"""A problem and the number of threads; blockings depend on nothing else."""
 
 
 @memory.BLOCKINGS.cached
 def _forward(key: _Key) -> Driver:
-    """Return the function that sets y, given x, w, start and y."""
+    """Return the driver ``f(x, w, start, y)`` that sets y."""
     problem, threads = key
     most = memory.allowed(problem.bytes_moved(FORWARD))
     if channel_lanes.suits(problem) and channel_lanes.needed(problem) <= most:
@@ -147,7 +147,7 @@ def _forward(key: _Key) -> Driver:
 
 @memory.BLOCKINGS.cached
 def _backward_data(key: _Key) -> tuple[tuple[Driver, ...], bool]:
-    """Return functions that set dx, given dy, w, start and dx; and whether they set all of it."""
+    """Return the drivers ``f(dy, w, start, dx)``, and whether together they set all of dx."""
     problem, threads = key
     most = memory.allowed(problem.bytes_moved(FORWARD))
     if channel_lanes.suits(problem) and channel_lanes.needed(problem) <= most:
@@ -163,7 +163,7 @@ def _backward_data(key: _Key) -> tuple[tuple[Driver, ...], bool]:
 
 @memory.BLOCKINGS.cached
 def _backward_weights(key: _Key) -> WeightsDriver:
-    """Return the function that sets dw, given dy, x and dw."""
+    """Return the driver ``f(dy, x, dw)`` that sets dw."""
     problem, threads = key
     most = memory.allowed(problem.bytes_moved(FORWARD))
     if channel_lanes.suits(problem) and channel_lanes.needed(problem) <= most:
@@ -182,27 +182,27 @@ def _backward_weights(key: _Key) -> WeightsDriver:
 
 
 class _DriverModule(Protocol):
-    """The functions of a module that computes correlations (PEP 544: a module fits)."""
+    """The functions of a driver module that computes correlations."""
 
     def suits(self, correlation: Correlation) -> bool:
-        """Return whether the module is the right one for a correlation."""
+        """Return whether this driver is efficient for a correlation."""
         ...
 
     def needed(self, correlation: Correlation) -> int:
-        """Return how many bytes of tables and scratch memory it needs, about."""
+        """Return the approximate bytes of tables and scratch memory."""
         ...
 
     def prepare(self, correlation: Correlation, threads: int) -> Driver:
-        """Return the function that computes it in some threads."""
+        """Return the function that computes the correlation, for a number of threads."""
         ...
 
 
 _DRIVERS: tuple[_DriverModule, ...] = (image_lanes, filter_lanes, padded_planes, gathered_panels)
-"""The drivers of correlations, the most special first."""
+"""The drivers of correlations, most specialized first."""
 
 
 def _driver(of: Correlation, threads: int, most: int) -> Driver | None:
-    """Return the function of the best driver for a correlation; None if none takes so few bytes."""
+    """Return the best driver's function for a correlation; None if all exceed `most` bytes."""
     for module in _DRIVERS:
         if module.suits(of) and module.needed(of) <= most:
             return module.prepare(of, threads)

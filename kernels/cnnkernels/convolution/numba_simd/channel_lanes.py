@@ -1,8 +1,8 @@
-"""Depthwise convolutions of small images, with a lane a channel.
+"""Depthwise convolutions of small images, with a lane per channel.
 
-Planes too small for vectors of pixels are turned, so that each pixel's channels lie side by side.
-Then all three directions are sums of products of two such vectors: of pixels and weights, of dy and
-weights, of dy and pixels; which go together is a list for each sum.
+Planes too small for vectors of pixels are transposed, so that the channels of each pixel are
+adjacent. Then each direction is a sum of products of two such vectors: of pixels and weights, of dy
+and weights, or of dy and pixels. Each sum has a list of its products.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cnnkernels.contract import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Conv2D
 from cnnkernels.convolution.numba_simd.correlation import SECOND_CACHE, Driver, WeightsDriver
 
 _COPY = SECOND_CACHE // 4
-"""Elements of turned planes, at the most: the lists of products are larger."""
+"""Maximum elements of transposed planes; the lists of products are larger."""
 
 _STRIDED_COPY = SECOND_CACHE
-"""The same with a stride: lists are shorter, and vectors of pixels would need a copy a phase."""
+"""The same with a stride: lists are shorter, and the alternative needs a copy per phase."""
 
 
 def suits(problem: Conv2D) -> bool:
-    """Return whether a problem is depthwise, and its planes small, and enough for the lanes."""
+    """Return whether a problem is depthwise, with small planes, enough to fill the lanes."""
     lanes = _lanes(problem)
     pixels = max(problem.height * problem.width, problem.out_height * problem.out_width)
     most = _COPY if problem.steps == (1, 1) else _STRIDED_COPY
@@ -38,7 +38,7 @@ def suits(problem: Conv2D) -> bool:
 
 
 def needed(problem: Conv2D) -> int:
-    """Return how many bytes of tables and scratch memory are needed, about."""
+    """Return the approximate bytes of tables and scratch memory."""
     (rows, cols), (p_size, q_size) = problem.kernel_size, problem.shapes.y[2:]
     lanes, itemsize = _lanes(problem), np.dtype(problem.dtype).itemsize
     tables = 40 * problem.taps_on_pixels + 40 * (p_size * rows + q_size * cols)
@@ -58,7 +58,7 @@ class _Blocking(NamedTuple):
     batch: int
     """Images."""
     channels: int
-    """Channels, one a group."""
+    """Channels, one per group."""
     of_first: int
     """Elements of a plane of first factors: of the source, or of dy in backward-weights."""
     of_second: int
@@ -68,7 +68,7 @@ class _Blocking(NamedTuple):
 
 
 _Key = tuple[Conv2D, Direction]
-"""A convolution of one channel of one image, and a direction: what sums depend on."""
+"""A convolution of one channel of one image, and a direction; they determine the sums."""
 
 
 def _key(problem: Conv2D, direction: Direction) -> _Key:
@@ -77,7 +77,7 @@ def _key(problem: Conv2D, direction: Direction) -> _Key:
 
 
 def prepare(problem: Conv2D, direction: Direction, threads: int) -> Driver:
-    """Return the function that computes forward, or backward-data, in some threads."""
+    """Return the function for forward or backward-data, for a number of threads."""
     source = problem.shapes.x if direction == FORWARD else problem.shapes.y
     lanes = _lanes(problem)
     blocking = _Blocking(
@@ -110,14 +110,15 @@ def prepare_weights(problem: Conv2D) -> WeightsDriver:
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """The products that each of some sums is of.
+    """The products of each sum.
 
     Attributes
     ----------
     numbers : np.ndarray
-        int64; the place of each product's first factor; of its second; then for each sum where its
-        products begin, and where those of the last end.
+        int64: the index of each product's first factor, then of its second factor; then the start
+        of each sum's products, and the end of the last.
     products, sums : int
+        Number of products and of sums.
     """
 
     numbers: np.ndarray
@@ -126,14 +127,14 @@ class _Sums:
 
 
 _WINDOW, _TAP, _PIXEL = range(3)
-"""The three planes that a product has a place in."""
+"""The three planes that a product belongs to."""
 
 _SUMS = {
     FORWARD: (_WINDOW, _PIXEL, _TAP),
     BACKWARD_DATA: (_PIXEL, _WINDOW, _TAP),
     BACKWARD_WEIGHTS: (_TAP, _WINDOW, _PIXEL),
 }
-"""The plane whose places have a sum each, in a direction, and the planes of its factors."""
+"""For each direction, the plane of the sums, and the planes of their factors."""
 
 
 @memory.BLOCKINGS.cached
@@ -144,7 +145,7 @@ def _sums(key: tuple[Conv2D, Direction]) -> _Sums:
     rows, columns = (_products(problem, axis) for axis in (0, 1))
 
     def places(what: int) -> np.ndarray:
-        """Return where that is in its plane, of all products; there may be many."""
+        """Return the index in a plane for each product; there may be many."""
         lines = (rows[what] * planes[what][1]).astype(np.int32)
         return np.add.outer(lines, columns[what].astype(np.int32)).ravel()
 
@@ -161,7 +162,7 @@ def _sums(key: tuple[Conv2D, Direction]) -> _Sums:
 
 
 def _products(problem: Conv2D, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which windows, by which taps, see which pixels along an axis."""
+    """Return the (window, tap, pixel) triples along an axis."""
     p, r = np.indices((problem.shapes.y[2 + axis], problem.kernel_size[axis]))
     h = p * problem.steps[axis] + r * problem.dilation[axis] - problem.padding[axis][0]
     inside = (h >= 0) & (h < problem.shapes.x[2 + axis])
@@ -169,14 +170,14 @@ def _products(problem: Conv2D, axis: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 class _Call(NamedTuple):
-    """What `_correlate` is given."""
+    """The arguments of `_correlate`."""
 
     source: np.ndarray
     """x, or dy backward."""
     w: np.ndarray
     """Weights."""
     start: np.ndarray
-    """What the sums of each channel begin with."""
+    """Initial sum of each channel."""
     out: np.ndarray
     """y, or dx backward."""
     blocking: int
@@ -205,7 +206,7 @@ def _run(
 
 @parallel.ParallelKernel
 def _correlate(number, words, like):  # type: ignore[no-untyped-def]
-    """Set some planes, as many at a time as there are lanes."""
+    """Set some planes, as many as lanes at a time."""
     call = records.read(_Call, words)
     blocking = records.read(_Blocking, call.blocking)
     batch, channels, lanes = blocking.batch, blocking.channels, blocking.lanes
@@ -243,7 +244,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
 
 
 class _WeightsCall(NamedTuple):
-    """What `_correlate_weights` is given."""
+    """The arguments of `_correlate_weights`."""
 
     dy: np.ndarray
     """Gradient of the outputs."""
@@ -276,7 +277,7 @@ def _run_weights(
 
 @parallel.ParallelKernel
 def _correlate_weights(number, words, like):  # type: ignore[no-untyped-def]
-    """Set the gradients of as many channels' weights as there are lanes."""
+    """Set the gradients of the weights of as many channels as lanes."""
     call = records.read(_WeightsCall, words)
     blocking = records.read(_Blocking, call.blocking)
     batch, channels, lanes = blocking.batch, blocking.channels, blocking.lanes

@@ -1,4 +1,4 @@
-"""Forward and backward-data of a convolution as one kind of sum: correlations."""
+"""Correlations: the common form of a convolution's forward and backward-data."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from cnnkernels import memory, microkernel, packing, records, simd
 from cnnkernels.contract import Conv2D
 
 SECOND_CACHE = 256 * 1024
-"""Elements of float32 in a second cache of 1 MiB: drivers let parts of it hold what they reuse.
+"""Float32 elements in an L2 cache of 1 MiB; drivers size their reused data as parts of it.
 
-They were tuned on caches of 1 and 2 MiB. Elements of float64 get the same numbers: blocks order
-sums, and a network should be cut alike in both.
+They were tuned on caches of 1 and 2 MiB. Float64 uses the same numbers of elements: blocks
+determine the order of sums, which should be the same in both dtypes.
 """
 
 BLOCK = 336 if microkernel.VECTORS == 3 else 288
-"""Taps of a block, at the most: 63 KiB of a panel with the widest vectors, 18 KiB with AVX2's."""
+"""Maximum taps of a block; a panel has 63 KiB with the widest vectors, 18 KiB with AVX2."""
 
 Driver: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
-"""Sets the pixels of a correlation's grid, given its source, its weights, start, and the output.
+"""A function ``f(source, weights, start, out)`` that sets the pixels of a correlation's grid.
 
-All are C-contiguous arrays of the correlation's dtype. `start` has what the sums of each filter
-begin with, and after these `microkernel.MOST_ROWS` zeros.
+All are C-contiguous arrays of the correlation's dtype. `start` contains the initial sum of each
+filter, followed by `microkernel.MOST_ROWS` zeros.
 """
 
 WeightsDriver: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
-"""Sets the gradient of a convolution's weights, given dy, x and dw: C-contiguous, of its dtype."""
+"""A function ``f(dy, x, dw)`` that sets dw; all are C-contiguous, of the problem's dtype."""
 
 _CHANNELS = 8
-"""Channels of a chunk, at the least: what is found for a window serves as many."""
+"""Minimum channels of a chunk, which share the work of locating a window's pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +54,13 @@ class Correlation:
     out : tuple of int
         (height, width) of the output.
     step, spread, corner : tuple of int
-        Pixel (p, q) looks from row ``p * step[0]`` of the source, and stands in row
-        ``corner[0] + p * spread[0]`` of the output; the same for columns.
+        The origin of pixel (p, q) is row ``p * step[0]`` of the source; its output row is
+        ``corner[0] + p * spread[0]``. The same for columns.
     windows : np.ndarray, (3, RS), int64
-        For each pixel of the window: its row and column relative to where a pixel looks from, and
-        the offset of its weight.
+        For each pixel of the window: its row and column relative to a pixel's origin, and the
+        offset of its weight.
     weights : tuple of int
-        Elements of the weights from group to group, filter to filter and channel to channel.
+        Strides of the weights in elements: of group, filter and channel.
     """
 
     dtype: str
@@ -93,15 +93,16 @@ class Correlation:
 
     @functools.cached_property
     def of_one(self) -> Correlation:
-        """The same of one image, as a key: what pixels see does not depend on the batch."""
+        """The same correlation of one image, as a cache key independent of the batch."""
         one: Correlation = memory.first_equal(dataclasses.replace(self, batch=1))
         return one
 
     def seeing(self) -> Correlation | None:
-        """Return the same with the windows alone that see pixels of the source, or None."""
+        """Return the same with only those window pixels that hit the source; None if none do."""
         seen = np.ones(self.area, bool)
         for looks, size, count, step in self._axes():
-            first = np.maximum(0, -(looks // step))  # pixel of the output that may see one there
+            # The first output pixel that may see a source pixel through the window pixel.
+            first = np.maximum(0, -(looks // step))
             seen &= (first < count) & (first * step + looks < size)
         if seen.all():
             return self
@@ -110,12 +111,12 @@ class Correlation:
         return dataclasses.replace(self, windows=np.compress(seen, self.windows, axis=1))
 
     def _axes(self) -> Iterator[tuple[np.ndarray, int, int, int]]:
-        """Yield where windows look, and sizes of source and grid, and the step between, by axis."""
+        """Yield, for each axis, window offsets, source size, grid size and step."""
         return zip(self.windows[:2], self.source[1:], self.grid, self.step, strict=True)
 
     @functools.cached_property
     def lanes(self) -> int:
-        """How many elements a vector has."""
+        """Elements of a vector."""
         return simd.lanes(np.dtype(self.dtype).itemsize)
 
     @functools.cached_property
@@ -130,7 +131,7 @@ class Correlation:
 
     @functools.cached_property
     def taps(self) -> int:
-        """How many products each output pixel is the sum of."""
+        """Products summed in each output pixel."""
         return self.source[0] * self.area
 
     @functools.cached_property
@@ -148,13 +149,13 @@ class Correlation:
 
     @functools.cached_property
     def pointwise(self) -> bool:
-        """Whether each pixel of the output sees the one in its place alone."""
+        """Whether each output pixel sees only the source pixel at the same position."""
         alone = self.windows.shape[1] == 1 and not self.windows[:2].any()
         return alone and self.step == self.spread == (1, 1) and self.grid == self.source[1:]
 
     @functools.cached_property
     def merged(self) -> Correlation:
-        """The same with each image as one line, where a pixel sees itself alone."""
+        """The same with each image as one line, if pointwise."""
         if not self.pointwise:
             return self
         line = 1, self.pixels
@@ -162,7 +163,7 @@ class Correlation:
 
     @functools.cached_property
     def listed(self) -> int:
-        """Windows, at the most, that are listed for all kinds of pixels that see others."""
+        """Maximum entries in lists of the windows that each kind of pixels sees."""
         kinds = 1
         for looks, size, count, step in self._axes():
             last = (count - 1) * step + int(looks.max())
@@ -173,7 +174,7 @@ class Correlation:
 
     @functools.cached_property
     def sizes(self) -> records.Record[Sizes]:
-        """Its numbers, for kernels."""
+        """The sizes, for kernels."""
         return records.record(
             Sizes(
                 self.batch,
@@ -194,7 +195,7 @@ class Correlation:
 
     @functools.cached_property
     def layout(self) -> records.Record[packing.Layout]:
-        """In which order its weights are packed, in blocks of `blocks`."""
+        """The packing order of the weights, in blocks of `blocks`."""
         return packing.layout(
             self.dtype,
             self.groups,
@@ -212,7 +213,7 @@ class Sizes(NamedTuple):
     batch: int
     """Images."""
     groups: int
-    """Groups of channels that do not meet."""
+    """Groups of channels."""
     filters: int
     """Channels of the output in one group."""
     channels: int
@@ -222,9 +223,9 @@ class Sizes(NamedTuple):
     width: int
     """Columns of the source."""
     p_size: int
-    """Rows of pixels that are set in each channel of the output."""
+    """Rows of the grid, the pixels set in each output channel."""
     q_size: int
-    """Columns of them."""
+    """Columns of the grid."""
     out_height: int
     """Rows of the output."""
     out_width: int
@@ -234,13 +235,13 @@ class Sizes(NamedTuple):
     step_w: int
     """Columns of the source from one pixel's window to the next pixel's."""
     spread_h: int
-    """Rows of the output from one pixel to the pixel below that is set next."""
+    """Rows of the output from one grid pixel to the one below."""
     spread_w: int
-    """Columns of the output from one pixel to the next one that is set."""
+    """Columns of the output from one grid pixel to the next."""
     corner_h: int
-    """Row of the output that the first pixel stands in."""
+    """Output row of the first pixel."""
     corner_w: int
-    """Column of the output that the first pixel stands in."""
+    """Output column of the first pixel."""
     w_group: int
     """Elements from one group's weights to the next's."""
     w_row: int
@@ -256,17 +257,17 @@ class Sizes(NamedTuple):
 
 
 def even(total: int, most: int) -> int:
-    """Return the size of parts that are no larger than `most`, and nearly alike."""
+    """Return the size of nearly equal parts, at most `most`."""
     return -(-total // -(-total // most))
 
 
 def bytes_of_windows(problem: Conv2D) -> int:
-    """Return how many bytes a list of a window's pixels takes, while it is made."""
+    """Return the peak bytes of building the list of a window's pixels."""
     return 80 * math.prod(problem.kernel_size)
 
 
 def bytes_of_phases(problem: Conv2D) -> int:
-    """Return how many bytes the correlations of all phases of backward-data take, about."""
+    """Return the approximate bytes of backward-data's correlations for all phases."""
     phases = 4096
     for kernel, step, dilation in zip(
         problem.kernel_size, problem.steps, problem.dilation, strict=True
@@ -302,10 +303,10 @@ def forward(problem: Conv2D) -> Correlation:
 
 
 def backward_data(problem: Conv2D) -> tuple[tuple[Correlation, ...], bool]:
-    """Return the correlations of dy with the turned weights, and whether they set all of dx.
+    """Return the correlations of dy with the flipped weights, and whether they set all of dx.
 
-    With a stride there is one for each phase that has taps on pixels: the pixels of one phase,
-    every stride-th in both directions, have the same taps.
+    With a stride there is one for each phase with taps on pixels. The pixels of a phase, every
+    stride-th in both directions, have the same taps.
     """
     channels = problem.in_channels // problem.groups
     filters = problem.out_channels // problem.groups

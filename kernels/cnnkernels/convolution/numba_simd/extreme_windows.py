@@ -1,9 +1,9 @@
-"""Convolutions of extreme windows: each product where its factors stand.
+"""Convolutions of extreme windows, computed in place without tables or copies.
 
-Where a window has hundreds of thousands of pixels, or taps, padding or a stride are far larger than
-the image, tables of windows, packed weights and copies of lines may take many times what the arrays
-of a problem do. Here there are none: a line of pixels is multiplied with one weight, or a line of
-weights with one pixel, whichever line is longer.
+If a window has hundreds of thousands of pixels, or if padding, dilation or stride far exceed the
+image, then tables, packed weights and copies may need many times the memory of the arrays. This
+driver uses none of them: it multiplies a line of pixels by one weight, or a line of weights by one
+pixel, whichever line is longer.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class _Sizes(NamedTuple):
     """A problem and a direction."""
 
     direction: int
-    """Its place in `_DIRECTIONS`."""
+    """Index of the direction in `_DIRECTIONS`."""
     shares: int
-    """Shares of the planes that are computed."""
+    """Shares of the result's planes."""
     batch: int
     """N."""
     channels: int
@@ -85,13 +85,13 @@ def _sizes(problem: Conv2D, direction: Direction, threads: int) -> records.Recor
 
 
 def prepare(problem: Conv2D, direction: Direction, threads: int) -> Driver:
-    """Return the function that computes forward, or backward-data, in some threads."""
+    """Return the function for forward or backward-data, for a number of threads."""
     run = _run if direction == FORWARD else _run_backward
     return functools.partial(run, problem.dtype, _sizes(problem, direction, threads))
 
 
 def prepare_weights(problem: Conv2D, threads: int) -> WeightsDriver:
-    """Return the function that computes backward-weights in some threads."""
+    """Return the function for backward-weights, for a number of threads."""
     sizes = _sizes(problem, BACKWARD_WEIGHTS, threads)
     return functools.partial(_run_weights, problem.dtype, sizes)
 
@@ -106,7 +106,7 @@ class _Call(NamedTuple):
     y: np.ndarray
     """(N, K, P, Q): outputs, or their gradient."""
     start: np.ndarray
-    """What the sums of each filter begin with, forward."""
+    """Initial sum of each filter in forward."""
     sizes: int
     """Address of a `_Sizes`."""
 
@@ -159,7 +159,7 @@ def _dot(a, a_first, b, b_first, b_step, count):  # type: ignore[no-untyped-def]
 
 @parallel.ParallelKernel
 def _correlate(number, words, like):  # type: ignore[no-untyped-def]
-    """Set some planes of y, of x, or of w, as the direction is."""
+    """Set some planes of y, x or w, depending on the direction."""
     call = records.read(_Call, words)
     sizes = records.read(_Sizes, call.sizes)
     direction, shares, in_group = sizes.direction, sizes.shares, sizes.in_group
@@ -209,7 +209,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
 
 @jit.kernel
 def _correlate_lines(direction, x, x_line, w, w_line, y, y_line, sizes):  # type: ignore[no-untyped-def]
-    """Multiply two of a line of x, of w and of y, and add the products to the third."""
+    """Multiply two of the lines of x, w and y, and add the products to the third."""
     step, dilation = sizes.step_w, sizes.dilation_w
     if sizes.q_size >= sizes.cols:  # lines of pixels, one weight after another
         for s in range(sizes.cols):

@@ -1,12 +1,11 @@
-"""Correlations with a lane a filter: source pixels are read one by one, where they stand.
+"""Correlations with a lane per filter; source pixels are read one by one, in place.
 
 A tile is some pixels of a line, of a column, or of several images, times some vectors of filters.
-Its pixels see the same windows, a constant distance apart, so that the source is neither gathered
-nor padded: what lies beyond the edges, at the sides too, is left out of the tables by which a tile
-reads. Weights are turned once, and sums turned back at the end [1]_.
+Its pixels see the same windows at a constant distance, so that the source is neither gathered nor
+padded: the tables of a tile leave out everything beyond the edges. Weights are transposed once, and
+sums are transposed back at the end [1]_.
 
-`filter_tiles` works out how images are cut into tiles, once for a correlation: it is the same for
-all filters.
+`filter_tiles` cuts images into tiles, once per correlation for all filters.
 
 References
 ----------
@@ -26,18 +25,18 @@ from cnnkernels.convolution.numba_simd import filter_tiles
 from cnnkernels.convolution.numba_simd.correlation import Correlation, Driver, Sizes
 
 _FILLED = 0.85
-"""Lanes with a filter, of all, at the least."""
+"""Minimum share of lanes that hold a filter."""
 
 
 class _Blocking(NamedTuple):
-    """How filters and images are shared, and channels blocked."""
+    """The shares of filters and images, and the blocks of channels."""
 
     vectors: int
     """Vectors of filters in a tile, and in a panel."""
     panels: int
     """Panels of a group's filters."""
     parts: int
-    """Parts of a group's panels: more than one where weights are more than pixels."""
+    """Parts of a group's panels; several if there are more weights than pixels."""
     images: int
     """Images of a unit of work."""
     chunks: int
@@ -45,50 +44,50 @@ class _Blocking(NamedTuple):
     in_block: int
     """Channels of a block of taps."""
     square: int
-    """Whether weights are turned in squares of a vector's lanes."""
+    """Whether weights are transposed in squares of a vector's lanes."""
     weights: np.ndarray
-    """(windows,), int64: where the weight of each pixel of the window stands in its channel."""
+    """(windows,), int64: offset in its channel of the weight of each window pixel."""
     packed: int
-    """Elements of the turned weights that all units share; 0 where each unit turns its own."""
+    """Elements of transposed weights shared by all units; 0 if each unit transposes its own."""
     room: int
     """Elements of scratch memory of a thread."""
 
 
 def suits(correlation: Correlation) -> bool:
-    """Return whether filters fill the lanes, and gathering would be for few of them or pixels."""
+    """Return whether filters fill the lanes, with too few filters or pixels for gathering."""
     lanes, filters = correlation.lanes, correlation.filters
-    # Of one window, turning the weights takes less than gathering where a filter's are in a row.
+    # With one window pixel, transposing weights is cheaper than gathering if they are adjacent.
     in_rows = correlation.weights[2] == 1
     worth = correlation.area > 1 or (filter_tiles.is_heavy(correlation) and in_rows)
     return worth and filters >= _FILLED * -(-filters // lanes) * lanes
 
 
 def needed(correlation: Correlation) -> int:
-    """Return how many bytes of tables and scratch memory are needed, about."""
+    """Return the approximate bytes of tables and scratch memory."""
     itemsize = np.dtype(correlation.dtype).itemsize
     vectors = min(filter_tiles.MOST_VECTORS, -(-correlation.filters // correlation.lanes))
     step = vectors * correlation.lanes
     filters = -(-correlation.filters // step) * step
     rows, columns = correlation.grid
-    looking = 9 * (rows + columns) * correlation.area  # at which pixels see which windows
+    looking = 9 * (rows + columns) * correlation.area  # positions of pixels and windows
     tables = 48 * filter_tiles.most_channels(correlation) * correlation.listed + 80 * columns
     packed = correlation.groups * filters * (correlation.taps + correlation.lanes)
     return looking + tables + itemsize * (max(filters * columns, filter_tiles.SUMS) + packed)
 
 
 def prepare(correlation: Correlation, threads: int) -> Driver:
-    """Return the function that computes a correlation in some threads."""
+    """Return the function that computes a correlation, for a number of threads."""
     (p_size, q_size), weights, lanes = correlation.grid, correlation.windows[2], correlation.lanes
     vectors, lines = filter_tiles.best_tiles(correlation)
     step = vectors * lanes
     panels = -(-correlation.filters // step)
     images, chunks, parts = filter_tiles.units_of(correlation, vectors, threads)
     in_block = filter_tiles.channels_of_block(correlation, vectors)
-    # Weights are turned in squares, where all of a channel are wanted, and lie side by side.
+    # Weights are transposed in squares if all of a channel are needed and adjacent.
     together = weights.size > 1 or correlation.weights[2] == 1
     square = together and np.array_equal(weights, np.arange(min(correlation.weights[1:])))
     sums = images * -(-panels // parts) * -(-p_size // chunks) * q_size * step
-    # Turning writes up to a vector of lines beyond the last.
+    # Transposing writes up to a vector of lines beyond the last.
     block = (in_block * weights.size + lanes) * step if parts > 1 else 0
     all_packed = correlation.groups * panels * (correlation.taps + lanes) * step
     blocking = _Blocking(
@@ -108,12 +107,12 @@ def prepare(correlation: Correlation, threads: int) -> Driver:
 
 
 class _PackCall(NamedTuple):
-    """What `_pack` is given."""
+    """The arguments of `_pack`."""
 
     w: np.ndarray
     """Weights."""
     packed: np.ndarray
-    """The same, turned: panel after panel, tap after tap, its filters side by side."""
+    """Transposed weights, ordered by panel, then tap, with adjacent filters."""
     sizes: int
     """Address of the correlation's `Sizes`."""
     blocking: int
@@ -121,7 +120,7 @@ class _PackCall(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """What `_correlate` is given."""
+    """The arguments of `_correlate`."""
 
     tile: int
     """Address of the micro-kernel."""
@@ -130,9 +129,9 @@ class _Call(NamedTuple):
     w: np.ndarray
     """Weights."""
     packed: np.ndarray
-    """The same, turned, where all units share them."""
+    """Transposed weights, if all units share them."""
     start: np.ndarray
-    """What the sums of each filter begin with, and then `microkernel.MOST_ROWS` zeros."""
+    """Initial sum of each filter, followed by `microkernel.MOST_ROWS` zeros."""
     out: np.ndarray
     """(N, filters of all groups, height, width)."""
     sizes: int
@@ -166,7 +165,7 @@ def _run(
 
 @parallel.ParallelKernel
 def _pack(number, words, like):  # type: ignore[no-untyped-def]
-    """Turn the weights of one panel."""
+    """Transpose the weights of one panel."""
     call = records.read(_PackCall, words)
     sizes = records.read(Sizes, call.sizes)
     blocking = records.read(_Blocking, call.blocking)
@@ -187,10 +186,10 @@ def _pack(number, words, like):  # type: ignore[no-untyped-def]
 def _turn_weights(  # type: ignore[no-untyped-def]
     packed, to, step, w, first, w_row, w_channel, rows, channels, weights, square, lanes,
 ):  # fmt: skip
-    """Turn a panel's weights of some channels, so that a tap's filters lie side by side."""
+    """Transpose a panel's weights of some channels, so that a tap's filters are adjacent."""
     windows = weights.size
     if square:
-        together = channels if w_channel == windows else 1  # whose taps lie side by side
+        together = channels if w_channel == windows else 1  # channels with adjacent taps
         for c in range(0, channels, together):
             copies.turn(
                 packed, to + c * windows * step, step, w, first + c * w_channel, w_row, rows,
@@ -207,7 +206,7 @@ def _turn_weights(  # type: ignore[no-untyped-def]
 
 @jit.inlined
 def _bring_nearer(source, first, length, plane, channels):  # type: ignore[no-untyped-def]
-    """Ask for the lines of the cache that a run of each of some channels is in."""
+    """Prefetch the cache lines of a run in each of some channels."""
     for run in range(first, first + channels * plane, plane):
         for at in range(run, run + length, arrays.LINE // source.itemsize):
             simd.prefetch(source, at)
@@ -215,7 +214,7 @@ def _bring_nearer(source, first, length, plane, channels):  # type: ignore[no-un
 
 @parallel.ParallelKernel
 def _correlate(number, words, like):  # type: ignore[no-untyped-def]
-    """Set the outputs of some filters, in some lines of some images of a group."""
+    """Set the outputs of some filters, in some lines of some images."""
     call = records.read(_Call, words)
     sizes = records.read(Sizes, call.sizes)
     blocking = records.read(_Blocking, call.blocking)

@@ -1,7 +1,6 @@
-"""How images are cut into tiles of pixels that see the same windows, a lane a filter.
+"""Cutting images into tiles of pixels that see the same windows, for `filter_lanes`.
 
-What `filter_lanes` computes is worked out here, once for a correlation, and is the same for all
-filters.
+The tiles are computed once per correlation, and are the same for all filters.
 """
 
 from __future__ import annotations
@@ -19,43 +18,45 @@ from cnnkernels import memory, microkernel, records
 from cnnkernels.convolution.numba_simd.correlation import SECOND_CACHE, Correlation, even
 
 _TAPS = 1152 if microkernel.SUMS == 24 else 192
-"""Taps of a block, about: a panel of their weights is a part of the second cache."""
+"""Approximate taps of a block: a panel of their weights fills a part of L2."""
 
 _BLOCK = 5 * SECOND_CACHE // 8
-"""Elements of pixels and weights that a block reads, about."""
+"""Approximate elements of pixels and weights that a block reads."""
 
 SUMS = SECOND_CACHE // 2
-"""Sums of a unit of work, about."""
+"""Approximate number of sums in a unit of work."""
 
 MOST_VECTORS = 4
-"""Vectors of filters in a tile, at the most."""
+"""Maximum vectors of filters in a tile."""
 
 _LATENCY = 8
-"""Sums in flight that hide how long a product takes: fewer take as long."""
+"""Independent sums that hide an FMA's latency; fewer sums take as long."""
 
 _LOADS = 1 / 4, 1 / 2
-"""What loading a pixel, or a vector of weights, takes of a product's time, next to it."""
+"""Time of loading a pixel, and a vector of weights, relative to a product."""
 
 _CALL = 150
-"""Products that take as long as a tile of no taps: its sums are read and written."""
+"""Overhead of a tile in products: reading and writing its sums."""
 
 _FAR = 1.1, 2, 1
-"""What a tile of a pixel of some images, or of a column, takes, of one of a line: its pixels lie in
-a line of the cache each, often where one evicts the other."""
+"""Relative time of tiles across images, of a column and of a line.
+
+In the first two, each pixel lies in its own cache line, and these often evict each other.
+"""
 
 _UNEVEN = 1.1
-"""Time of the busiest thread, at the most, of what it would be if all had the same to do."""
+"""Maximum time of the busiest thread, relative to a perfect balance."""
 
 
 _Pixel = tuple[int, int, int]
-"""An image, a row, and a column."""
+"""Image, row and column."""
 
 _Pixels = tuple[range, range, range]
 """Images, rows, and columns."""
 
 
 class _Tiles(NamedTuple):
-    """Tiles that differ in their first pixel alone: how many pixels, the step, windows they see."""
+    """Tiles that differ only in their first pixel: pixels, their step, and windows seen."""
 
     firsts: _Pixels
     pixels: int
@@ -64,7 +65,7 @@ class _Tiles(NamedTuple):
 
 
 class Key(NamedTuple):
-    """A correlation of one image, and how its tiles are cut: see `best_tiles` and `units_of`."""
+    """A correlation of one image, and its tiling; see `best_tiles` and `units_of`."""
 
     correlation: Correlation
     vectors: int
@@ -75,24 +76,23 @@ class Key(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Tiles, and what their pixels see."""
+    """Tiles, with the offsets of the pixels and weights that they read."""
 
     tiles: np.ndarray
-    """(n, 8), int64; for each tile, relative to the first image and line of its unit: where its
-    first pixel looks from, how far from it the next does, pixels, the first one's place in the
-    unit, how far from it the next is, their class, the first one's image, and pixels of one image,
-    at the most."""
+    """(n, 8), int64: for each tile, relative to the first image and line of its unit: the first
+    pixel's source offset and its step; the number of pixels; the first pixel's index in the unit
+    and its step; the class of pixels; the first pixel's image; and the maximum number of pixels of
+    one image."""
     chunks: np.ndarray
-    """(chunks, 6), int64: for each chunk of an image the first line and the end of its lines, the
-    same of its tiles, and of the source's lines it reads. Chunks that are alike share tiles."""
+    """(chunks, 6), int64: for each chunk of an image, first and end of its lines, of its tiles, and
+    of the source lines it reads. Identical chunks share tiles."""
     classes: np.ndarray
-    """(n, 2), int64: for each class of pixels where it begins in the offsets, and how many windows
-    it sees."""
-    looks: np.ndarray
-    """(n,), int64: offsets of source pixels: for each class a block's channels, for each its
+    """(n, 2), int64: for each class of pixels, its start in the offsets, and its number of
     windows."""
+    looks: np.ndarray
+    """(n,), int64: offsets of source pixels, ordered by class, channel of a block, and window."""
     weights: np.ndarray
-    """(n,), int64: offsets of weights, alike."""
+    """(n,), int64: offsets of weights, in the same order."""
     n_tiles: int
     """Rows of `tiles`."""
     n_classes: int
@@ -108,7 +108,7 @@ def tables(key: Key) -> records.Record[Tables]:
     (channels, height, wide), (p_size, q_size) = correlation.source, correlation.grid
     (down, across, _), (step_h, step_w) = correlation.windows, correlation.step
     windows = correlation.area
-    # From an image, a row and a column to the next, in the source and in the unit.
+    # Steps between images, rows and columns, in the source and in the unit.
     in_source = correlation.groups * channels * height * wide, step_h * wide, step_w
     in_unit = p_size * q_size, q_size, 1
     in_rows = _inside(np.add.outer(np.unique(down), np.arange(p_size) * step_h), height)
@@ -162,9 +162,9 @@ def _dot(a: _Pixel, b: _Pixel) -> int:
 
 
 def channels_of_block(correlation: Correlation, vectors: int) -> int:
-    """Return how many channels a block of taps has: what it reads stays in the second cache.
+    """Return the number of channels in a block of taps, whose reads stay in L2.
 
-    Blocks order a sum, and are the same at any number of threads.
+    Blocks determine the order of sums, so they do not depend on the number of threads.
     """
     channels, _, wide = correlation.source
     (down, _, _), windows = correlation.windows, correlation.area
@@ -176,7 +176,7 @@ def channels_of_block(correlation: Correlation, vectors: int) -> int:
 
 
 def most_channels(correlation: Correlation) -> int:
-    """Return how many channels a block of taps has, at the most."""
+    """Return the maximum number of channels in a block of taps."""
     return min(correlation.source[0], max(1, _TAPS // correlation.area))
 
 
@@ -185,10 +185,10 @@ def _tiles(
 ) -> Iterator[_Tiles]:
     """Yield the tiles of some images and a chunk of their rows.
 
-    Of pixels in a line the outer ones do not see all windows. Where `lines` are cut, a part of one
-    is as many tiles as there are ways in which its pixels see windows: most of them all, some but
-    the first or last pixels. Else rectangles of pixels that see the same are, each along that side
-    of which its tiles are fewest.
+    The outer pixels of a line do not see all windows. If `lines` is True, each part of a line
+    becomes one tile per set of windows: most windows see all its pixels, some only the first or
+    last ones. Otherwise, rectangles of pixels that see the same windows are cut along the side that
+    gives the fewest tiles.
     """
     most = min(microkernel.MOST_ROWS, microkernel.SUMS // vectors)
     (_, height, wide), (down, across, _) = correlation.source, correlation.windows
@@ -219,9 +219,9 @@ def _inside(looks: np.ndarray, size: int) -> np.ndarray:
 
 
 def _runs(seen: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
-    """Return runs of pixels that see the same windows: the first, how many, and which.
+    """Return runs of pixels that see the same windows: first pixel, count, and windows.
 
-    `seen` says of windows and pixels along an axis which sees which.
+    `seen` is a Boolean matrix of windows and pixels along an axis.
     """
     changes = np.flatnonzero((seen[:, 1:] != seen[:, :-1]).any(axis=0)) + 1
     bounds = [0, *changes.tolist(), seen.shape[1]]
@@ -229,9 +229,9 @@ def _runs(seen: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
 
 
 def _parts(seen: np.ndarray, most: int) -> list[tuple[int, int, np.ndarray]]:
-    """Return parts of no more pixels than `most`, as `_runs` does, once for all that see alike.
+    """Return parts of at most `most` pixels, like `_runs`, one per range of pixels seen.
 
-    Those overlap: a window is in one of them, with all pixels of the part that see it.
+    Parts may overlap: each window is in one of them, with all pixels of the part that see it.
     """
     parts = []
     for first, pixels in _cut(range(seen.shape[1]), most):
@@ -244,20 +244,21 @@ def _parts(seen: np.ndarray, most: int) -> list[tuple[int, int, np.ndarray]]:
 
 
 def _cut(side: range, most: int) -> list[tuple[int, int]]:
-    """Cut a side into parts of no more than `most`, nearly alike: the first, and how many."""
+    """Cut a side into nearly equal parts of at most `most`: first pixel and count of each."""
     bounds = _bounds(len(side), -(-len(side) // most))
     return [(side.start + a, b - a) for a, b in itertools.pairwise(bounds)]
 
 
 def _bounds(total: int, parts: int) -> list[int]:
-    """Return where parts of a total begin, and the end of the last."""
+    """Return the starts of nearly equal parts of a total, and the end of the last."""
     return [number * total // parts for number in range(parts + 1)]
 
 
 def best_tiles(correlation: Correlation) -> tuple[int, bool]:
-    """Return how many vectors of filters tiles have, and whether lines are cut: see `_tiles`.
+    """Return the vectors of filters per tile, and whether lines are cut; see `_tiles`.
 
-    What has the least to do in one thread: how lines are cut orders a sum, as blocks do.
+    They minimize the time of one thread. The number of threads must not matter, because the tiling
+    determines the order of sums.
     """
     wanted = -(-correlation.filters // correlation.lanes)
 
@@ -277,7 +278,7 @@ def best_tiles(correlation: Correlation) -> tuple[int, bool]:
 
 
 def units_of(correlation: Correlation, vectors: int, threads: int) -> tuple[int, int, int]:
-    """Return images of a unit, chunks of an image's lines, and parts of its filters."""
+    """Return the images per unit, the chunks of an image's lines, and the parts of the filters."""
     batch, (p_size, q_size) = correlation.batch, correlation.grid
     step = vectors * correlation.lanes
     panels = -(-correlation.filters // step)
@@ -286,7 +287,7 @@ def units_of(correlation: Correlation, vectors: int, threads: int) -> tuple[int,
         units = -(-batch // images) * correlation.groups * chunks * parts
         return max(_UNEVEN, -(-units // threads) * threads / units)
 
-    # Where weights are more than pixels, each of them is read once, for all images.
+    # If there are more weights than pixels, read each weight once, for all images.
     alone = batch, 1, panels
     if (
         is_heavy(correlation)
@@ -295,7 +296,7 @@ def units_of(correlation: Correlation, vectors: int, threads: int) -> tuple[int,
     ):
         return alone
     image = panels * step * q_size * p_size
-    # Weights that are no part of the second cache pass as seldom as can be.
+    # Weights that exceed their part of L2 are read as rarely as possible.
     most = SUMS if correlation.taps * correlation.filters > SUMS else SUMS // 4
     block = most_channels(correlation) * math.prod(correlation.source[1:])
     together = max(1, min(batch, most // image, _BLOCK // block))
@@ -306,6 +307,6 @@ def units_of(correlation: Correlation, vectors: int, threads: int) -> tuple[int,
 
 
 def is_heavy(correlation: Correlation) -> bool:
-    """Return whether weights are more than pixels of the source."""
+    """Return whether there are more weights than source pixels."""
     pixels = correlation.batch * math.prod(correlation.source)
     return correlation.taps * correlation.filters > pixels

@@ -1,13 +1,14 @@
-"""Correlations on vector registers: what forward and backward-data of a convolution are.
+"""Correlations on vector registers, by gathering panels: the driver for any geometry.
 
-Each output pixel is a sum over taps, the pixels of a window in all channels of a group, of weights
-times source pixels. As a matrix product: weights, a row a filter, times a matrix with a row a tap
-and a column an output pixel. That matrix is never made: a few vectors of columns at a time, a
-panel, a block of taps is gathered into a cache, multiplied with all filters, and forgotten [1]_.
+Each output pixel is a sum over taps (the window's pixels in all channels of a group) of weights
+times source pixels. As a matrix product, it is the weights, with a row per filter, times a matrix
+with a row per tap and a column per output pixel. That matrix is never formed as a whole: a panel, a
+few vectors of its columns for a block of taps, is gathered into a cache, multiplied by all filters,
+and overwritten [1]_.
 
-Taps are ordered so that gathering is cheap: channels in chunks; in a chunk window after window; for
-each window its channels. All channels of a window see the same lines of pixels, so that where a
-panel's columns begin and end in lines, in images and beyond their edges is found once for all.
+The order of taps makes gathering cheap: by chunk of channels, then window pixel, then channel. All
+channels of a window pixel see the same lines of pixels. So the positions of a panel's columns in
+lines, in images and beyond their edges are computed once for all channels.
 
 References
 ----------
@@ -32,21 +33,21 @@ from cnnkernels.convolution.numba_simd.correlation import (
 )
 
 _PANELS = 64
-"""Panels of a share, at the most: their source pixels stay in the second cache between windows."""
+"""Maximum panels of a share: their source pixels stay in L2 between window pixels."""
 
 
 _AHEAD = 256
-"""Lines of the cache, at the most, that each channel is asked for before they are gathered."""
+"""Maximum cache lines to prefetch per channel before gathering."""
 
 _GROUP = SECOND_CACHE // 4
-"""Elements of panels that are gathered together, at the most."""
+"""Maximum elements of panels that are gathered together."""
 
 _SUMS = 3 * SECOND_CACHE // 4
-"""Sums of a few panels that stand apart in the output, at the most."""
+"""Maximum sums of panels that are not adjacent in the output."""
 
 
 class _Blocking(NamedTuple):
-    """How the panels of a correlation are shared, and its taps blocked."""
+    """The shares of a correlation's panels, and its blocks of taps."""
 
     shares: int
     """Shares of a group's panels."""
@@ -55,25 +56,25 @@ class _Blocking(NamedTuple):
     width: int
     """Columns of a panel."""
     together: int
-    """Panels whose sums stand together."""
+    """Panels with adjacent sums."""
     most: int
-    """Panels that are gathered together, at the most."""
+    """Maximum panels that are gathered together."""
     block_channels: int
     """Channels of a block of taps."""
     block_windows: int
-    """Pixels of the window of a block of taps."""
+    """Window pixels of a block of taps."""
     room: int
     """Elements of scratch memory."""
     ramp: np.ndarray
-    """(taps of a block,), int64: where the lines of a panel begin."""
+    """(taps of a block,), int64: start of each line of a panel."""
 
 
 def _blocking(correlation: Correlation, threads: int) -> _Blocking:
-    """Return the blocking for some threads. Nothing of the result depends on how many."""
+    """Return the blocking for a number of threads; results do not depend on it."""
     width = microkernel.VECTORS * correlation.lanes
     channels, windows = correlation.blocks
     panels = -(-correlation.batch * correlation.grid[0] * correlation.grid[1] // width)
-    # Threads get whole shares, as alike as can be.
+    # Threads get whole shares, as equal as possible.
     shares = min(panels, threads * -(-panels // (threads * _PANELS)))
     parts = min(correlation.tiles, -(-threads // (correlation.groups * shares)))
     rows = -(-correlation.tiles // parts) * microkernel.ROWS
@@ -86,26 +87,26 @@ def _blocking(correlation: Correlation, threads: int) -> _Blocking:
 
 
 def suits(correlation: Correlation) -> bool:
-    """Return True: any correlation can be done."""
+    """Return True: every correlation is supported."""
     del correlation
     return True
 
 
 def needed(correlation: Correlation) -> int:
-    """Return how many bytes of tables and scratch memory are needed, about."""
+    """Return the approximate bytes of tables and scratch memory."""
     itemsize = np.dtype(correlation.dtype).itemsize
     elements = _blocking(correlation.merged, 1).room + packing.elements(correlation.layout.fields)
     return 80 * correlation.area + itemsize * elements
 
 
 def prepare(correlation: Correlation, threads: int) -> Driver:
-    """Return the function that computes a correlation in some threads."""
+    """Return the function that computes a correlation, for a number of threads."""
     correlation = correlation.merged
     return functools.partial(_run, correlation, records.record(_blocking(correlation, threads)))
 
 
 class _Call(NamedTuple):
-    """What `_correlate` is given."""
+    """The arguments of `_correlate`."""
 
     tile: int
     """Address of the micro-kernel."""
@@ -114,7 +115,7 @@ class _Call(NamedTuple):
     packed: np.ndarray
     """Weights in the order of `Correlation.layout`."""
     start: np.ndarray
-    """What the sums of each filter begin with, and then `microkernel.MOST_ROWS` zeros."""
+    """Initial sum of each filter, followed by `microkernel.MOST_ROWS` zeros."""
     out: np.ndarray
     """(N, filters of all groups, height, width)."""
     sizes: int
@@ -194,7 +195,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                     columns = min(width, pixels - begin)
                     many = _many(begin, min(most, g1 - panel), q_size, width)
                     last_ahead, between = 0, 0
-                    if windows == 1:  # products leave time for what will be gathered after them
+                    if windows == 1:  # prefetch the next panels during the products
                         after, c2 = panel + many, c0
                         if after >= g1:
                             after, c2 = (g0, c1) if c1 < channels else (g1, 0)
@@ -220,7 +221,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                             work, source, channel * plane + pixel, many, c1 - c0, plane, lanes,
                             width, count * width,
                         )  # fmt: skip
-                        # A tile's lines of several panels follow one another: written in turn.
+                        # A tile's lines in several panels are adjacent; write in this order.
                         for tile in range(first_tile, last_tile):
                             m0, m1 = tile * filters // tiles, (tile + 1) * filters // tiles
                             for q in range(many):
@@ -292,7 +293,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
 
 @jit.kernel
 def _lines(lines, begin, columns, p_size, q_size, step_h, step_w, image_size):  # type: ignore[no-untyped-def]
-    """List the lines that a panel's columns lie in: column, length, image, and where they look."""
+    """List the lines of a panel's columns: column, length, image, and origin in the source."""
     line, q = begin // q_size, begin % q_size
     found, column = 0, 0
     while column < columns:
@@ -310,13 +311,13 @@ def _lines(lines, begin, columns, p_size, q_size, step_h, step_w, image_size):  
 
 @jit.kernel
 def _many(begin, most, q_size, width):  # type: ignore[no-untyped-def]
-    """Return how many panels are gathered together: as many as lie in one image, or one."""
+    """Return the number of panels to gather together: those within one image, at least one."""
     return max(1, min(most, (q_size - begin % q_size) // width)) if most > 1 else 1
 
 
 @jit.kernel
 def _look_ahead(ahead, runs, n, first, step, line):  # type: ignore[no-untyped-def]
-    """List the lines of the cache that a channel's runs are in; return the index of the last."""
+    """List the cache lines of a channel's runs; return the index of the last."""
     count = 0
     for i in range(n):
         end = runs[i, 2] + (runs[i, 1] - 1) * step
@@ -329,7 +330,7 @@ def _look_ahead(ahead, runs, n, first, step, line):  # type: ignore[no-untyped-d
 
 @jit.kernel
 def _runs(runs, lines, found, down, across, height, wide, step_w):  # type: ignore[no-untyped-def]
-    """List the runs of source pixels under a panel: column, length, where; zeros between them."""
+    """List the runs of source pixels under a panel: column, length, offset; zeros lie between."""
     n = 0
     for i in range(found):
         length = lines[i, 1]
@@ -349,8 +350,8 @@ def _runs(runs, lines, found, down, across, height, wide, step_w):  # type: igno
 def _gather(panel, to, source, first, runs, n, channels, plane, step, lanes, width, vectors):  # type: ignore[no-untyped-def]
     """Copy the runs of each channel into a line of the panel.
 
-    A vector of columns after another, and for each the runs that it has a part of: what differs
-    from vector to vector, which lanes they are, is the same for all channels.
+    Loop over vectors of columns, then over the runs that overlap each vector. The lanes of a run in
+    a vector are the same for all channels.
     """
     run = 0
     for v in range(vectors):
@@ -391,7 +392,7 @@ def _gather(panel, to, source, first, runs, n, channels, plane, step, lanes, wid
 def _gather_lines(  # type: ignore[no-untyped-def]
     panel, source, first, panels, channels, plane, lanes, width, size,
 ):  # fmt: skip
-    """Copy pixels of each channel that lie side by side into several panels of a size."""
+    """Copy adjacent pixels of each channel into several panels of equal size."""
     for c in range(channels):
         of = first + c * plane
         for number in range(panels):
@@ -405,7 +406,7 @@ def _gather_lines(  # type: ignore[no-untyped-def]
 def _places(  # type: ignore[no-untyped-def]
     places, begin, columns, p_size, q_size, image_size, out_width, spread_h, spread_w,
 ):  # fmt: skip
-    """List where a panel's columns stand in the output, in one row: column, length, place."""
+    """List the runs of a panel's columns in one row of the output: column, length, offset."""
     line, q = begin // q_size, begin % q_size
     found, column = 0, 0
     while column < columns:
@@ -429,7 +430,7 @@ def _places(  # type: ignore[no-untyped-def]
 def _scatter(  # type: ignore[no-untyped-def]
     out, row, out_row, sums, first, width, lanes, rows, places, segments, step,
 ):  # fmt: skip
-    """Set the outputs where a panel's columns stand."""
+    """Set the outputs of a panel's columns."""
     for i in range(segments):
         whole = places[i, 1] // lanes * lanes if step == 1 else 0
         for m in range(rows):

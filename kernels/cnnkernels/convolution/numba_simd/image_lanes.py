@@ -1,8 +1,9 @@
-"""Correlations of tiny images in large batches, with a lane an image.
+"""Correlations of tiny images in large batches, with a lane per image.
 
-Where a line of an image is shorter than a vector, lanes are images instead: two vectors of images
-are turned so that a pixel's images lie side by side. Every tap of every output pixel is then two
-whole vectors, read where they stand: nothing is gathered, and taps beyond the edges are left out.
+If a line of an image is shorter than a vector, lanes are images instead: two vectors of images are
+transposed, so that the values of a pixel in all images are adjacent. Every tap of every output
+pixel then is two whole vectors, read in place. Nothing is gathered, and taps beyond the edges are
+left out.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from cnnkernels.convolution.numba_simd.correlation import (
 )
 
 _COPY = SECOND_CACHE // 2
-"""Elements of the turned images, before and after, at the most."""
+"""Maximum elements of the transposed images plus the transposed outputs."""
 
 _VECTORS = 2
-"""Vectors of images side by side: more would leave too few shares of a batch to the threads."""
+"""Vectors of images per tile; more would leave too few shares for the threads."""
 
 _FEW = microkernel.SUMS // (2 * _VECTORS)
-"""Filters, at the most, whose tiles have room for twice as many vectors."""
+"""Maximum number of filters for which tiles have room for twice as many vectors."""
 
 _PRODUCTS = 32
-"""Products of vectors in a sum of backward-weights, at the least: its lanes are added up after."""
+"""Minimum vector products per sum in backward-weights, to pay for adding up the lanes."""
 
 
 def suits(correlation: Correlation) -> bool:
-    """Return whether images are small, and enough for the lanes.
+    """Return whether images are small, and numerous enough to fill the lanes.
 
-    Of tiny ones a few are enough: the last batch of an epoch should need no other kernels.
+    A few tiny images suffice, so that the last batch of an epoch needs no other kernels.
     """
     lanes = correlation.lanes
     return (
@@ -55,15 +56,15 @@ def _room(correlation: Correlation) -> int:
 
 
 def needed(correlation: Correlation) -> int:
-    """Return how many bytes of tables and scratch memory are needed, about."""
+    """Return the approximate bytes of tables and scratch memory."""
     rows, columns = correlation.grid
-    looking = 9 * (rows + columns) * correlation.area  # at which pixels see which windows
+    looking = 9 * (rows + columns) * correlation.area  # positions of pixels and windows
     tables = 32 * correlation.source[0] * correlation.listed + 24 * rows * columns
     return looking + tables + 2 * _room(correlation) * np.dtype(correlation.dtype).itemsize
 
 
 def prepare(correlation: Correlation, threads: int) -> Driver:
-    """Return the function that computes a correlation in some threads."""
+    """Return the function that computes a correlation, for a number of threads."""
     few = correlation.filters <= _FEW and 2 * _room(correlation) <= _COPY
     vectors = 2 * _VECTORS
     enough = correlation.batch * correlation.groups >= vectors * correlation.lanes * threads
@@ -75,9 +76,9 @@ class _Tables(NamedTuple):
     """The taps of each output pixel."""
 
     pixels: np.ndarray
-    """(3, PQ), int64: for each output pixel its window, and where its taps begin and end."""
+    """(3, PQ), int64: for each output pixel its window, and first and end of its taps."""
     taps: np.ndarray
-    """(2, taps), int64: for each tap the place of its images in the window, and of its weight."""
+    """(2, taps), int64: for each tap the offset of its images in the window, and of its weight."""
     n_taps: int
     """Taps in the table."""
 
@@ -90,7 +91,7 @@ def _tables(key: tuple[Correlation, int]) -> records.Record[_Tables]:
     lines, places = (
         np.arange(n) * step for n, step in zip(correlation.grid, correlation.step, strict=True)
     )
-    # Pixels that see the same windows have the same taps: window after window, all its channels.
+    # Pixels that see the same windows share taps, ordered by window, then channel.
     rows, row = _kinds(np.add.outer(lines, down), height)
     columns, column = _kinds(np.add.outer(places, across), wide)
     c = np.arange(channels)
@@ -106,13 +107,13 @@ def _tables(key: tuple[Correlation, int]) -> records.Record[_Tables]:
 
 
 def _kinds(looks: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which windows pixels see along an axis, in all ways, and of each pixel which way."""
+    """Return the distinct sets of windows that pixels see along an axis, and each pixel's set."""
     kinds, which = np.unique((looks >= 0) & (looks < size), axis=0, return_inverse=True)
     return kinds, which.ravel()
 
 
 class _Call(NamedTuple):
-    """What `_correlate` is given."""
+    """The arguments of `_correlate`."""
 
     tile: int
     """Address of the micro-kernel."""
@@ -121,7 +122,7 @@ class _Call(NamedTuple):
     w: np.ndarray
     """Weights."""
     start: np.ndarray
-    """What the sums of each filter begin with, and then `microkernel.MOST_ROWS` zeros."""
+    """Initial sum of each filter, followed by `microkernel.MOST_ROWS` zeros."""
     out: np.ndarray
     """(N, filters of all groups, height, width)."""
     sizes: int
@@ -143,14 +144,14 @@ def _run(
 ) -> None:
     dtype = correlation.dtype
     tile, sizes, tables = microkernel.tile_address(dtype), correlation.sizes, _tables(key)
-    # Without keywords, which would take 0.4 us of the 20 us of a small layer.
+    # No keywords: they would cost 0.4 us of a small layer's 20 us.
     call = _Call(tile, source, w, start, out, sizes.address, width, tables.address)
     _correlate(correlation.groups * -(-correlation.batch // width), dtype, call)
 
 
 @parallel.ParallelKernel
 def _correlate(number, words, like):  # type: ignore[no-untyped-def]
-    """Set the outputs of one group of as many images as lie in the lanes."""
+    """Set the outputs of one group for as many images as fill the lanes."""
     call = records.read(_Call, words)
     sizes = records.read(Sizes, call.sizes)
     tables = records.read(_Tables, call.tables)
@@ -164,7 +165,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
     sees = records.array_at(tables.pixels, words, (3, pixels))
     taps = records.array_at(tables.taps, words, (2, tables.n_taps))
     looks, weights, w_row = taps[0], taps[1], sizes.w_row
-    # Turning writes up to a vector of lines beyond the last.
+    # Transposing writes up to a vector of lines beyond the last.
     work = simd.scratch((lines + filters * pixels + lanes) * width, out)
     group, first = number % groups, number // groups * width
     images = min(width, batch - first)
@@ -200,18 +201,18 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
 
 
 def suits_weights(correlation: Correlation) -> bool:
-    """Return whether backward-weights of a forward correlation has enough products for a sum."""
+    """Return whether backward-weights has enough products per sum, for a forward correlation."""
     return suits(correlation) and correlation.pixels * _vectors(correlation) >= _PRODUCTS
 
 
 def _vectors(correlation: Correlation) -> int:
-    """Return how many vectors of images backward-weights takes at a time."""
+    """Return the vectors of images that backward-weights processes at a time."""
     most = max(1, _COPY * _VECTORS // _room(correlation))
     return min(most, -(-correlation.batch // correlation.lanes))
 
 
 class _WeightsCall(NamedTuple):
-    """What `_correlate_weights` is given."""
+    """The arguments of `_correlate_weights`."""
 
     tile: int
     """Address of the micro-kernel."""
@@ -222,7 +223,7 @@ class _WeightsCall(NamedTuple):
     dw: np.ndarray
     """Gradient of the weights."""
     parts: int
-    """Parts of a group's filters: a share is one of them, and all images."""
+    """Parts of a group's filters; a share is one part for all images."""
     vectors: int
     """Vectors of images at a time."""
     sizes: int
@@ -232,9 +233,9 @@ class _WeightsCall(NamedTuple):
 def prepare_weights(correlation: Correlation, threads: int) -> WeightsDriver:
     """Return the function that computes backward-weights of a forward correlation.
 
-    The correlation is one that `suits_weights`.
+    The correlation must satisfy `suits_weights`.
     """
-    # A share has all images, so that no sum depends on how many shares there are.
+    # A share has all images, so that no sum depends on the number of shares.
     parts = min(correlation.filters, -(-threads // correlation.groups))
     return functools.partial(_run_weights, correlation, parts, _vectors(correlation))
 
@@ -270,7 +271,8 @@ def _correlate_weights(number, words, like):  # type: ignore[no-untyped-def]
     group, part = number // parts, number % parts
     first_filter, last_filter = part * filters // parts, (part + 1) * filters // parts
     rows, columns = channels * plane, (last_filter - first_filter) * pixels
-    work = simd.scratch((rows + columns + 2 * lanes) * width, dw)  # turning writes beyond the last
+    # Transposing writes beyond the last line.
+    work = simd.scratch((rows + columns + 2 * lanes) * width, dw)
     gradients = (rows + lanes) * width
     of_dy = np.empty(pixels * vectors, np.int64)
     of_x = np.empty(pixels * vectors, np.int64)

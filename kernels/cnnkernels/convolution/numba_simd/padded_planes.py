@@ -1,12 +1,12 @@
 """Correlations with few filters in a group, or wide lines, on padded copies of planes.
 
-Where few filters use what is gathered, `gathered_panels` would spend its time gathering. Where
-filters do not fill the lanes, as `filter_lanes` needs, but lines do, little is lost in the gaps
-between lines. Here the lines of a channel are copied once, with zeros around them, and every tap is
-read where it stands in that copy. The sums of a line of output pixels are next to those of the
-following line, so that all are made in one go, and the sums in the gaps between lines are thrown
-away. For a stride of s the columns and rows of the copy are sorted by their remainders, so that
-each tap sees its pixels side by side.
+With few filters, `gathered_panels` would spend most of its time gathering. If filters do not fill
+the lanes, as `filter_lanes` needs, but lines do, the gaps between lines cost little. This driver
+copies the lines of a channel once, with zeros around them, and reads every tap in place from that
+copy. The sums of one line of output pixels are adjacent to those of the next, so that all are
+computed in one run; the sums in the gaps between lines are discarded. With a stride s, rows and
+columns of the copy are sorted by their remainder modulo s, so that the pixels of each tap are
+adjacent.
 """
 
 from __future__ import annotations
@@ -26,50 +26,50 @@ from cnnkernels.convolution.numba_simd.correlation import (
 )
 
 _FEW = 8
-"""Filters of a group that are too few for gathering."""
+"""Maximum filters of a group for which gathering does not pay off."""
 
 _WIDE = 24
-"""Columns of a line, at the least, that is wide: a few columns between lines are a small part."""
+"""Minimum columns of a wide line, in which the gap between lines costs little."""
 
 _COPY = 3 * SECOND_CACHE // 16
-"""Elements of a copy, about."""
+"""Approximate elements of a copy."""
 
 _SUMS = SECOND_CACHE // 2
-"""Elements of the sums of a copy's lines, about."""
+"""Approximate elements of the sums for a copy's lines."""
 
 
 class _Blocking(NamedTuple):
-    """How the planes of a correlation are copied and cut."""
+    """The copies and chunks of a correlation's planes."""
 
     in_block: int
     """Channels of a block of taps."""
     in_window: int
-    """Pixels of the window of a block of taps."""
+    """Window pixels of a block of taps."""
     first_row: int
-    """Row of the source, from where a pixel looks, that the window begins with."""
+    """First row of the window, relative to a pixel's origin."""
     first_col: int
-    """Column of the source that it begins with."""
+    """First column of the window, relative to a pixel's origin."""
     more_rows: int
-    """Lines of a phase that the last pixels of a chunk see beyond their own."""
+    """Lines of a phase that the last pixels of a chunk read beyond their own."""
     pitch: int
     """Elements from one line of a copy to the next."""
     gap: int
-    """Elements that the last line sees beyond its own."""
+    """Elements that the last line reads beyond its own."""
     lines: int
-    """Lines of pixels in a chunk, at the most."""
+    """Maximum lines of pixels in a chunk."""
     chunks: int
     """Chunks of an image's lines."""
     plane: int
     """Elements of the copy of one phase of a channel."""
     used: int
-    """Phases that some tap sees."""
+    """Phases with a tap."""
     positions: int
     """Elements of the sums of one filter in a chunk."""
     copy: int
-    """Elements of all copies: sums stand after them."""
+    """Elements of all copies; sums follow them."""
     taps: np.ndarray
-    """int64: for each pixel of the window the number of its phase, among those in use; then for
-    each its place in the copy of that phase; then the phases in use, `row * step_w + column`."""
+    """int64: for each window pixel the index of its phase among those in use; then for each its
+    offset in the copy of that phase; then the phases in use, ``row * step_w + column``."""
     room: int
     """Elements of scratch memory of a thread."""
     shares: int
@@ -77,14 +77,14 @@ class _Blocking(NamedTuple):
 
 
 def _pitch(correlation: Correlation) -> tuple[int, int]:
-    """Return how far apart lines of a copy are, and what a line sees of the next.
+    """Return the pitch of a copy's lines, and the elements that a line reads of the next.
 
-    Zeros before a line are those after the line before it, too: as many as do for both.
+    The zeros between two lines serve both; there are just enough of them.
     """
     across, step = correlation.windows[1], correlation.step[1]
     first, wide = int(across.min()), correlation.source[2]
     seen = correlation.grid[1] + int(np.ptp(across)) // step
-    columns = np.unique(first + (across - first) % step)  # where each phase begins
+    columns = np.unique(first + (across - first) % step)  # first column of each phase
     zeros = int(np.maximum(-(columns // step), 0).min())
     pixels = int((-((columns - wide) // step)).max())
     pitch = min(seen, max(pixels, seen - zeros))
@@ -92,7 +92,7 @@ def _pitch(correlation: Correlation) -> tuple[int, int]:
 
 
 def _blocking(correlation: Correlation, threads: int) -> _Blocking:
-    """Return how planes are copied and cut for some threads."""
+    """Return the blocking for a number of threads."""
     (p_size, q_size), (step_h, step_w) = correlation.grid, correlation.step
     down, across, _ = correlation.windows
     first_row, first_col = int(down.min()), int(across.min())
@@ -102,7 +102,7 @@ def _blocking(correlation: Correlation, threads: int) -> _Blocking:
     place = (down - first_row) // step_h * pitch + (across - first_col) // step_w
     in_block = correlation.blocks[0]
     used = np.unique(phases)
-    # Lines of a chunk: as many as the copy has room for, but enough chunks for all threads.
+    # A chunk has as many lines as fit the copy, but there must be chunks for all threads.
     line = in_block * used.size * pitch
     images = correlation.batch * correlation.groups
     fitting = min(_COPY // line - more_rows, _SUMS // (correlation.filters * pitch))
@@ -134,26 +134,26 @@ def _blocking(correlation: Correlation, threads: int) -> _Blocking:
 
 
 def needed(correlation: Correlation) -> int:
-    """Return how many bytes of tables and scratch memory are needed, about."""
+    """Return the approximate bytes of tables and scratch memory."""
     itemsize = np.dtype(correlation.dtype).itemsize
     elements = _blocking(correlation, 1).room + packing.elements(correlation.layout.fields)
     return 80 * correlation.area + itemsize * elements
 
 
 def suits(correlation: Correlation) -> bool:
-    """Return whether filters are few, or several taps share wide lines."""
+    """Return whether a group has few filters, or several taps share wide lines."""
     wide = correlation.grid[1] >= _WIDE and correlation.spread == (1, 1)
     several = correlation.windows.shape[1] > 1
     return correlation.filters <= _FEW or (wide and several)
 
 
 def prepare(correlation: Correlation, threads: int) -> Driver:
-    """Return the function that computes a correlation in some threads."""
+    """Return the function that computes a correlation, for a number of threads."""
     return functools.partial(_run, correlation, records.record(_blocking(correlation, threads)))
 
 
 class _Call(NamedTuple):
-    """What `_correlate` is given."""
+    """The arguments of `_correlate`."""
 
     tile: int
     """Address of the micro-kernel."""
@@ -162,7 +162,7 @@ class _Call(NamedTuple):
     packed: np.ndarray
     """Weights in the order of `Correlation.layout`."""
     start: np.ndarray
-    """What the sums of each filter begin with, and then `microkernel.MOST_ROWS` zeros."""
+    """Initial sum of each filter, followed by `microkernel.MOST_ROWS` zeros."""
     out: np.ndarray
     """(N, filters of all groups, height, width)."""
     sizes: int
@@ -255,7 +255,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
             of = blocking.copy + m * positions
             for _ in range(p1 - p0):
                 if spread_h == 1 and sizes.spread_w == 1 and row + q_size + lanes <= end:
-                    # What is written beyond the end of this line is overwritten by the next.
+                    # The next line overwrites what is written beyond the end of this one.
                     copies.copy_run(out, row, work, of, q_size, lanes, 1)
                 else:
                     for q in range(q_size):
@@ -267,16 +267,16 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
 def prepare_weights(correlation: Correlation, threads: int) -> WeightsDriver:
     """Return the function that computes backward-weights of a depthwise convolution.
 
-    The correlation is that of forward, with one channel a group.
+    The correlation is that of forward, with one channel per group.
     """
     shares = min(correlation.groups, 4 * threads)
-    # How lines are cut orders sums: for any threads as for one.
+    # Chunks determine the order of sums, so use those of one thread for any number.
     blocking = records.record(_blocking(correlation, 1))
     return functools.partial(_run_weights, correlation, blocking, shares)
 
 
 class _WeightsCall(NamedTuple):
-    """What `_sum_weights` is given."""
+    """The arguments of `_sum_weights`."""
 
     x: np.ndarray
     """Images."""

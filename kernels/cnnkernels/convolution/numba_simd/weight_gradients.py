@@ -1,11 +1,11 @@
-"""Backward-weights on vector registers: pixels are what is summed over.
+"""Backward-weights on vector registers, as a sum over pixels.
 
 dw[m, c, r, s] is the sum over images and output pixels of dy[m] times the source pixel under tap
-(c, r, s). As a matrix product: a row a tap, read pixel by pixel where it stands in the image, times
-a panel of dy with a row a pixel and a column a filter. Filters lie in the lanes, so that only dy
-has to be turned, once for all taps, and no tap is ever copied. A tile's rows are channels under one
-window pixel, or, where there are few channels, a line of the window. Where either operand could be
-turned and dy is much the larger, images are.
+(c, r, s). As a matrix product, it is a matrix with a row per tap, read pixel by pixel in place,
+times a panel of dy with a row per pixel and a column per filter. Filters lie in the lanes, so that
+only dy is transposed, once for all taps, and no tap is copied. The rows of a tile are channels
+under one window pixel or, with few channels, a line of the window. If either operand could be
+transposed and dy is much larger, images are transposed instead.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from cnnkernels.contract import Conv2D
 from cnnkernels.convolution.numba_simd.correlation import SECOND_CACHE, WeightsDriver, even
 
 _VECTORS = 2
-"""Vectors of filters side by side."""
+"""Vectors of filters per tile."""
 
 _BLOCK = 800
-"""Pixels of a block, at the most."""
+"""Maximum pixels of a block."""
 
 _TAPS = 2304
-"""Taps of a share, about: their sums stay in the second cache."""
+"""Approximate taps of a share: their sums stay in L2."""
 
 _COPY = 3 * SECOND_CACHE // 8
-"""Elements of a copy of what a block's taps reach, about."""
+"""Approximate elements of a copy of the pixels under a block's taps."""
 
 _TOGETHER = 8
-"""Panels of filters that share a pass over the images, at the most; half as many over a copy."""
+"""Maximum panels of filters that share a pass over the images; half as many over a copy."""
 
 _SUMS = SECOND_CACHE // 2
-"""Elements of sums, at the most."""
+"""Maximum elements of sums."""
 
 _CACHED = 4 * 1024 * 1024
-"""Elements of images, at the most, that some cache keeps from one pass to the next."""
+"""Maximum elements of images that stay in some cache between passes."""
 
 _SHARES = 8
-"""Shares that are made at the least, where the problem lets them."""
+"""Minimum number of shares, if the problem allows it."""
 
 _WORTH = 500_000
-"""Multiply-adds that a part of the batch has at the least: those of parts have to be added up."""
+"""Minimum multiply-adds in a part of the batch, to pay for adding up the parts."""
 
 
 class _Blocking(NamedTuple):
-    """How backward-weights is cut; channels and filters are those of one group."""
+    """The blocking of backward-weights; channels and filters are those of one group."""
 
     turned: int
-    """Whether images are turned, and not dy. All else is then of dy for the images."""
+    """Whether images are transposed instead of dy; then dy replaces images in all other fields."""
     batch: int
     """Images."""
     groups: int
-    """Groups of channels that do not meet."""
+    """Groups of channels."""
     channels: int
     """Channels of the images."""
     height: int
@@ -85,15 +85,15 @@ class _Blocking(NamedTuple):
     left: int
     """Padding before its lines."""
     reach: np.ndarray
-    """(2, windows), int64: row and column of each pixel of the window, from where a pixel looks."""
+    """(2, windows), int64: row and column of each pixel of the window, relative to its origin."""
     images: int
     """Images of a block."""
     parts: int
-    """Parts of an image that are a block each, where `images` is 1."""
+    """Blocks of an image, if `images` is 1."""
     block: int
-    """Pixels of a block, at the most."""
+    """Maximum pixels of a block."""
     lines: int
-    """Lines of an image that a block sees, at the most."""
+    """Maximum lines of an image that a block reads."""
     span_h: int
     """Lines that the window spans."""
     pitch: int
@@ -101,9 +101,9 @@ class _Blocking(NamedTuple):
     region: int
     """Elements of the copy of one channel of a block."""
     copied: int
-    """Whether images are copied, with zeros around them."""
+    """Whether images are copied with zeros around them."""
     along: int
-    """Whether the rows of a tile are channels, and not the pixels of a line of the window."""
+    """Whether the rows of a tile are channels, instead of pixels of a window line."""
     panel_width: int
     """Filters of a panel, in whole vectors."""
     panels: int
@@ -115,7 +115,7 @@ class _Blocking(NamedTuple):
     in_range: int
     """Channels of a range."""
     splits: int
-    """Parts of the batch, whose gradients are added up in the end."""
+    """Parts of the batch, with gradients added up at the end."""
     copy_room: int
     """Elements of scratch memory for copies of images."""
     room: int
@@ -123,7 +123,7 @@ class _Blocking(NamedTuple):
 
 
 def _blocking(problem: Conv2D) -> _Blocking:
-    """Return how a problem is cut."""
+    """Return the blocking of a problem."""
     images_turned = _images_turned(problem)
     problem = images_turned or problem
     channels = problem.in_channels // problem.groups
@@ -146,7 +146,7 @@ def _blocking(problem: Conv2D) -> _Blocking:
     lines = (lines - 1) * step_h + span_h
     pitch = (q_size - 1) * step_w + span_w
     plane = problem.height * problem.width
-    # Rows a multiple of 4 KiB apart evict each other from the first cache: they are copied, too.
+    # Rows a multiple of 4 KiB apart evict each other from L1, so they are copied too.
     places = {row * plane * itemsize // arrays.LINE % 64 for row in range(microkernel.MOST_ROWS)}
     if along:
         copied = len(places) < microkernel.MOST_ROWS // 4
@@ -174,8 +174,8 @@ def _blocking(problem: Conv2D) -> _Blocking:
         ranges *= 2
     in_range = -(-channels // ranges)
     ranges = -(-channels // in_range)
-    # Panels that share a pass over the images: from memory that pass takes longer than adding up
-    # the parts of a batch, from a cache it does not.
+    # Panels that share a pass over the images. A pass from memory takes longer than adding up
+    # the parts of a batch; a pass from a cache does not.
     together = max(1, min(_TOGETHER // (2 if copied else 1), _SUMS // (in_range * windows * width)))
     streamed = max(math.prod(problem.shapes.x), math.prod(problem.shapes.y)) > _CACHED
     if not streamed:
@@ -229,7 +229,7 @@ def _blocking(problem: Conv2D) -> _Blocking:
 
 
 def needed(problem: Conv2D) -> int:
-    """Return how many bytes of tables and scratch memory are needed, about."""
+    """Return the approximate bytes of tables and scratch memory."""
     here, itemsize = _blocking(problem), np.dtype(problem.dtype).itemsize
     parts = here.splits * math.prod(problem.shapes.w) if here.splits > 1 else 0
     return 80 * math.prod(problem.kernel_size) + itemsize * (here.room + parts)
@@ -238,22 +238,22 @@ def needed(problem: Conv2D) -> int:
 def prepare(problem: Conv2D) -> WeightsDriver:
     """Return the function that computes backward-weights.
 
-    Its shares depend on the problem alone, not on the number of threads.
+    Its shares depend only on the problem, not on the number of threads.
     """
     return functools.partial(_run, problem.dtype, records.record(_blocking(problem)))
 
 
 class _Call(NamedTuple):
-    """What `_correlate` is given."""
+    """The arguments of `_correlate`."""
 
     tile: int
     """Address of the micro-kernel."""
     x: np.ndarray
-    """Images, or dy where images are turned."""
+    """Images, or dy if images are transposed."""
     dy: np.ndarray
-    """Gradient of the outputs, or images where they are turned."""
+    """Gradient of the outputs, or images if these are transposed."""
     out: np.ndarray
-    """The gradient of the weights, of each part of the batch."""
+    """The gradient of the weights for each part of the batch."""
     zeros: np.ndarray
     """`microkernel.MOST_ROWS` zeros."""
     blocking: int
@@ -274,10 +274,10 @@ def _run(
 
 
 def _images_turned(problem: Conv2D) -> Conv2D | None:
-    """Return the problem with channels for filters, where images are turned, and not dy.
+    """Return the problem with channels and filters swapped, if images should be transposed.
 
-    Where each pixel of dy is multiplied with one of an image, and no other, either will do: of what
-    comes from memory, the smaller one.
+    If each pixel of dy is multiplied by exactly one image pixel, either operand can be transposed;
+    choose the smaller one if they come from memory.
     """
     alone = problem.kernel_size == problem.stride == (1, 1) and problem.padding == ((0, 0), (0, 0))
     smaller = problem.in_channels < problem.out_channels
@@ -331,7 +331,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
         i0, i1 = block * images, min(batch, (block + 1) * images)
         for part in range(parts):
             t0, t1 = part * pixels // parts, (part + 1) * pixels // parts
-            # Where the block's pixels look, and what they see there.
+            # The origins of the block's pixels, and the pixels they see.
             first_line = t0 // q_size * step_h - top
             if blocking.copied:
                 seen = ((t1 - 1) // q_size - t0 // q_size) * step_h + blocking.span_h
@@ -355,13 +355,13 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
                         (((i0 + i) * groups + group) * filters + m0) * pixels + t0,
                         pixels, min(width, filters - m0), t1 - t0, lanes,
                     )  # fmt: skip
-            if not along:  # all of them, in a copy with zeros around the images
+            if not along:  # all pixels are valid in a copy with zeros around the images
                 count = _look(
                     looks, of_dy, 0, 0, t0, t1, i1 - i0, q_size,
                     step_h * blocking.p_size, step_w * q_size, step_h, step_w,
                     line, image_size, width,
                 )  # fmt: skip
-            # Rows of a tile: channels under one pixel of the window, or pixels of its line.
+            # Rows of a tile: channels under one pixel of the window, or pixels of a window line.
             for outer in range(windows if along else (c1 - c0) * rows):
                 inner = c1 - c0 if along else cols
                 if along:
@@ -395,7 +395,7 @@ def _correlate(number, words, like):  # type: ignore[no-untyped-def]
     for number in range(together):
         m0, of = first_filter + number * width, sums + number * sums_size
         filled = min(width, filters - m0)
-        if blocking.turned:  # images are turned: sums stand as weights do
+        if blocking.turned:  # images are transposed: sums have the order of weights
             for c in range(c0, c1):
                 to = ((split * groups + group) * channels + c) * filters + m0
                 for m in range(filled):
@@ -413,9 +413,9 @@ def _look(  # type: ignore[no-untyped-def]
     looks, of_dy, down, across, t0, t1, images, q_size, height, wide, step_h, step_w, line,
     image_size, width,
 ):  # fmt: skip
-    """List the pixels of some images whose window has a pixel of the source in one place.
+    """List the source pixels under one window pixel of some images, with their pixels of dy.
 
-    Those that it has, row `down` and column `across` from where a window looks, and theirs of dy.
+    The window pixel is in row `down` and column `across` from the window's origin.
     """
     count = 0
     for i in range(images):
@@ -433,7 +433,7 @@ def _look(  # type: ignore[no-untyped-def]
 
 
 class _SumCall(NamedTuple):
-    """What `_sum_filters` is given."""
+    """The arguments of `_sum_filters`."""
 
     dy: np.ndarray
     """(batch, filters, pixels)."""

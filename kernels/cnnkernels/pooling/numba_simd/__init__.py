@@ -1,15 +1,14 @@
-"""Max-pooling on vector registers: a vector of windows at a time, each tap read at once.
+"""Max-pooling on vector registers, for a vector of windows at a time.
 
-Forward, a lane is a window (`window_lanes`), and backward a pixel (`pixel_lanes`); where lines are
-shorter than a vector, a lane is a plane (`plane_lanes`). These drivers copy planes and read
-tables. Where these would be out of proportion to the images, windows are done one after another
+In forward, a lane is a window (`window_lanes`); in backward, a pixel (`pixel_lanes`). If lines are
+shorter than a vector, a lane is a plane (`plane_lanes`). These drivers copy planes and read tables.
+If copies and tables would be out of proportion to the images, windows are processed one by one
 (`extreme_windows`).
 
-The cache holds the winner of each window, the number of the tap that has its maximum: in one byte
-where windows have no more than 255 taps. Backward compares, for each pixel, the winners of all
-windows that the pixel lies under. Under windows of more than 255 taps these are too many, and each
-window gives its gradient to its winner instead. Threads share planes, or lines of windows, so that
-one thread alone writes each.
+The cache stores the winner of each window, the number of the tap with its maximum; one byte each if
+windows have at most 255 taps. Backward then compares, for each pixel, the winners of all windows
+that contain it. With more than 255 taps these windows are too many, and instead each window adds
+its gradient to its winner. Each plane, or line of windows, is written by one thread alone.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ from cnnkernels.pooling.numba_simd.calls import BackwardCall, ForwardCall, Launc
 
 
 def unsupported(problem: MaxPool2D) -> None:
-    """Return None: every problem can be done."""
+    """Return None: every problem is supported."""
     del problem
 
 
 def cache_spec(problem: MaxPool2D) -> tuple[ArraySpec, ...]:
-    """Return the winners' spec: for each window the number of its winning tap."""
+    """Return the winners' spec: the number of each window's winning tap."""
     return ((problem.shapes.y, calls.winner_dtype(problem)),)
 
 
 def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
-    """Compare one tap of a vector of windows after another.
+    """Compare the taps of a vector of windows, one after another.
 
     See `contract.MaxPool2DKernel.forward` for parameters and the rules for ties and NaNs.
     """
@@ -58,7 +57,7 @@ def forward(problem: MaxPool2D, x: np.ndarray) -> tuple[np.ndarray, Cache]:
 
 
 def backward(problem: MaxPool2D, dy: np.ndarray, cache: Cache) -> np.ndarray:
-    """Sum for each pixel the gradients of the windows that it has won.
+    """Sum the gradients of the windows that each pixel has won.
 
     See `contract.MaxPool2DKernel.backward` for parameters.
     """

@@ -1,4 +1,4 @@
-"""What the drivers of this package share: arguments of kernels, and how kernels are launched."""
+"""Shared by the drivers of this package: arguments of kernels, and their launch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cnnkernels import memory, parallel, records, simd
 from cnnkernels.contract import FORWARD, MaxPool2D
 
 COPY = 16 * 1024
-"""Elements of a copy, about: it stays in the second cache, and half of it in the first."""
+"""Approximate elements of a copy: it fits L2, and half of it fits L1."""
 
 NO_TABLE = np.empty(0, np.int64)
-"""A table of a blocking that has its sizes only."""
+"""Placeholder for the tables of a blocking with sizes only."""
 
 
 class ForwardCall(NamedTuple):
-    """Arguments of a kernel that takes maxima."""
+    """Arguments of a forward kernel."""
 
     x: np.ndarray
     """Pixels of all planes."""
@@ -29,7 +29,7 @@ class ForwardCall(NamedTuple):
     winners: np.ndarray
     """Numbers of the winning taps, in the shape of y."""
     shares: int
-    """Shares that the work is cut in."""
+    """Shares of the work."""
     planes: int
     """Planes in the arrays."""
     blocking: int
@@ -37,7 +37,7 @@ class ForwardCall(NamedTuple):
 
 
 class BackwardCall(NamedTuple):
-    """Arguments of a kernel that gives gradients to the winners."""
+    """Arguments of a backward kernel."""
 
     dy: np.ndarray
     """Gradients of the windows of all planes."""
@@ -46,7 +46,7 @@ class BackwardCall(NamedTuple):
     dx: np.ndarray
     """Gradients of the pixels of all planes."""
     shares: int
-    """Shares that the work is cut in."""
+    """Shares of the work."""
     planes: int
     """Planes in the arrays."""
     blocking: int
@@ -54,47 +54,47 @@ class BackwardCall(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """How a problem is computed, whatever is in its arrays."""
+    """How to compute a problem, independent of its data."""
 
     kernel: parallel.ParallelKernel
     blocking: Callable[[Any], records.Record[Any]]
     """Function that returns the blocking of a plane, given the geometry."""
     geometry: object
-    """Everything that the blocking depends on; the batch is no part of it."""
+    """Everything that determines the blocking; the batch does not."""
     planes: int
-    """Planes in the arrays, each of the size that the blocking is for."""
+    """Planes in the arrays, each with the size of the blocking."""
     units: int
-    """Shares that the work can be cut in, at the most."""
+    """Maximum number of shares of the work."""
     winner: str
     """Dtype of the winners."""
 
 
 def winner_dtype(problem: MaxPool2D) -> str:
-    """Return the dtype of the winners: one byte where it can number all taps."""
+    """Return the winners' dtype: uint8 if it can number all taps."""
     return "uint8" if taps(problem) <= 255 else "int64"
 
 
 def taps(problem: MaxPool2D) -> int:
-    """Return how many taps a window has."""
+    """Return the number of taps of a window."""
     return math.prod(problem.kernel_size)
 
 
 def lanes(problem: MaxPool2D) -> int:
-    """Return how many pixels a vector holds."""
+    """Return the number of pixels in a vector."""
     return simd.lanes(np.dtype(problem.dtype).itemsize)
 
 
 def planes(problem: MaxPool2D) -> int:
-    """Return how many planes the images have."""
+    """Return the number of planes of the images."""
     return problem.batch * problem.channels
 
 
 def one_plane(problem: MaxPool2D) -> MaxPool2D:
-    """Return the problem of one plane."""
+    """Return the problem reduced to one plane."""
     return memory.first_equal(dataclasses.replace(problem, batch=1, channels=1))
 
 
 def fits(problem: MaxPool2D, elements: int, numbers: int) -> bool:
-    """Return whether a call may take so many elements of scratch memory and int64 of tables."""
+    """Return whether a call may use so much scratch memory (elements) and tables (int64s)."""
     needed = elements * np.dtype(problem.dtype).itemsize + numbers * 8
     return needed <= memory.allowed(problem.bytes_moved(FORWARD))

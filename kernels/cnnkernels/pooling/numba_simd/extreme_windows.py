@@ -1,6 +1,7 @@
-"""One window after another: for windows far larger than the images, and for many taps backward.
+"""Driver for windows far larger than the images, and for backward with many taps.
 
-A window reads its pixels in place, and gives its gradient to the pixel that has won.
+It processes windows one by one. A window reads its pixels in place, and adds its gradient to the
+winning pixel.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def _first_greatest(x, first, step, count, vectors, start, work, chosen, lanes):
 
 @jit.kernel
 def _credit(number, words, like, winner):  # type: ignore[no-untyped-def]
-    """Set the gradients of a share of the planes: each window gives its own to its winner."""
+    """Set the gradients of a share of the planes: add each window's gradient to its winner."""
     call = records.read(BackwardCall, words)
     blocking = records.read(Blocking, call.blocking)
     p_size, q_size, cols = blocking.out_height, blocking.out_width, blocking.cols

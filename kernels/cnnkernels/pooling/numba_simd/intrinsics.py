@@ -1,7 +1,7 @@
-"""Vector code that max-pooling alone needs: it compares taps, and sums the gradients of pixels.
+"""Vector code for max-pooling only: comparing taps, and summing the gradients of pixels.
 
-It is emitted as LLVM IR, like the rest in `cnnkernels.simd`. The winner of a window is the number
-of the tap that its maximum lies under; a pixel wins a window's gradient under that tap.
+It is emitted as LLVM IR, like `cnnkernels.simd`. The winner of a window is the number of the tap
+with its maximum; the pixel under that tap wins the window's gradient.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def select_tap(  # type: ignore[no-untyped-def]
     """Set the maxima of a vector of windows, and their winners.
 
     Tap j, for j < count, is ``of[of_first + offsets[offsets_first + j] + lanes]``. The first of
-    equal pixels wins; a NaN wins, the last of several. Where no tap is greater than -inf, the
+    equal pixels wins; a NaN wins, the last of several. If no tap is greater than -inf, the
     winner is ``start[start_first + lanes]``, of int32.
     """
     del typingctx
@@ -92,9 +92,9 @@ def select_tap(  # type: ignore[no-untyped-def]
 def sum_won(  # type: ignore[no-untyped-def]
     typingctx, to, to_first, of, winners, first, offsets, taps, taps_first, count,
 ):  # fmt: skip
-    """Set a vector of pixels to the sum of the gradients that they win.
+    """Set a vector of pixels to the sums of the gradients that they win.
 
-    The `count` taps from `taps_first` on are added: tap j adds ``of[first + offsets[j] + lanes]``
+    Sum over the `count` taps from `taps_first` on. Tap j adds ``of[first + offsets[j] + lanes]``
     in the lanes where `winners` holds ``taps[j]`` at the same place.
     """
     del typingctx
@@ -138,7 +138,7 @@ def sum_won_interleaved(  # type: ignore[no-untyped-def]
 
 
 def _sum_of_won(context: Any, builder: Any, rest: Any, taps_first: Any, count: Any) -> Any:
-    """Return the sum of `sum_won`; each parameter is a pair of its type and its value."""
+    """Return the sum for `sum_won`; each parameter is a (type, value) pair."""
     of, winners, first, offsets, taps = rest
     cast = functools.partial(cast_word, context, builder)
     vector = vector_type(of[0].dtype)
@@ -159,7 +159,7 @@ def _sum_of_won(context: Any, builder: Any, rest: Any, taps_first: Any, count: A
         place = builder.bitcast(builder.gep(gradients, [at]), vector.as_pointer())
         return builder.select(mine, builder.fadd(total, load_vector(builder, place)), total)
 
-    # A pixel has few taps: an unrolled loop would take longer to prepare than to run.
+    # A pixel has few taps: the setup of an unrolled loop would take longer than the loop.
     return sum_up(builder, cast(*count), zero, add, unrolled=False)
 
 
@@ -194,7 +194,7 @@ def spread_won(typingctx, to, to_first, of, winners, first, tap, other_tap):  # 
 
 
 def _store_interleaved(builder: Any, target: Any, pair: list[Any]) -> None:
-    """Store two vectors side by side, their elements interleaved."""
+    """Store two vectors with their elements interleaved."""
     number, count = ir.IntType(32), target.type.pointee.count
     for half in range(2):
         lanes = [half * count // 2 + lane // 2 + lane % 2 * count for lane in range(count)]
@@ -204,7 +204,7 @@ def _store_interleaved(builder: Any, target: Any, pair: list[Any]) -> None:
 
 
 def integer(like: Any) -> Any:
-    """Return the integer dtype as wide as the elements of a pointer; in kernels only."""
+    """Return the integer dtype as wide as a pointer's elements; only for kernels."""
 
 
 @overload(integer)

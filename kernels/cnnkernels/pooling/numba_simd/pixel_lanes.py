@@ -1,8 +1,8 @@
-"""Backward, a lane is a pixel, which sums the gradients of the windows that it wins.
+"""Backward with a lane per pixel, which sums the gradients of the windows that it wins.
 
-The pixels of a line that have one phase of the stride lie under the same taps, of windows that are
-side by side. So a vector of such pixels compares each of these taps with a vector of winners, and
-adds a vector of dy in the lanes that are equal.
+Pixels of a line with the same phase of the stride lie under the same taps of adjacent windows. So a
+vector of such pixels compares each of these taps with a vector of winners, and adds a vector of dy
+in the lanes that match.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from cnnkernels.pooling.numba_simd.intrinsics import spread_won, sum_won, sum_wo
 
 
 def suits(problem: MaxPool2D) -> bool:
-    """Return whether copies and tables are in proportion to the images."""
+    """Return whether copies and tables stay in proportion to the images."""
     sizes = _sizes(problem, _axis(problem, 0), _axis(problem, 1))
     numbers = 4 * calls.taps(problem) + sizes.phases_h * sizes.phases_w
     return calls.fits(problem, sizes.scratch, numbers)
 
 
 def backward_launch(problem: MaxPool2D) -> Launch:
-    """Return the launch of the backward kernel; winners are of uint8."""
+    """Return the launch of the backward kernel; winners are uint8."""
     planes = calls.planes(problem)
     return Launch(_credit, _blocking, calls.one_plane(problem), planes, planes, "uint8")
 
@@ -44,15 +44,15 @@ def in_pairs(problem: MaxPool2D) -> bool:
 
 
 class _Axis(NamedTuple):
-    """Which windows the pixels of an axis lie under.
+    """The windows that contain the pixels of an axis.
 
-    The own window of a pixel has the pixel's number, divided by the stride.
+    A pixel's own window has the pixel's number divided by the stride.
     """
 
     size: int
-    """Pixels of one phase of the stride, at the most."""
+    """Maximum number of pixels of one phase of the stride."""
     phases: int
-    """Phases that pixels have."""
+    """Number of phases of pixels."""
     before: int
     """Windows before its own that a pixel may lie under."""
     after: int
@@ -64,7 +64,7 @@ class _Axis(NamedTuple):
     phase: np.ndarray
     """int64, (kernel,): phase of the pixels under a tap."""
     shift: np.ndarray
-    """int64, (kernel,): how many windows after a pixel's own the window of a tap is."""
+    """int64, (kernel,): number of a tap's window, relative to the pixel's own window."""
 
 
 def _axis(problem: MaxPool2D, axis: int) -> _Axis:
@@ -88,11 +88,11 @@ def _axis(problem: MaxPool2D, axis: int) -> _Axis:
 
 
 class Blocking(NamedTuple):
-    """How dy is copied, and which taps the pixels of a kind lie under.
+    """The copies of dy, and the taps over each kind of pixels.
 
-    A kind of pixels is a phase of their line and a phase of their column. Lines are done in blocks,
-    so that copies stay in a near cache. A copy is lines of dy, with zeros around them for windows
-    that do not exist; where all windows exist, dy itself is read.
+    A kind of pixels is a pair of phases, of line and column. Lines are processed in blocks, so that
+    copies stay in L1 or L2. A copy contains lines of dy, with zeros around them for windows that do
+    not exist. If all windows exist, dy itself is read.
     """
 
     height: int
@@ -112,17 +112,17 @@ class Blocking(NamedTuple):
     in_pairs: int
     """Whether windows share no pixel, and two columns of pixels belong to each: see `in_pairs`."""
     in_place: int
-    """Whether dy is read in place, wherever vectors do not reach beyond its end."""
+    """Whether dy is read in place, except where vectors would reach beyond its end."""
     blocks: int
-    """Blocks that the lines of a plane are cut in."""
+    """Blocks of the lines of a plane."""
     phases_h: int
     """Phases of the stride that lines have."""
     phases_w: int
     """Phases of the stride that columns have."""
     phase_height: int
-    """Lines of one phase, at the most."""
+    """Maximum lines of one phase."""
     phase_width: int
-    """Pixels of one phase in a line, at the most."""
+    """Maximum pixels of one phase in a line."""
     above: int
     """Lines of windows above its own that a pixel may lie under."""
     below: int
@@ -134,7 +134,7 @@ class Blocking(NamedTuple):
     pitch: int
     """Elements of a line of dy, or of its copy."""
     copy: int
-    """Elements of a copy, and of the vectors that reach beyond its end."""
+    """Elements of a copy, including vectors that reach beyond its end."""
     scratch: int
     """Elements of scratch memory: a copy, and a line of pixels."""
     taps: int = 0
@@ -148,7 +148,7 @@ class Blocking(NamedTuple):
 
 
 def _sizes(problem: MaxPool2D, rows: _Axis, columns: _Axis) -> Blocking:
-    """Return the blocking of a plane without its tables."""
+    """Return the blocking of a plane, without its tables."""
     lanes = calls.lanes(problem)
     in_place = rows.inside and columns.inside
     pitch = problem.out_width if in_place else columns.before + columns.size + columns.after
@@ -298,9 +298,9 @@ def _credit(number, words, like):  # type: ignore[no-untyped-def]
 def _spread_plane(  # type: ignore[no-untyped-def]
     dx, to, height, width, dy, winners, first, q_size, step_h, taps, lanes,
 ):  # fmt: skip
-    """Set the gradients of a plane of windows that are in pairs: see `in_pairs`.
+    """Set the gradients of a plane that satisfies `in_pairs`.
 
-    Vectors reach beyond its end, by two of them at the most; the next plane overwrites that.
+    Up to two vectors are written beyond its end; the next plane overwrites them.
     """
     for h in range(0, height, step_h):
         for row in range(min(step_h, height - h)):

@@ -1,7 +1,7 @@
-"""A lane is a plane: for planes whose lines are shorter than a vector.
+"""Max-pooling with a lane per plane, for planes with lines shorter than a vector.
 
-As many planes as a vector has lanes are turned, so that each pixel's values in all of them lie side
-by side. Tables say which pixels a window sees, and which windows see a pixel.
+As many planes as a vector has lanes are transposed, so that the values of a pixel in all planes are
+adjacent. Tables list the pixels of each window, and the windows of each pixel.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def forward_launch(problem: MaxPool2D) -> Launch:
 
 
 def backward_launch(problem: MaxPool2D) -> Launch:
-    """Return the launch of the backward kernel; winners are of uint8."""
+    """Return the launch of the backward kernel; winners are uint8."""
     return _launch(problem, _credit, "uint8")
 
 
 def _launch(problem: MaxPool2D, kernel: parallel.ParallelKernel, winner: str) -> Launch:
     """Return the launch of a kernel.
 
-    Planes of few windows are joined, so many that their windows fill the squares that are turned.
+    Planes with few windows are joined, until their windows fill the transposed squares.
     """
     lanes, planes = calls.lanes(problem), calls.planes(problem)
     _, _, p_size, q_size = problem.shapes.y
@@ -55,7 +55,7 @@ def _launch(problem: MaxPool2D, kernel: parallel.ParallelKernel, winner: str) ->
 
 
 class Blocking(NamedTuple):
-    """Which pixels the windows of a plane see; a plane may be several planes, taken as one."""
+    """The pixels of a plane's windows; the plane may be several joined ones."""
 
     pixels: int
     """Pixels of a plane."""
@@ -64,31 +64,31 @@ class Blocking(NamedTuple):
     taps: int
     """Taps of a window."""
     lanes: int
-    """Planes that are turned at once, as many as a vector has elements."""
+    """Planes transposed at once, as many as a vector has elements."""
     pairs: int
-    """Pairs of a window and a pixel that lies under one of its taps."""
+    """Pairs of a window and a pixel under one of its taps."""
     scratch: int
     """Elements of scratch memory."""
     tap_places: np.ndarray
-    """int64, (windows, taps): place of the pixel under each tap, in the turned planes.
+    """int64, (windows, taps): index of the pixel under each tap, in the transposed planes.
 
-    Taps beyond the edges have the place of a vector of -inf, which stands after the pixels.
+    Taps beyond the edges have the index of a vector of -inf, stored after the pixels.
     """
     first_taps: np.ndarray
     """int64, (windows,): number of each window's first tap on a pixel."""
     tap_numbers: np.ndarray
     """int32, (taps, lanes): number of each tap, in all lanes."""
     window_places: np.ndarray
-    """int64, (pairs,): place of the window in the turned gradients; pairs are sorted by pixel."""
+    """int64, (pairs,): index of the window in the transposed gradients; sorted by pixel."""
     window_taps: np.ndarray
-    """int64, (pairs,): number of the window's tap that the pixel lies under."""
+    """int64, (pairs,): number of the window's tap over the pixel."""
     first_pairs: np.ndarray
     """int64, (pixels + 1,): first of the pairs of each pixel, then `pairs`."""
 
 
 @memory.BLOCKINGS.cached
 def _blocking(geometry: tuple[MaxPool2D, int]) -> records.Record[Blocking]:
-    """Return the blocking of some planes as one."""
+    """Return the blocking of some joined planes."""
     problem, joined = geometry
     lanes, taps = calls.lanes(problem), calls.taps(problem)
     rows, cols = problem.kernel_size

@@ -1,7 +1,7 @@
-"""Forward, a lane is a window: a tap of a vector of windows is a vector of pixels.
+"""Forward with a lane per window: one tap of a vector of windows is a vector of pixels.
 
-Lines of a plane are copied with -inf around them, rows and columns sorted by the phase of the
-stride, so that the pixels under one tap of adjacent windows lie side by side.
+Lines of a plane are copied with -inf around them, with rows and columns sorted by the phase of the
+stride, so that the pixels under one tap of adjacent windows are adjacent.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from cnnkernels.pooling.numba_simd.intrinsics import select_tap
 
 
 def suits(problem: MaxPool2D) -> bool:
-    """Return whether copies pay, and are in proportion to the images.
+    """Return whether copies pay off and stay in proportion to the images.
 
-    Taps are numbered in 32 bits.
+    Tap numbers must fit 32 bits.
     """
     sizes = _sizes(problem)
     vectors = sizes.out_height * -(-sizes.out_width // sizes.lanes) * sizes.taps
@@ -40,10 +40,10 @@ def forward_launch(problem: MaxPool2D) -> Launch:
 
 
 class Blocking(NamedTuple):
-    """How lines of a plane are copied, and where taps lie in the copy.
+    """The copies of a plane's lines, and the positions of taps in a copy.
 
-    Lines are copied in blocks, which stay in a near cache. A copy has a part for each phase of the
-    stride that a tap lies on. A line of a part holds every step-th pixel of a line of the plane.
+    Lines are copied in blocks, which stay in L1 or L2. A copy has a part for each phase of the
+    stride with a tap. A line of a part contains every step-th pixel of a line of the plane.
     """
 
     height: int
@@ -65,29 +65,29 @@ class Blocking(NamedTuple):
     lanes: int
     """Windows of a vector."""
     blocks: int
-    """Blocks that the lines of windows are cut in."""
+    """Blocks of the lines of windows."""
     lines: int
     """Lines of a part of a copy."""
     pitch: int
     """Elements of a line of a part."""
     copy: int
-    """Elements of a copy, and of the vectors that reach beyond its end."""
+    """Elements of a copy, including vectors that reach beyond its end."""
     scratch: int
     """Elements of scratch memory: a copy, and a vector of maxima."""
     top_lines: int
     """Lines of windows that begin on the padding above the plane."""
     period: int
-    """Elements after which `start` repeats itself: whole lines, at least a vector."""
+    """Period of `start` in elements: whole lines, at least a vector."""
     taps: int
     """Taps of a window."""
     phase_count: int
-    """Phases of the stride that a tap lies on."""
+    """Phases of the stride with a tap."""
     start_count: int
     """Elements of `start`."""
     offsets: np.ndarray = NO_TABLE
-    """int64, (taps,): where each tap of the first window lies in the copy."""
+    """int64, (taps,): index in the copy of each tap of the first window."""
     phases: np.ndarray = NO_TABLE
-    """int64, (phase_count,): each part's ``row * step_w + column``, of the pixel it begins with."""
+    """int64, (phase_count,): ``row * step_w + column`` of each part's first pixel."""
     start: np.ndarray = NO_TABLE
     """int32, (start_count,): the first tap on a pixel, for the windows of some lines of a part.
 
@@ -96,7 +96,7 @@ class Blocking(NamedTuple):
 
 
 def _sizes(problem: MaxPool2D) -> Blocking:
-    """Return the blocking of a plane without its tables."""
+    """Return the blocking of a plane, without its tables."""
     lanes, taps = calls.lanes(problem), calls.taps(problem)
     (rows, cols), (step_h, step_w) = problem.kernel_size, problem.steps
     (dilation_h, dilation_w), ((top, _), (left, _)) = problem.dilation, problem.padding

@@ -1,4 +1,4 @@
-"""Max-pooling on vector registers: every driver, and every case that it tells apart."""
+"""Max-pooling on vector registers: every driver, and every case that it distinguishes."""
 
 import numpy as np
 import pytest

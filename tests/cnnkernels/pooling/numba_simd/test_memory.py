@@ -1,4 +1,4 @@
-"""Memory that max-pooling on vector registers takes: tables and scratch, in a call and for long."""
+"""Memory of max-pooling on vector registers: tables and scratch memory, in and after calls."""
 
 import sys
 import threading
