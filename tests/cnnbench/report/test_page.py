@@ -19,25 +19,25 @@ plotly = pytest.importorskip("plotly.graph_objects", reason="plotly is not insta
 
 MOST_BYTES = 6_000_000
 FIGURES = (
-    "Seconds to train to the end",
-    "Loss: all curves lie on each other",
-    "Accuracy: solid lines on images that were not trained on",
+    "Time of the whole training",
+    "Loss: all curves coincide",
+    "Accuracy: solid on test images",
     "Where a training step goes",
     "Every error is left of the line at 1",
     "Convolution, forward: right of the line",
     "Max-pool, backward: right of the line",
-    "Convolution, forward: the lower, the faster",
+    "Convolution, forward: lower is faster",
     "Roofline, ",
     "2 threads against 1",
     "What the first call costs",
     "36 of 1347 training images",
-    "Two kernels of nine numbers each find edges",
-    "Sharing weights",
-    "What conv1 looks for",
+    "Convolution: two 3x3 kernels find edges",
+    "Weight sharing",
+    "Filters of conv1",
     "after conv1 and ReLU",
     "after conv2 and ReLU",
     "Confusion",
-    "The test images told wrong",
+    "Misclassified test images",
 )
 
 
@@ -92,7 +92,7 @@ def test_compare_leaves_a_page_of_every_figure(folder):
         assert any(figure in title for title in titles), figure
     answer = re.search('<p id="answer">(.*?)</p>', text)[1]
     assert re.search("Train with .* on 2 threads", answer)
-    assert "This page is made by: cnnbench compare --quick --threads 2" in text
+    assert "Command for this page: cnnbench compare --quick --threads 2" in text
 
 
 @pytest.mark.slow
@@ -268,7 +268,7 @@ def test_figures_of_what_was_learnt_agree_with_each_other(architecture):
     assert sum(map(sum, counts)) == 450
     right = sum(counts[i][i] for i in range(10))
     assert right == round(450 * done.epochs[0].test_accuracy)
-    assert any(f"of {450 - right}: what it is" in title for title in found)
+    assert any(f"of {450 - right}: true class" in title for title in found)
     deepest = {"digits": 2, "digits-deep": 3, "digits-strided": 4}[architecture]
     for number in range(1, deepest + 1):
         assert any(f"after conv{number} and ReLU" in title for title in found)
