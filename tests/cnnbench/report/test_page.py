@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from html import unescape
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from cnnbench.results import Run
 
 plotly = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
 
+ROOT = Path(__file__).parents[3]
 MOST_BYTES = 6_000_000
 FIGURES = (
     "Time of the whole training",
@@ -206,6 +208,73 @@ def test_every_figure_is_drawn_without_an_error_and_nothing_is_too_wide(
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train-digits", "compare-digits"])
+def test_on_a_phone_legends_axis_titles_and_verdicts_are_whole(browser, tmp_path, name):
+    (path,) = (ROOT / "results" / "amd-epyc-znver4-2-cores").glob(f"{name}-*.json")
+    page.write(results.read(path), tmp_path / "page.html")
+    phone = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    browser.set_script_timeout(120)
+    try:
+        browser.get((tmp_path / "page.html").as_uri())
+        browser.execute_async_script("drawAll().then(arguments[0])")
+        verdict, cut, narrow = browser.execute_script("""
+            const heads = [...document.querySelectorAll("#section-1 table th")];
+            const verdict = heads.find(head => head.textContent === "verdict");
+            const cut = [], narrow = [];
+            for (const place of document.querySelectorAll(".chart")) {
+              if (place.closest("[hidden]")) continue;
+              const box = place.getBoundingClientRect();
+              for (const part of place.querySelectorAll(".legendtext, .xtitle, .ytitle")) {
+                const own = part.getBoundingClientRect();
+                if (own.left < box.left - 1 || own.right > box.right + 1 ||
+                    own.top < box.top - 1 || own.bottom > box.bottom + 1)
+                  cut.push(place.ariaLabel + ": " + part.textContent);
+              }
+              const clip = place.querySelector(".legend .bg");
+              const names = [...place.querySelectorAll(".legendtext")];
+              if (clip && names.some(name => name.getBoundingClientRect().bottom >
+                  clip.getBoundingClientRect().bottom + 1)) cut.push(place.ariaLabel);
+              const size = place._fullLayout._size;
+              const image = place._fullLayout.yaxis.scaleanchor;
+              if (!image && (size.w < 150 || size.h < 60)) narrow.push([place.ariaLabel, size.w, size.h]);
+            }
+            return [verdict.getBoundingClientRect().right, cut, narrow];
+        """)
+        assert verdict <= 390
+        assert cut == []
+        assert narrow == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_all_backends_and_programs_have_their_own_color():
+    looks = page.charts.colours(trainers.names())
+    assert len({look["color"] for look in looks.values()}) == len(trainers.names())
+
+
+def test_thread_counts_have_their_own_marks(row_of):
+    rows = [row_of("fast"), row_of("fast", threads=2)]
+    for row in rows:
+        row.baseline = "slow"
+    (chart,) = page.charts.ratios(rows, page.charts.colours(["fast"]))
+    assert [(t["name"], t["marker"]["symbol"]) for t in chart.traces] == [
+        ("fast (1)", "circle"), ("fast (2)", "circle-open"),
+    ]  # fmt: skip
+
+
+def test_the_page_of_times_opens_with_a_sentence_and_a_table():
+    (path,) = (ROOT / "results" / "amd-epyc-znver4-2-cores").glob("time-resnet50-*.json")
+    run = results.read(path)
+    assert page.headline(run) == "numba-simd has the lowest total time in 8 of 8 comparisons."
+    summary = page.summary(run)
+    assert [cell.text for cell in summary.rows[0][:3]] == [
+        "resnet50, Convolution, forward", "1", "numba-simd",
+    ]  # fmt: skip
+    assert len(summary.rows) == 8
 
 
 @pytest.mark.slow
