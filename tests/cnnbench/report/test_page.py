@@ -240,7 +240,8 @@ def test_on_a_phone_legends_axis_titles_and_verdicts_are_whole(browser, tmp_path
                   clip.getBoundingClientRect().bottom + 1)) cut.push(place.ariaLabel);
               const size = place._fullLayout._size;
               const image = place._fullLayout.yaxis.scaleanchor;
-              if (!image && (size.w < 150 || size.h < 60)) narrow.push([place.ariaLabel, size.w, size.h]);
+              if (!image && (size.w < 150 || size.h < 60))
+                narrow.push([place.ariaLabel, size.w, size.h]);
             }
             return [verdict.getBoundingClientRect().right, cut, narrow];
         """)
