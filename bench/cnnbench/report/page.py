@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from cnnbench.digits import weights
 from cnnbench.digits.data import DataError
+from cnnbench.recommend import recommendation
 from cnnbench.report import answer, charts, learnt, numbers, offline, tables
 from cnnbench.report.charts import Chart, drawing
 from cnnbench.report.tables import Sheet
@@ -94,6 +95,9 @@ def write(run: Run, path: Path, against: Run | None = None, command: str = "") -
 def headline(run: Run) -> str:
     """Return the answer in one or two sentences."""
     rows = run.rows
+    recommended = recommendation.kept(run)
+    if recommended is not None:
+        return recommended.answer
     if _is_trained(rows):
         return answer.answer(_of_most_threads(rows), _floor(run))
     fastest = Counter(total.backend for total in _fastest_totals(rows))
@@ -116,7 +120,7 @@ def summary(run: Run) -> Table | None:
     names = ("total of", "threads", "fastest", "time", f"vs {totals[0].baseline}")
     lines = tuple(
         (
-            f"{total.case.removesuffix(' (sum)')}, {drawing.named(total.op, total.direction)}",
+            f"{total.case.removesuffix(' (sum)')}, {_work(total)}",
             str(total.threads),
             total.backend,
             numbers.seconds(total.seconds),
@@ -125,6 +129,12 @@ def summary(run: Run) -> Table | None:
         for total in totals
     )
     return table_of(Sheet("Fastest backend", names, lines, texts=3))
+
+
+def _work(row: Row) -> str:
+    if row.op == "conv2d":
+        return drawing.words(row.direction)
+    return drawing.named(row.op, row.direction).lower()
 
 
 def _is_trained(rows: Sequence[Row]) -> bool:
@@ -177,8 +187,8 @@ def sections(run: Run, against: Run | None, command: str = "") -> list[Section]:
         Section(
             "Speed",
             "Every timed case passed its check first. Ratios come from interleaved rounds; the "
-            "bar across a mark is the 96 % confidence interval, missing after too few rounds. "
-            "(1) and (2) are thread counts: filled marks for the lowest, hollow ones above.",
+            "bar across a mark is the 96 % confidence interval, missing after too few rounds."
+            + (_MARKS if len({row.threads for row in layers}) > 1 else ""),
             groups=_unnamed(
                 charts.ratios(layers, markers),
                 charts.sizes(single, markers),
@@ -191,6 +201,9 @@ def sections(run: Run, against: Run | None, command: str = "") -> list[Section]:
         *([] if against is None else [_against(run, against, markers)]),
         _circumstances(run, against, command),
     ]
+
+
+_MARKS = " Parentheses give the thread count: filled marks are the lowest, hollow ones the others."
 
 
 def _unnamed(*found: Iterable[Chart]) -> dict[str, list[Chart]]:

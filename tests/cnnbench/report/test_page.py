@@ -273,9 +273,14 @@ def test_the_page_of_times_opens_with_a_sentence_and_a_table():
     assert page.headline(run) == "numba-simd has the lowest total time in 8 of 8 comparisons."
     summary = page.summary(run)
     assert [cell.text for cell in summary.rows[0][:3]] == [
-        "resnet50, Convolution, forward", "1", "numba-simd",
+        "resnet50, forward", "1", "numba-simd",
     ]  # fmt: skip
     assert len(summary.rows) == 8
+
+
+def test_the_page_of_a_recommendation_opens_with_its_answer():
+    (path,) = (ROOT / "results" / "amd-epyc-znver4-2-cores").glob("recommend-digits-*.json")
+    assert page.headline(results.read(path)).startswith("Train digits with numba-simd")
 
 
 @pytest.mark.slow

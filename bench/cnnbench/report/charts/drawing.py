@@ -149,6 +149,8 @@ def trainer(row: Row, rows: Sequence[Row]) -> str:
 
 def named(op: str, direction: str) -> str:
     """Return the label of an operation and its direction."""
+    if op == "step":
+        return "Training step"
     return f"{_OPERATIONS.get(op, op)}, {words(direction)}"
 
 

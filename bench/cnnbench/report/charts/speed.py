@@ -42,12 +42,13 @@ def ratios(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
                 ],
                 hover="%{y}: %{text}",
             )
-            trace["error_x"] = {
-                "type": "data", "symmetric": False, "thickness": 1.5, "width": 3,
-                "color": marker["color"],
-                "array": [_beyond(row.ratio_high, row.ratio) for row in own],
-                "arrayminus": [_beyond(row.ratio, row.ratio_low) for row in own],
-            }  # fmt: skip
+            if any(row.ratio_low is not None for row in own):
+                trace["error_x"] = {
+                    "type": "data", "symmetric": False, "thickness": 1.5, "width": 3,
+                    "color": marker["color"],
+                    "array": [_beyond(row.ratio_high, row.ratio) for row in own],
+                    "arrayminus": [_beyond(row.ratio, row.ratio_low) for row in own],
+                }  # fmt: skip
             traces.append(trace)
         faster = sum(row.verdict == "FASTER" for row in others)
         yield Chart(
