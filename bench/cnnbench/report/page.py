@@ -117,14 +117,14 @@ def summary(run: Run) -> Table | None:
     totals = [] if _is_trained(run.rows) else list(_fastest_totals(run.rows))
     if not totals:
         return None
-    names = ("total of", "threads", "fastest", "time", f"vs {totals[0].baseline}")
+    names = ("total of", "threads", "fastest", f"vs {totals[0].baseline}", "time")
     lines = tuple(
         (
             f"{total.case.removesuffix(' (sum)')}, {_work(total)}",
             str(total.threads),
             total.backend,
-            numbers.seconds(total.seconds),
             numbers.interval(total.ratio, total.ratio_low, total.ratio_high),
+            numbers.seconds(total.seconds),
         )
         for total in totals
     )

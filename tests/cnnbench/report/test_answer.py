@@ -1,4 +1,4 @@
-"""A comparison ends in one sentence: whom to train with, and by how much, if that can be told."""
+"""A comparison ends in one sentence: the backend to train with, and its lead if certain."""
 
 import dataclasses
 

@@ -110,7 +110,8 @@ def groups(
         Marker of each backend.
     """
     counts = sorted({row.threads for row in every})
-    for backend, threads in dict.fromkeys((row.backend, row.threads) for row in rows):
+    pairs = dict.fromkeys((row.backend, row.threads) for row in rows)
+    for backend, threads in sorted(pairs, key=lambda pair: pair[1]):
         name = f"{backend} ({threads})" if len(counts) > 1 else backend
         own = [row for row in rows if (row.backend, row.threads) == (backend, threads)]
         yield name, variant(markers[backend], counts.index(threads)), own
