@@ -1,1 +1,1 @@
-"""Performance history: asv measures it over commits; here it is started, read and shown."""
+"""Performance history over commits: runs asv, reads its results and shows them."""

@@ -1,4 +1,4 @@
-"""Where asv's files of a checkout are, and asv itself, run on a configuration."""
+"""asv's files in a checkout, and calls of asv."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HistoryError(RuntimeError):
 
 
 def root() -> Path:
-    """Return the folder of the checkout, the nearest one above that has asv's configuration.
+    """Return the nearest folder, here or above, that has asv's configuration.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def configuration(folder: Path) -> Any:
 
 
 def benchmarks(configuration: Any) -> Any:
-    """Return the benchmarks that asv last found, by name; none if it never looked."""
+    """Return the benchmarks of asv's last discovery by name, or none without one."""
     from asv.benchmarks import Benchmarks
     from asv.util import UserError
 
@@ -68,26 +68,26 @@ def benchmarks(configuration: Any) -> Any:
 
 
 def derived(folder: Path, to: Path, **changes: Any) -> Path:
-    """Write a copy of a checkout's configuration elsewhere, with some entries changed.
+    """Write a changed copy of a checkout's configuration into another folder.
 
-    asv takes relative paths, and what its commands call {conf_dir}, from the configuration's
-    folder: here they are made absolute.
+    asv resolves relative paths and {conf_dir} from the configuration's folder, so the copy has
+    absolute paths.
     """
-    kept = {
+    entries = {
         key: value for key, value in vars(configuration(folder)).items() if not key.startswith("_")
     }
     for key in ("repo", "benchmark_dir", "results_dir", "env_dir", "html_dir"):
-        kept[key] = str((folder / kept[key]).resolve())
+        entries[key] = str((folder / entries[key]).resolve())
     for key in ("build_command", "install_command"):
-        kept[key] = [line.replace("{conf_dir}", str(folder)) for line in kept[key]]
+        entries[key] = [line.replace("{conf_dir}", str(folder)) for line in entries[key]]
     to.mkdir(parents=True, exist_ok=True)
     path = to / CONFIGURATION
-    files.write(path, json.dumps({**kept, "version": 1, **changes}, indent=1))
+    files.write(path, json.dumps({**entries, "version": 1, **changes}, indent=1))
     return path
 
 
 def call(path: Path, *arguments: str, log: Path | None = None) -> int:
-    """Run asv as `start` does; return its exit code."""
+    """Run asv to its end and return its exit code."""
     return start(path, *arguments, log=log).wait()
 
 
@@ -96,8 +96,8 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start asv on a configuration, in its folder.
 
-    What it prints goes to the terminal, or is added to a log. In a session of its own, Ctrl-C does
-    not reach it.
+    Its output goes to the terminal, or is appended to `log`. With `session`, asv runs in its own
+    session, where Ctrl-C does not reach it.
     """
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("a")) if log else None
@@ -111,9 +111,9 @@ def start(
 
 
 def write_machine(name: str | None = None) -> str:
-    """Tell asv what this machine is, once; return the name that its results stand under.
+    """Write asv's description of this machine and return the machine's name in the results.
 
-    Coarse values only: asv begins a new line in every chart when one of them changes.
+    The values are coarse, because asv starts a new line in every chart when one changes.
     """
     from asv.machine import MachineCollection
 
@@ -132,23 +132,23 @@ def write_machine(name: str | None = None) -> str:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Return what git says of a checkout.
+    """Run git in a checkout and return its output.
 
     Raises
     ------
     HistoryError
-        With git's own words, if it refuses.
+        With git's message, if it fails.
     """
-    told = subprocess.run(
+    done = subprocess.run(
         ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
     )
-    if told.returncode:
-        raise HistoryError(f"git {' '.join(arguments)}: {told.stderr.strip()}")
-    return told.stdout
+    if done.returncode:
+        raise HistoryError(f"git {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def commits(folder: Path, hashes: Sequence[str]) -> list[str]:
-    """Return those commits that git knows, in the order of history, the oldest first."""
+    """Return the commits that git knows, oldest first."""
     order = {
         commit: number for number, commit in enumerate(git(folder, "rev-list", "--all").split())
     }

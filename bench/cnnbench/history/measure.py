@@ -1,8 +1,7 @@
-"""Measure the history: benchmarks of today on the kernels of old commits, oldest first.
+"""Measure the history: today's benchmarks on the kernels of old commits, oldest first.
 
-Of each commit, what it has no result of yet is measured and kept, one group of benchmarks after
-another; a run that was ended goes on with the group it was in. A skip is a result, a failure is
-none.
+For each commit, only missing results are measured, and saved after each group of benchmarks. An
+interrupted run resumes with its current group. A skip counts as a result, a failure does not.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from cnnbench.report.progress import ProgressBar
 
 KERNELS = "kernels/cnnkernels"
 _FIRST = f"{KERNELS}/registry.py"
-"""Commits without it have no backend that could be measured."""
+"""Commits without this file have no backend to measure."""
 
 WITHOUT_TORCH = r"(?!.*'torch)"
 
@@ -35,12 +34,12 @@ GROUPS = {
     "ratios, errors, memory": r"^layers\.(Ratio|Error|Memory)\.",
     "training": r"^digits\.",
 }
-"""What is measured of each commit; what shares a cache of asv's stays together."""
+"""Benchmarks of each commit by group; those that share an asv cache stay together."""
 
 SCALE = r"^layers\.Speed\..*'torch"
-"""PyTorch's own times, for scale: they do not change with the commits, one of a machine has them.
+"""PyTorch's own times, for scale: measured at one commit per machine, as commits don't change them.
 
-Ratios are measured beside it at every commit.
+Ratios against PyTorch are measured at every commit.
 """
 
 _FOR_SCALE = "PyTorch, for scale"
@@ -51,34 +50,36 @@ QUICK_GROUPS = {
 }
 
 _Part = tuple[str, str, list[str]]
-"""What asv measures in one go: of a commit, the benchmarks of a group, by name."""
+"""One call of asv: a commit, a group, and the names of its benchmarks."""
 
 
 MINUTES = 6
-"""A commit may take so many on two cores; one that takes more is told."""
+"""Expected time of a commit on two cores; the summary marks commits that exceed it."""
 
 MOST = 20
-"""Failed benchmarks that are named."""
+"""Maximum number of failed benchmarks to list."""
 
 
 def main(
-    range_: Annotated[str, typer.Option("--range", help="Commits, as git names them: a..b.")] = "",
+    range_: Annotated[str, typer.Option("--range", help="A range of commits: a..b.")] = "",
     quick: Annotated[
-        bool, typer.Option("--quick", help="The digits only, each once; kept apart from history.")
+        bool, typer.Option("--quick", help="Only the digits, each once; saved outside the history.")
     ] = False,
-    machine: Annotated[str | None, typer.Option(help="The machine's name; its processor.")] = None,
+    machine: Annotated[
+        str | None, typer.Option(help="Name of the machine; default: its processor.")
+    ] = None,
     bench: Annotated[
-        str, typer.Option(help="Benchmarks with this in their name only: layers.Speed.")
+        str, typer.Option(help="Only benchmarks with this in their name: layers.Speed.")
     ] = "",
 ) -> None:
-    """Measure commits that change kernels, and show the steps found; exit 1 if one failed."""
+    """Measure commits that change kernels and show the steps; exit 1 if a benchmark failed."""
     try:
         raise typer.Exit(_measure(range_, quick, machine, bench))
     except HistoryError as error:
         typer.echo(f"history: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("interrupted: what was measured is kept; run it again to go on", err=True)
+        typer.echo("interrupted: results are saved; run it again to continue", err=True)
         raise typer.Exit(130) from None
 
 
@@ -94,7 +95,7 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
     options = ["--machine", machine, "--attribute", "rounds=1", "--show-stderr"]
     if quick:
         options.append("--quick")
-    typer.echo("looking for benchmarks; the first time, libraries are installed", err=True)
+    typer.echo("discovering benchmarks; the first run installs libraries", err=True)
     results = _Results(path, machine, log)
     parts = results.missing(chosen, QUICK_GROUPS if quick else GROUPS, bench)
     if not quick:
@@ -109,10 +110,10 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
             pattern = f"^({'|'.join(map(re.escape, names))})$"
             start = time.monotonic()
             code, ended = _finish(path, "run", *options, "--bench", pattern, f"{commit}^!", log=log)
-            if group != _FOR_SCALE:  # which is measured once, not of every commit
+            if group != _FOR_SCALE:  # measured once, not at every commit
                 seconds[subject] += time.monotonic() - start
             if code == 1:
-                raise HistoryError(f"asv could not measure {subject!r}; its words are in {log}")
+                raise HistoryError(f"asv could not measure {subject!r}; its output is in {log}")
             if code:
                 kept = results.kept()[commit]
                 failed += [f"{subject}: {name}" for name in names if name not in kept]
@@ -125,20 +126,22 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
     for line in failed[:MOST]:
         typer.echo(f"failed: {line}", err=True)
     if failed:
-        typer.echo(f"{len(failed)} benchmarks failed; why is in {log}", err=True)
+        typer.echo(f"{len(failed)} benchmarks failed; the reasons are in {log}", err=True)
     return 1 if failed else 0
 
 
 def _finish(path: Path, *arguments: str, log: Path) -> tuple[int, bool]:
-    """Run asv, which keeps at its end what it measured; return its exit code, and if Ctrl-C came.
+    """Run asv; return its exit code and whether Ctrl-C was pressed.
 
-    The first Ctrl-C waits for that end, the second does not.
+    asv saves its results when it ends. The first Ctrl-C waits for that, the second does not.
     """
     process = asv.start(path, *arguments, log=log, session=True)
     try:
         return process.wait(), False
     except KeyboardInterrupt:
-        typer.echo("\nkept in a minute or two, then ended; Ctrl-C again loses this group", err=True)
+        typer.echo(
+            "\nsaving, then ending, in a minute or two; Ctrl-C again loses this group", err=True
+        )
     try:
         return process.wait(), True
     except KeyboardInterrupt:
@@ -148,10 +151,10 @@ def _finish(path: Path, *arguments: str, log: Path) -> tuple[int, bool]:
 
 
 class _Results:
-    """What a machine has results of, with today's libraries.
+    """The results of a machine with today's library versions.
 
-    Benchmarks are named as asv's patterns have them, with parameters. What an older version of a
-    benchmark gave does not count.
+    Benchmark names include parameters, as in asv's patterns. Results of older benchmark versions
+    are ignored.
 
     Parameters
     ----------
@@ -159,7 +162,7 @@ class _Results:
         asv's configuration.
     machine : str
     log : path
-        What asv prints.
+        File for asv's output.
 
     Raises
     ------
@@ -175,7 +178,7 @@ class _Results:
         asv.call(path, "run", "--bench", "just-discover", "--machine", machine, log=log)
         self._benchmarks = asv.benchmarks(configuration)
         if not self._benchmarks:
-            raise HistoryError(f"asv found no benchmarks; its words are in {log}")
+            raise HistoryError(f"asv found no benchmarks; its output is in {log}")
         self._pins = [
             f"{library}{version}"
             for library, (version,) in configuration.matrix["req"].items()
@@ -184,7 +187,7 @@ class _Results:
         self._all = self.kept()
 
     def kept(self) -> dict[str, dict[str, float]]:
-        """Return what each commit has: by benchmark its value, NaN for a skip."""
+        """Return the values of each commit by benchmark; NaN for a skip."""
         from asv.results import iter_results
 
         kept: dict[str, dict[str, float]] = defaultdict(dict)
@@ -195,7 +198,7 @@ class _Results:
         return kept
 
     def missing(self, commits: list[str], groups: dict[str, str], bench: str) -> list[_Part]:
-        """Return what has to be measured of the commits, by commit and group.
+        """Return the missing benchmarks by commit and group.
 
         Raises
         ------
@@ -210,10 +213,10 @@ class _Results:
         ]
 
     def missing_scale(self, commit: str, bench: str) -> list[_Part]:
-        """Return, to be measured of a commit, PyTorch's own times that none has.
+        """Return the PyTorch times that no commit has, to be measured at `commit`.
 
-        Where asv measures a part of a benchmark, what was not asked for is NaN, like a skip. Here
-        it is a skip where the commit has PyTorch's times in the same benchmark.
+        When asv measures part of a benchmark, the rest is NaN, like a skip. A NaN counts as a skip
+        only if the commit has another PyTorch time of the same benchmark.
         """
         scaled: set[str] = set()
         for kept in self._all.values():
@@ -229,7 +232,7 @@ class _Results:
     def _names(self, pattern: str, bench: str) -> list[str]:
         if not any(bench in benchmark for benchmark in self._benchmarks):
             raise HistoryError(
-                f"expected a part of a benchmark's name, got {bench!r}; there are: "
+                f"expected a part of a benchmark's name, got {bench!r}; known names: "
                 f"{', '.join(self._benchmarks)}"
             )
         names = (
@@ -246,9 +249,9 @@ def _benchmark(name: str) -> str:
 
 
 def commits(root: Path, range_: str) -> list[str]:
-    """Return the commits of a range that change kernels, the oldest first.
+    """Return the commits of a range that change kernels, oldest first.
 
-    Where none does, its last commit stands for it: its kernels are the last that were changed.
+    If no commit does, return the last commit of the range, which has the same kernels.
     """
     range_ = range_ or "HEAD"
     sources = f":(glob){KERNELS}/**/*.py"
@@ -259,7 +262,7 @@ def commits(root: Path, range_: str) -> list[str]:
         raise HistoryError(f"expected a range of commits such as HEAD~3..HEAD; {range_} has none")
     usable = [commit for commit in found if _has_kernels(root, commit)]
     if not usable:
-        raise HistoryError(f"no commit of {range_} has {_FIRST}: there is nothing to measure")
+        raise HistoryError(f"no commit of {range_} has {_FIRST}: nothing to measure")
     return usable
 
 

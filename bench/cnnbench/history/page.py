@@ -1,4 +1,4 @@
-"""The history as one HTML file that opens anywhere: everything it needs is in it."""
+"""The self-contained HTML page of the performance history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def write(history: History, path: Path) -> None:
     Raises
     ------
     PageError
-        If the libraries that it takes are not installed, or the file cannot be written.
+        If Jinja2 or plotly is not installed, or the file cannot be written.
     """
     first, last = history.commits[0], history.commits[-1]
     offline.write(
@@ -66,5 +66,5 @@ def _step(one: Series, step: Step) -> dict[str, Any]:
 
 
 def _short(value: float | None) -> float | None:
-    """Return a number with as many digits as a measurement has."""
+    """Return a number rounded to five significant digits, to keep the page small."""
     return None if value is None else float(f"{value:.5g}")

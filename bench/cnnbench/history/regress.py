@@ -1,4 +1,4 @@
-"""Compare two commits by asv, their rounds in turns; exit 1 where one is slower, 2 if it failed."""
+"""Compare two commits with asv in interleaved rounds; exit 1 if slower, 2 on a failure."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from cnnbench.history import asv
 from cnnbench.history.asv import HistoryError
 
 FACTOR = 1.25
-"""What is slower by less is none: two processes of the same commit differ by some of it."""
+"""Smallest slowdown that counts; two processes of one commit can differ by less."""
 
 AGAIN = 3
-"""What looks slower is measured anew, in so many times the rounds, and has to look so again.
+"""Factor of rounds for the second measurement, which must confirm a slowdown.
 
-Of a hundred benchmarks of two equal commits, one or two look slower once on a shared machine.
+On a shared machine, one or two of a hundred benchmarks look slower by chance.
 """
 
 KERNELS = r"^layers\.Speed\.\w+\([^)]*'(numpy|numba|numba-simd)'\)"
-"""Kernels of this project; PyTorch's change with its version alone."""
+"""Kernels of this project; PyTorch's do not change between commits."""
 
 
 def main(
-    base: Annotated[str, typer.Option(help="The commit to compare with.")] = "main~1",
-    head: Annotated[str, typer.Option(help="The commit that may be slower.")] = "HEAD",
-    bench: Annotated[str, typer.Option(help="Benchmarks that match this only.")] = KERNELS,
-    factor: Annotated[float, typer.Option(help="How much slower counts.", min=1.0)] = FACTOR,
-    rounds: Annotated[int, typer.Option(help="Rounds, each a process.", min=1)] = 2,
+    base: Annotated[str, typer.Option(help="Baseline commit.")] = "main~1",
+    head: Annotated[str, typer.Option(help="Commit to test.")] = "HEAD",
+    bench: Annotated[str, typer.Option(help="Only benchmarks that match this pattern.")] = KERNELS,
+    factor: Annotated[float, typer.Option(help="Smallest slowdown that counts.", min=1.0)] = FACTOR,
+    rounds: Annotated[int, typer.Option(help="Rounds, each in its own process.", min=1)] = 2,
 ) -> None:
-    """Measure both commits and say what is slower in the second."""
+    """Measure both commits and report what is slower in the second."""
     try:
         root = asv.root()
         _require_commit(root, base, "BASE=<commit>")
         _require_commit(root, head, "ARGS='--head <commit>'")
         folder = root / ".asv" / "regress"
-        shutil.rmtree(folder, ignore_errors=True)  # what was measured before is no answer
+        shutil.rmtree(folder, ignore_errors=True)  # old results must not decide
         path = asv.derived(root, folder, results_dir="results")
         code = compare(path, asv.write_machine(), base, head, bench, factor, rounds)
     except HistoryError as error:
@@ -62,7 +62,7 @@ def _require_commit(root: Path, name: str, option: str) -> None:
 def compare(
     path: Path, machine: str, base: str, head: str, bench: str, factor: float, rounds: int
 ) -> int:
-    """Return 0, or 1 if a benchmark is slower twice, which asv has named, or 2 if one failed.
+    """Compare two commits; return 0, 1 if a benchmark is slower twice, or 2 if one failed.
 
     Parameters
     ----------
@@ -70,9 +70,9 @@ def compare(
         asv's configuration.
     machine, base, head, bench : str
     factor : float
-        How much slower counts.
+        Smallest slowdown that counts.
     rounds : int
-        Of each benchmark, each in a process of its own, the commits in turns.
+        Rounds of each benchmark, each in its own process, alternating between the commits.
 
     Raises
     ------
@@ -90,18 +90,19 @@ def compare(
     code = measure(bench, rounds)
     if code != 1:
         return code
-    kept = slower(path, machine, base, head, factor)  # none where 1 says that asv could not start
-    suspects = [name for name in kept if re.search(bench, name)]
+    # Code 1 also means that asv could not start; then nothing is slower.
+    named = slower(path, machine, base, head, factor)
+    suspects = [name for name in named if re.search(bench, name)]
     if not suspects:
         raise HistoryError(
-            f"asv measured nothing that matches {bench!r} on both commits; its words are above"
+            f"asv measured nothing that matches {bench!r} on both commits; see its output above"
         )
     typer.echo(f"\nslower once: {len(suspects)}; measured again, in {AGAIN} times the rounds\n")
     return measure(f"^({'|'.join(map(re.escape, suspects))})$", AGAIN * rounds)
 
 
 def slower(path: Path, machine: str, base: str, head: str, factor: float) -> list[str]:
-    """Return the benchmarks, with parameters, that asv finds slower in what it kept."""
+    """Return the benchmarks, with parameters, that are slower in asv's saved results."""
     configuration = asv.configuration(path.parent)
     configuration.results_dir = str(path.parent / configuration.results_dir)
     from asv.commands.compare import Compare

@@ -1,7 +1,7 @@
-"""See regressions caught: a small repository with a commit twice as slow, and one that is not.
+"""Check that regressions are caught, on a small repository with a neutral and a slow commit.
 
-Its benchmark is measured live, as `regress` measures this project's. Nothing of the repository
-depends on when it is made, so that its commits have the same hashes everywhere.
+Its benchmark runs live, as in `regress`. The commits have fixed dates and authors, so their hashes
+are the same everywhere.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COMMITS = {
     "other names, the same work": _kernel("dotted", "left", "right", 1),
     "twice the work": _kernel("dotted", "left", "right", 2),
 }
-"""By subject: the kernel as it is after the commit."""
+"""Commit subjects and the kernel after each commit."""
 
 _BENCHMARKS = '''"""asv's benchmarks of the sample."""
 
@@ -82,7 +82,7 @@ _CONFIGURATION = {
 
 
 def build(folder: Path) -> list[str]:
-    """Make the repository, with asv's configuration; return its commits, the oldest first."""
+    """Create the repository with asv's configuration; return its commits, oldest first."""
     fixed = {
         **os.environ,
         **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "sample"),
@@ -116,7 +116,7 @@ def build(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """Measure the commits, and exit 1 unless the slow one is flagged and the other is not."""
+    """Measure the commits; exit 1 unless only the slow one is flagged."""
     try:
         with tempfile.TemporaryDirectory(prefix="cnnbench-regress-") as name:
             folder = Path(name)
@@ -137,7 +137,7 @@ def main() -> None:
         typer.echo(f"regress-selftest: {error}", err=True)
         raise typer.Exit(2) from None
     if codes == [0, 1]:
-        typer.echo("as it should be: the slow commit was flagged, the neutral one was not")
+        typer.echo("passed: the slow commit was flagged, the neutral one was not")
         return
     typer.echo(
         "expected the neutral commit to pass (0) and the slow one to be flagged (1); "

@@ -1,4 +1,4 @@
-"""What asv has measured, as series over commits: its own reader, and its own detection of steps."""
+"""asv's results as series over commits, with asv's own reader and step detection."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cnnbench.history import asv
 from cnnbench.history.asv import HistoryError
 
 LEAST_STEP = 0.05
-"""Levels that differ by less, of the smaller, are one."""
+"""Smallest relative difference between two levels."""
 
 RESOLUTION = {"bytes": 2**20}
-"""By unit, how finely it is measured at all: what a heap keeps differs from run to run."""
+"""Resolution by unit: heap sizes differ from run to run."""
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit, its day, and the first line of its message."""
+    """A commit: hash, date and subject."""
 
     hash: str
     date: str
@@ -31,7 +31,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Step:
-    """A change of level: which commit is the first on the new one, and both levels."""
+    """A change of level: the first commit on the new level, and both levels."""
 
     at: int
     before: float
@@ -40,12 +40,12 @@ class Step:
 
     @property
     def factor(self) -> float:
-        """How many times the old value is the new one; less is better."""
+        """The new value divided by the old one; lower is better."""
         return self.after / self.before if self.before else math.inf
 
     @property
     def size(self) -> float:
-        """How far the levels are apart, up or down: 2 for twice, and for half."""
+        """The factor between the levels in either direction: 2 for double and for half."""
         return max(self.factor, 1 / self.factor if self.factor else math.inf)
 
 
@@ -62,12 +62,12 @@ class Series:
     environment : tuple of str
         Versions of Python and the libraries: 'numpy 2.4.6'.
     points : list of (int, float, float or None, float or None)
-        Commit, by number; value, and its interval where asv has one.
+        Commit number, value, and its interval if asv has one.
     levels : list of (int, int, float)
         Piecewise constant: first and last commit of each piece, and its value.
     steps : list of Step
     apart : str
-        What of its environment others of the machine do not have; '' if there is but one.
+        The part of its environment that other series of the machine lack, or ''.
     """
 
     benchmark: str
@@ -83,26 +83,26 @@ class Series:
 
     @property
     def name(self) -> str:
-        """What tells it from the others of its chart: 'numba', or 'numba, numpy 2.4.6'."""
+        """Its label in a chart: 'numba', or 'numba, numpy 2.4.6'."""
         return ", ".join(filter(None, (self.backend, self.apart)))
 
     @property
     def what(self) -> str:
-        """What is measured: 'Speed: forward'."""
+        """The measured quantity: 'Speed: forward'."""
         *_, group, function = self.benchmark.split(".")
         return f"{group}: {function.split('_', 1)[-1].replace('_', ' ')}"
 
 
 @dataclass(frozen=True)
 class History:
-    """Series over commits, the oldest first."""
+    """Series over commits, oldest first."""
 
     commits: list[Commit]
     series: list[Series]
 
     @property
     def regressions(self) -> list[tuple[Series, Step]]:
-        """Steps up that are still there, the largest first."""
+        """Lasting increases, largest first."""
         found = [(series, step) for series in self.series for step in series.steps]
         return sorted(
             (pair for pair in found if pair[1].regression), key=lambda pair: -pair[1].factor
@@ -115,9 +115,9 @@ def read(folder: Path, results: Path | None = None) -> History:
     Parameters
     ----------
     folder : path
-        The checkout, whose git knows the commits.
+        The checkout with the commits.
     results : path, optional
-        asv's results, if not those that its configuration names.
+        Folder of asv's results; default: the configured one.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def read(folder: Path, results: Path | None = None) -> History:
     configuration.results_dir = str(results)
     benchmarks = asv.benchmarks(configuration)
     if not benchmarks:
-        raise HistoryError(f"no history in {results}: measure one by make history")
+        raise HistoryError(f"no history in {results}: measure one with make history")
     found = [
         (Path(path).parent.name, result)
         for path in iter_machine_files(str(results))
@@ -141,7 +141,7 @@ def read(folder: Path, results: Path | None = None) -> History:
     ]
     order = asv.commits(folder, list({result.commit_hash for _, result in found}))
     if not order:
-        raise HistoryError(f"the results in {results} are of no commit of {folder}")
+        raise HistoryError(f"no result in {results} belongs to a commit of {folder}")
     numbers = {commit: number for number, commit in enumerate(order)}
     series: dict[tuple[Any, ...], Series] = {}
     for machine, result in found:
@@ -171,7 +171,7 @@ def _add(
     result: Any,
     benchmarks: Any,
 ) -> None:
-    """Add what one commit gave to the series."""
+    """Add the results of one commit to the series."""
     from asv.machine import Machine
 
     environment = tuple(
@@ -197,7 +197,7 @@ def _add(
 
 
 def _tell_apart(series: list[Series]) -> None:
-    """Note, of the environments of each machine, what they do not share."""
+    """Set `apart` to the environment entries that a machine's series do not share."""
     environments: dict[str, list[set[str]]] = {}
     for one in series:
         environments.setdefault(one.machine, []).append(set(one.environment))
@@ -207,9 +207,9 @@ def _tell_apart(series: list[Series]) -> None:
 
 
 class Point(NamedTuple):
-    """A value of one commit: of a benchmark, with these parameters as asv writes them.
+    """A value of one commit and benchmark, with parameters as asv writes them.
 
-    It is NaN where the benchmark was skipped.
+    The value is NaN for a skipped benchmark.
     """
 
     benchmark: str
@@ -219,17 +219,17 @@ class Point(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The benchmark with its parameters, as asv's patterns have it."""
+        """The benchmark with its parameters, as in asv's patterns."""
         return named(self.benchmark, self.params)
 
 
 def named(benchmark: str, params: tuple[str, ...]) -> str:
-    """Return a benchmark with its parameters, as asv's patterns have it."""
+    """Return a benchmark with its parameters, as in asv's patterns."""
     return f"{benchmark}({', '.join(params)})" if params else benchmark
 
 
 def points(result: Any, benchmarks: Any) -> Iterator[Point]:
-    """Yield what one commit gave, skips too; what failed, or an older version gave, is not."""
+    """Yield a commit's values and skips, without failures and older benchmark versions."""
     for name in result.get_result_keys(benchmarks):
         params = benchmarks[name]["params"]
         values = result.get_result_value(name, params)
@@ -246,7 +246,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _detect(series: Series, configuration: Any) -> None:
-    """Find levels and steps by asv's own detection, as its web page does."""
+    """Set levels and steps by asv's own detection, as on its web page."""
     from asv.graph import Graph
     from asv.step_detect import detect_regressions
 

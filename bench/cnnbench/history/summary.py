@@ -1,4 +1,4 @@
-"""The steps of a history in the terminal: of each benchmark, with the commit that made them."""
+"""Terminal tables of a history's steps, with the commits that caused them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cnnbench.history.series import History, Series, Step
 from cnnbench.report import numbers, tables
 
 MOST = 40
-"""Steps shown, the largest; the page has all."""
+"""Maximum number of steps shown, largest first; the page has all."""
 
 
 def show(root: Path, results: Path) -> None:
-    """Print what was measured, and the steps found."""
+    """Print the measured series and the steps."""
     history = series.read(root, results)
     console = Console()
     for sheet in sheets(history):
@@ -24,13 +24,13 @@ def show(root: Path, results: Path) -> None:
     first, last = history.commits[0], history.commits[-1]
     console.print(
         f"{len(history.commits)} commits, {first.hash[:8]} ({first.date}) to "
-        f"{last.hash[:8]} ({last.date}); all of it: cnnbench history",
+        f"{last.hash[:8]} ({last.date}); full page: cnnbench history",
         highlight=False,
     )
 
 
 def sheets(history: History) -> list[tables.Sheet]:
-    """Return the tables: what was measured, the steps, and the commits that made them."""
+    """Return tables of the measured series, the steps and the commits behind them."""
     measured = Counter(one.what for one in history.series)
     steps = Counter(one.what for one in history.series for _ in one.steps)
     worse = Counter(one.what for one, _ in history.regressions)
@@ -68,7 +68,7 @@ def sheets(history: History) -> list[tables.Sheet]:
     return [
         overview,
         tables.Sheet(title, ("commit", "what", "case", "backend", "change"), lines, texts=5),
-        tables.Sheet("Commits that made them", ("commit", "date", "subject"), commits, texts=3),
+        tables.Sheet("Commits with these steps", ("commit", "date", "subject"), commits, texts=3),
     ]
 
 
@@ -82,7 +82,7 @@ def value(one: Series, number: float) -> str:
 
 
 def change(step: Step) -> str:
-    """Return what a step was: '2.13x', '1/3.20', 'from 0', 'to 0'."""
+    """Return the size of a step: '2.13x', '1/3.20', 'from 0', 'to 0'."""
     if not step.before or not step.after:
         return "from 0" if step.after else "to 0"
     return f"{step.factor:.2f}x" if step.factor >= 1 else f"1/{1 / step.factor:.2f}"

@@ -1,1 +1,1 @@
-"""Rows to what a person reads."""
+"""Reports of rows: tables, charts, pages and sentences."""

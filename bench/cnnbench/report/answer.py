@@ -1,7 +1,8 @@
-"""The one sentence a comparison ends in, and the evidence for it."""
+"""The sentence that ends a comparison, and its evidence."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from cnnbench import timing
@@ -13,14 +14,14 @@ from cnnbench.results import Row
 def answer(rows: Sequence[Row], floor: float) -> str:
     """Return which backend to train the digits CNN with, and by how much.
 
-    Programs train nothing but this CNN: the fastest is named beside the answer.
+    Programs can train only this CNN, so the fastest one is named separately.
 
     Parameters
     ----------
     rows : sequence of Row
-        Of one thread count; trainings among them.
+        Rows of one thread count, including trainings.
     floor : float
-        The A/A floor: differences below it are none.
+        The A/A floor: smaller differences are noise.
     """
     trained = sorted(
         (row for row in rows if row.op == "train" and row.outcome == "ok" and row.samples),
@@ -30,20 +31,23 @@ def answer(rows: Sequence[Row], floor: float) -> str:
     sentences = [_recommendation([row for row in trained if row not in programs], floor)]
     if programs:
         sentences.append(
-            f"Of the programs for this CNN alone, {programs[0].backend} is the fastest: "
+            f"The fastest program for this CNN alone is {programs[0].backend}: "
             f"{numbers.seconds(programs[0].seconds)}."
         )
     return " ".join(sentences)
 
 
 def _recommendation(trained: Sequence[Row], floor: float) -> str:
-    """Return the sentence about backends, the fastest first."""
+    """Return the sentence about backends; `trained` has the fastest first."""
     if not trained:
         return "No backend trained the digits CNN to the end here, so none can be recommended."
     best, *others = trained
-    threads = "1 thread" if best.threads == 1 else f"{best.threads} threads"
-    run = f"{numbers.seconds(best.seconds)} for {len(best.details['epochs'])} epochs on {threads}"
-    accuracy = f"{100 * best.details['test_accuracy']:.1f} % right on the test images"
+    threads, epochs = best.threads, len(best.details["epochs"])
+    run = (
+        f"{numbers.seconds(best.seconds)} for {numbers.plural(epochs, 'epoch')} "
+        f"on {numbers.plural(threads, 'thread')}"
+    )
+    accuracy = f"test accuracy {100 * best.details['test_accuracy']:.1f} %"
     if not others:
         return (
             f"Train with {best.backend} here: {run}, {accuracy}; "
@@ -51,42 +55,42 @@ def _recommendation(trained: Sequence[Row], floor: float) -> str:
         )
     following = others[0]
     found = timing.ratio(best.samples, following.samples)
-    if found.value < 1.0:  # in the rounds of both, it was the other way round
+    if found.value < 1.0:  # the shared rounds reverse the order
         return _recommendation([following, best], floor)
     apart = numbers.interval(*found.known())
     if timing.verdict(found, floor) == "FASTER":
         return (
             f"Train with {best.backend} here: {run}, {apart} as fast as {following.backend}, "
-            f"the next; {accuracy}."
+            f"the next best; {accuracy}."
         )
     return (
-        f"Train with {best.backend} or {following.backend} here: {run} with the first, and "
-        f"{apart} as fast as the second, which this machine cannot tell apart; {accuracy}."
+        f"Train with {best.backend} or {following.backend} here: {run} with the first, {apart} as "
+        f"fast as the second, too close to call; {accuracy}."
     )
 
 
 def checks(rows: Sequence[Row]) -> str:
-    """Return how many checks passed, and the largest error."""
+    """Return the number of passed checks and the largest error."""
     passed = sum(row.outcome == "ok" for row in rows)
     refused = sum(row.outcome == "unsupported" for row in rows)
     worst = max((row.error_over_bound or 0.0 for row in rows), default=0.0)
     return (
-        f"{passed} checks passed, {len(rows) - passed - refused} wrong or failed, "
-        f"{refused} not supported here; "
-        f"the largest error is {numbers.of_bound(worst)} of what rounding can make"
+        f"{numbers.plural(passed, 'check')} passed, {len(rows) - passed - refused} wrong or "
+        f"failed, {refused} not supported here; "
+        f"the largest error is {numbers.of_bound(worst)} of its rounding bound"
     )
 
 
 def evidence(rows: Sequence[Row], floor: float) -> list[str]:
-    """Return what the answer stands on: checks passed, and how finely this machine can tell.
+    """Return the evidence for the answer: a warning on noise, the checks and the A/A floor.
 
-    Where there are trainings, those checks count that were of as many threads.
+    With trainings, only the checks at their thread count are included.
     """
     lines = []
     if floor > timing.UNSTEADY:
         lines.append(
-            "THIS MACHINE WAS NOT QUIET: equal programs differed more than programs worth "
-            "comparing do; end what else runs, and measure again"
+            f"This machine was busy: two identical runs differed by {numbers.floor(floor)}. "
+            "Close other programs and measure again."
         )
     trained = {row.threads for row in rows if row.op == "train"}
     checked = [
@@ -94,8 +98,12 @@ def evidence(rows: Sequence[Row], floor: float) -> list[str]:
         for row in rows
         if row.op != "train" and row.problem and (not trained or row.threads in trained)
     ]
+    if checked:
+        lines.append(checks(checked))
+    if math.isnan(floor):
+        return [*lines, "A/A floor: not measured"]
     return [
         *lines,
-        checks(checked),
-        f"two identical sides differ by up to {numbers.floor(floor)} on this machine (A/A floor)",
+        f"A/A floor {numbers.floor(floor)}: two identical runs differed by up to that much, so "
+        "smaller differences are noise",
     ]

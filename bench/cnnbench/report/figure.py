@@ -1,8 +1,8 @@
 """Draws the README's figure from committed results: an SVG for light and dark pages.
 
-``python -m cnnbench.report.figure TRAINED TIMED FIGURE`` draws how long each backend trains the
-digits CNN, of a run of compare or train, beside how fast each computes a network's convolutions, of
-a run of time on one thread.
+``python -m cnnbench.report.figure TRAINED TIMED FIGURE`` draws two panels. The first shows each
+backend's training time for the digits CNN, from a `compare` or `train` run. The second shows each
+backend's convolution rates for a network on one thread, from a `time` run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 """
 
 _OURS = ("numba-simd", "numba (compiled run)", "numba")
-"""Bars of this project, which are drawn in colour."""
+"""Bars of this project, drawn in color."""
 
 
 class _Bar(NamedTuple):
@@ -47,13 +47,13 @@ class _Panel(NamedTuple):
     note: str
     bars: Sequence[_Bar]
     most: float
-    """What a bar of the whole width stands for."""
+    """The value of a bar of full width."""
     limit: tuple[float, str] | None = None
-    """Where a limit lies, and what it is called."""
+    """Position and name of a limit."""
 
 
 def training(run: Run) -> _Panel:
-    """Return how long each backend and program trains, those that trained to the end."""
+    """Return the panel of training times, without unfinished trainings."""
     threads = max(row.threads for row in run.rows if row.op == "train")
     rows = sorted(
         (
@@ -69,7 +69,7 @@ def training(run: Run) -> _Panel:
     ]
     epochs = len(rows[0].details["epochs"])
     return _Panel(
-        f"Training the digits CNN, {epochs} epochs",
+        f"Training the digits CNN, {numbers.plural(epochs, 'epoch')}",
         f"run time, {threads_in_words(threads)}; shorter is better",
         bars,
         max(bar.length for bar in bars),
@@ -77,7 +77,7 @@ def training(run: Run) -> _Panel:
 
 
 def layers(run: Run) -> _Panel:
-    """Return how fast each backend computes a set's convolutions, summed, on one thread."""
+    """Return the panel of convolution rates, summed over a set, on one thread."""
     sums = [
         row
         for row in run.rows
@@ -108,7 +108,7 @@ def _bars(rows: Sequence[Row], direction: str) -> Iterator[_Bar]:
 
 
 def figure(panels: Sequence[_Panel], source: str) -> str:
-    """Return panels side by side as an SVG, with their machine under them."""
+    """Return an SVG of panels side by side, with the machine below."""
     lines = max(len(panel.bars) for panel in panels)
     height = 60 + lines * _LINE + 34
     width = len(panels) * _WIDTH + (len(panels) - 1) * _GAP
@@ -157,7 +157,7 @@ def _drawn(panel: _Panel, x: int, lines: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Draw the figure of the runs on the command line."""
+    """Draw the figure from the runs named on the command line."""
     trained, timed, path = map(Path, sys.argv[1:])
     try:
         runs = results.read(trained), results.read(timed)

@@ -1,13 +1,12 @@
-"""Writes results/README.md: what was measured where, and the sentence that each run supports.
+"""Writes results/README.md: one line for each committed run, by machine.
 
-``python -m cnnbench.report.index results`` writes it anew from the runs in the folder.
+``python -m cnnbench.report.index results`` regenerates it from the runs in the folder.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from cnnbench import results
@@ -20,21 +19,24 @@ from cnnkernels import files
 
 _HEAD = """# Results
 
-One run of each kind, on each machine. Files are named by command, subject and date, and
-`cnnbench show FILE` shows their tables. `make readme` writes this page from them. `asv/` holds the
-performance history, which `cnnbench history` shows.
+One run of each kind on each machine. File names give command, subject and date.
+`cnnbench show FILE` prints a run's tables, with all backends and thread counts. `asv/` holds the
+performance history; `cnnbench history` shows it. `make readme` regenerates this page.
 """
+
+_CLAIM = "numba-simd"
+"""The backend whose speed a line states, where the run has it."""
 
 _VERDICTS = ("FASTER", "SAME", "UNCLEAR", "SLOWER")
 
 
 def index(folder: Path) -> str:
-    """Return the index of a folder of runs as Markdown: a section a machine, a row a run.
+    """Return a Markdown index of a folder: a section per machine, a line per run.
 
     Raises
     ------
     ResultsError
-        If a file in it is no run.
+        If a file in the folder is not a run.
     """
     sections = [_HEAD]
     machines = (path for path in folder.iterdir() if path.is_dir() and path.name != "asv")
@@ -46,19 +48,23 @@ def index(folder: Path) -> str:
         rows = "\n".join(_row(run) for run in runs)
         sections.append(
             f"## {machine.name}\n\n{where['cpu']}, {numbers.cores(where)}, {where['system']}.\n\n"
-            f"| run | effort | what it says |\n| --- | --- | --- |\n{rows}\n"
+            f"| run | effort | result |\n| --- | --- | --- |\n{rows}\n"
         )
     return "\n".join(sections)
 
 
 def _row(run: Run) -> str:
     (path,) = run.paths
-    effort = "quick" if "--quick" in run.environment["command"] else "full"
+    effort = "quick" if _is_quick(run) else "full"
     return f"| [{path.stem}]({path.parent.name}/{path.name}) | {effort} | {sentence(run)} |"
 
 
+def _is_quick(run: Run) -> bool:
+    return "--quick" in run.environment["command"]
+
+
 def sentence(run: Run) -> str:
-    """Return what a run says, in a sentence for each thread count."""
+    """Return the result of a run in one sentence."""
     recommended = recommendation.kept(run)
     if recommended is not None:
         return recommended.answer
@@ -67,33 +73,37 @@ def sentence(run: Run) -> str:
         floor = run.environment.get("aa_floor", {}).get(str(threads))
         rows = [row for row in run.rows if row.threads == threads]
         return answer(rows, float("nan") if floor is None else floor)
-    return "<br>".join(_against_baseline(run.rows))
+    return _against_baseline(run)
 
 
-def _against_baseline(rows: list[Row]) -> Iterator[str]:
-    """Yield how fast each backend is beside the baseline, by thread count.
+def _against_baseline(run: Run) -> str:
+    """Return the speed of one backend relative to the baseline, at the lowest thread count.
 
-    By the sums of a set, and by the verdicts of its layers where any is certain.
+    The backend is numba-simd if the run has it, else the first one. The ratios are those of the
+    totals over all layers, the verdicts those of the layers.
     """
-    for threads in dict.fromkeys(row.threads for row in rows):
-        timed = [row for row in rows if row.threads == threads and row.ratio]
-        for backend in dict.fromkeys(row.backend for row in timed):
-            mine = [row for row in timed if row.backend == backend]
-            if backend == mine[0].baseline:
-                continue
-            ratios = ", ".join(
-                f"{numbers.significant(row.ratio)}x {_work(row)}"
-                for row in mine
-                if row.ratio and not row.problem
-            )
-            counts = Counter(row.verdict for row in mine if row.problem)
-            verdicts = ", ".join(f"{counts[v]} {v}" for v in _VERDICTS if counts[v])
-            if set(counts) == {"UNCLEAR"}:
-                verdicts = "no verdict"
-            yield (
-                f"{backend} on {threads_in_words(threads)} against {mine[0].baseline}: "
-                f"{', '.join(filter(None, (ratios, verdicts)))}"
-            )
+    timed = [row for row in run.rows if row.ratio and row.backend != row.baseline]
+    if not timed:
+        return "No ratios."
+    backends = {row.backend for row in timed}
+    backend = _CLAIM if _CLAIM in backends else timed[0].backend
+    threads = min(row.threads for row in timed if row.backend == backend)
+    mine = [row for row in timed if (row.backend, row.threads) == (backend, threads)]
+    ratios = ", ".join(
+        f"{_work(row)} {numbers.significant(row.ratio)}x"
+        for row in mine
+        if row.ratio and not row.problem
+    )
+    verdicts = _verdicts(mine, _is_quick(run))
+    where = f"{backend} against {mine[0].baseline} on {threads_in_words(threads)}"
+    return f"{where}: {ratios} ({verdicts})" if ratios else f"{where}: {verdicts}"
+
+
+def _verdicts(rows: list[Row], quick: bool) -> str:
+    if quick:
+        return "quick, no verdicts"
+    counts = Counter(row.verdict for row in rows if row.problem)
+    return ", ".join(f"{counts[v]} {v}" for v in _VERDICTS if counts[v]) or "no verdicts"
 
 
 def _work(row: Row) -> str:
@@ -102,7 +112,7 @@ def _work(row: Row) -> str:
 
 
 def main() -> None:
-    """Write the index of the folder on the command line."""
+    """Write the index of the folder named on the command line."""
     folder = Path(sys.argv[1])
     try:
         files.write(folder / "README.md", index(folder))

@@ -1,8 +1,9 @@
-"""What a trained network has learnt, as charts: its filters, what it sees, where it errs."""
+"""Charts of a trained network: filters, feature maps and mistakes."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from cnnkernels.contract import Conv2D
 SAMPLES = 36
 _MOST_MAPS = 32
 _SAMPLE_SEED = 42
+_LABEL_PIXELS, _LEAST_WIDTH = 14, 320
+"""Height of a label, and the width of a chart on a phone: labels must fit there."""
 
 EDGES = {
     "left and right edges": ((1, 0, -1), (2, 0, -2), (1, 0, -1)),
@@ -35,7 +38,7 @@ References
 
 
 def charts(trained: Trained) -> Iterator[Chart]:
-    """Yield what there is to see of a trained network and its images.
+    """Yield all charts of a trained network and its images.
 
     Parameters
     ----------
@@ -44,19 +47,19 @@ def charts(trained: Trained) -> Iterator[Chart]:
     Raises
     ------
     DataError
-        If its images are no longer where they were.
+        If its images have moved.
     """
     yield from of_images(trained.options)
     yield from of_network(trained)
 
 
 def of_images(options: Options) -> Iterator[Chart]:
-    """Yield what is the same for every network that is trained with these options.
+    """Yield the charts that all networks trained with these options share.
 
     Raises
     ------
     DataError
-        If the images are no longer where they were.
+        If the images have moved.
     """
     plan, dataset = planned(options), data.load(options.data)
     yield _samples(dataset)
@@ -65,12 +68,12 @@ def of_images(options: Options) -> Iterator[Chart]:
 
 
 def of_network(trained: Trained) -> Iterator[Chart]:
-    """Yield what a network has learnt, and its mistakes.
+    """Yield the charts of one network: filters, feature maps and mistakes.
 
     Raises
     ------
     DataError
-        If its images are no longer where they were.
+        If its images have moved.
     """
     options = dataclasses.replace(trained.options, dtype="float32")
     plan, dataset = planned(options), data.load(options.data)
@@ -113,17 +116,17 @@ def _edges(dataset: data.Dataset) -> Iterator[Chart]:
     found = functional.conv2d(image, kernels, padding=1, backend="numpy")[0]
     strongest = [f"{abs(one).max():.2f}" for one in found]
     chart = _tiled(
-        "Two kernels of nine numbers each find edges: this is convolution",
+        "Convolution: two 3x3 kernels find edges",
         "An image, and its convolution with Sobel's two kernels.",
         found,
         list(EDGES),
         2,
         "RdBu",
-        Sheet("Edges", ("kernel", "strongest answer"), _pairs(zip(EDGES, strongest, strict=True))),
+        Sheet("Edges", ("kernel", "largest response"), _pairs(zip(EDGES, strongest, strict=True))),
         around_zero=True,
     )
     yield _tiled(
-        "The image that the two kernels below are tried on",
+        "The input image of the two edge kernels",
         f"A training image of class {int(dataset.train_labels[0])}.",
         image[0],
         [str(int(dataset.train_labels[0]))],
@@ -152,8 +155,8 @@ def _parameters(layers: dict[str, Any], classes: int, features: int) -> Chart:
     names = [name for name, *_ in lines]
     first = lines[0]
     return Chart(
-        "Sharing weights: a convolution has far fewer parameters than a dense layer from the same "
-        "pixels to the same pixels",
+        "Weight sharing: a convolution has far fewer parameters than a dense layer of the same "
+        "input and output size",
         f"{first[0]} has {first[1]} parameters; a dense layer would have {first[2]}.",
         [
             {
@@ -162,7 +165,7 @@ def _parameters(layers: dict[str, Any], classes: int, features: int) -> Chart:
                 "marker": {"color": colour}, "cliponaxis": False,
             }
             for name, at, colour in (
-                ("as it is", 1, "#0072B2"), ("if it were dense", 2, "#E69F00"),
+                ("convolution", 1, "#777777"), ("dense layer", 2, "#bbbbbb"),
             )
         ],
         {
@@ -172,7 +175,7 @@ def _parameters(layers: dict[str, Any], classes: int, features: int) -> Chart:
         360,
         Sheet(
             "Parameters",
-            ("layer", "as it is", "if it were dense"),
+            ("layer", "convolution", "dense layer"),
             tuple((name, f"{own:,}", f"{dense:,}") for name, own, dense in lines),
         ),
     )  # fmt: skip
@@ -181,7 +184,7 @@ def _parameters(layers: dict[str, Any], classes: int, features: int) -> Chart:
 def _filters(weights: np.ndarray) -> Chart:
     planes = weights.mean(axis=1)
     return _tiled(
-        "What conv1 looks for: red pixels count for it, blue ones against",
+        "Filters of conv1: red weights are positive, blue ones negative",
         f"{len(planes)} filters of 3x3, weights from {planes.min():.2f} to {planes.max():.2f}.",
         planes,
         [str(number) for number in range(1, len(planes) + 1)],
@@ -203,17 +206,16 @@ def _feature_maps(number: str, maps: np.ndarray, label: int) -> Chart:
     shown = maps[:_MOST_MAPS]
     strengths = [float(one.max()) for one in shown]
     return _tiled(
-        f"A test image (class {label}) after conv{number} and ReLU: where each filter found "
-        "something",
+        f"A test image (class {label}) after conv{number} and ReLU: where each filter responds",
         f"{len(maps)} feature maps of {maps.shape[1]}x{maps.shape[2]}; "
-        f"{sum(strength == 0 for strength in strengths)} are dark all over.",
+        f"{sum(strength == 0 for strength in strengths)} are zero everywhere.",
         shown,
         [str(index) for index in range(1, len(shown) + 1)],
         8,
         "Viridis",
         Sheet(
             "Feature maps",
-            ("filter", "strongest"),
+            ("filter", "maximum"),
             _pairs((index, f"{strength:.3f}") for index, strength in enumerate(strengths, start=1)),
         ),
     )
@@ -225,24 +227,28 @@ def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Chart
     right = int(np.trace(counts))
     names = [str(number) for number in range(classes)]
     off = counts - np.diag(np.diag(counts))
-    true, told = np.unravel_index(off.argmax(), off.shape)
-    worst = f"; most often, {off.max()} times, a {true} was taken for a {told}" if off.max() else ""
+    true, predicted_as = np.unravel_index(off.argmax(), off.shape)
+    worst = ""
+    if off.max():
+        worst = (
+            f"; the most frequent mistake, {off.max()} times: {true} predicted as {predicted_as}"
+        )
     return Chart(
         "Confusion: off the diagonal are the mistakes",
-        f"{right} of {len(labels)} test images are told right{worst}.",
+        f"{right} of {len(labels)} test images are classified correctly{worst}.",
         [
             {
                 "type": "heatmap", "z": counts.tolist(), "x": names, "y": names,
                 "text": counts.tolist(), "texttemplate": "%{text}", "colorscale": "Blues",
                 "reversescale": True, "showscale": False,
-                "hovertemplate": "%{z} times %{y} was taken for %{x}",
+                "hovertemplate": "%{y} predicted as %{x}: %{z} times",
                 "name": "",
             }
         ],
         {
-            "xaxis": {"title": {"text": "told"}, "type": "category", "tickmode": "linear"},
+            "xaxis": {"title": {"text": "predicted"}, "type": "category", "tickmode": "linear"},
             "yaxis": {
-                "title": {"text": "true"}, "type": "category", "autorange": "reversed",
+                "title": {"text": "true class"}, "type": "category", "autorange": "reversed",
                 "tickmode": "linear",
             },
         },
@@ -260,14 +266,17 @@ def _errors(images: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Ch
     shown = wrong[:SAMPLES]
     texts = [f"{labels[i]} as {predicted[i]}" for i in shown]
     return _tiled(
-        f"The test images told wrong, {len(shown)} of {len(wrong)}: what it is, and as what it was "
-        "taken",
-        f"{len(wrong)} of {len(labels)} test images are told wrong.",
+        f"Misclassified test images, {len(shown)} of {len(wrong)}: true class as predicted class",
+        f"{len(wrong)} of {len(labels)} test images are misclassified.",
         images[shown].mean(axis=1),
         texts,
         6,
         "Greys",
-        Sheet("Told wrong", ("test image", "true as told"), _pairs(zip(shown, texts, strict=True))),
+        Sheet(
+            "Misclassified",
+            ("test image", "true as predicted"),
+            _pairs(zip(shown, texts, strict=True)),
+        ),
     )
 
 
@@ -286,15 +295,17 @@ def _tiled(
     *,
     around_zero: bool = False,
 ) -> Chart:
-    """Return images (N, H, W) side by side as one heatmap, labels below them."""
+    """Return a heatmap of images (N, H, W) side by side, with labels below."""
     count, height, width = images.shape
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
-    gap = max(1, height // 4)
-    plane = np.full((rows * (height + gap), columns * (width + gap) - gap), np.nan)
+    gap = max(1, width // 4)
+    across = columns * (width + gap) - gap
+    below = max(gap, math.ceil(_LABEL_PIXELS * across / _LEAST_WIDTH))
+    plane = np.full((rows * (height + below), across), np.nan)
     notes = []
     for number, image in enumerate(images):
-        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        top, left = number // columns * (height + below), number % columns * (width + gap)
         plane[top : top + height, left : left + width] = image
         notes.append(
             {

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: three significant digits, with a unit."""
+"""Numbers as text: three significant digits, with a unit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def seconds(value: float | None) -> str:
 
 
 def significant(value: float) -> str:
-    """Return a number with three significant digits, all of a large one's, and no exponent."""
+    """Return a number with at least three significant digits and no exponent."""
     if value == 0:
         return "0"
     if abs(value) >= 999.5:
@@ -30,7 +30,7 @@ def significant(value: float) -> str:
 
 
 def _rounded(value: float) -> float:
-    """Return a number rounded to three significant digits: 9.996 has the digits of 10.0."""
+    """Return a number rounded to three significant digits: 9.996 becomes 10.0."""
     return float(f"{value:.2e}")
 
 
@@ -45,7 +45,7 @@ def percent(value: float | None) -> str:
 
 
 def floor(value: float | None) -> str:
-    """Return an A/A floor in percent, or that there is none."""
+    """Return an A/A floor in percent, or '(not measured)'."""
     return "(not measured)" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
@@ -57,18 +57,31 @@ def of_bound(value: float | None) -> str:
 
 
 def interval(value: float | None, low: float | None, high: float | None) -> str:
-    """Return a ratio and its interval: '1.84x [1.79, 1.90]', or '1/234 [1/248, 1/217]'."""
+    """Return a ratio and its interval in one notation.
+
+    Examples: '1.84x [1.79, 1.90]', '1/234 [1/248, 1/217]', '2.00x [?]'.
+    """
     if value is None:
         return "-"
+    fraction = value < 0.1 and (high is None or high < 1)
+    times = _fraction if fraction else _decimal
+    unit = "" if fraction else "x"
     if low is None or high is None:
-        return f"{_times(value)} [?]"
-    return f"{_times(value)} [{_times(low).rstrip('x')}, {_times(high).rstrip('x')}]"
+        return f"{times(value)}{unit} [?]"
+    return f"{times(value)}{unit} [{times(low)}, {times(high)}]"
 
 
-def _times(value: float) -> str:
-    if value < 0.1:
-        return f"1/{1 / value:.0f}"
-    return f"{value:.2f}x" if value < 1 else f"{significant(value)}x"
+def _fraction(value: float) -> str:
+    return f"1/{1 / value:.0f}"
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.2f}" if 0.1 <= value < 1 else significant(value)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: '1 epoch', '10 epochs'."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def bytes_(value: float | None) -> str:
@@ -86,8 +99,8 @@ def bytes_(value: float | None) -> str:
 def cores(environment: Mapping[str, Any]) -> str:
     """Return a run's cores: '2 cores', or '1 core (2 visible, a quota leaves the time of 1.5)'."""
     count = environment.get("cores")
-    told = f"{count} core{'' if count == 1 else 's'}"
+    text = f"{count} core{'' if count == 1 else 's'}"
     visible, quota = environment.get("visible_cores"), environment.get("cpu_quota")
     if visible is None or quota is None or quota >= visible:  # older runs have neither
-        return told
-    return f"{told} ({visible} visible, a quota leaves the time of {quota:g})"
+        return text
+    return f"{text} ({visible} visible, a quota leaves the time of {quota:g})"

@@ -1,4 +1,4 @@
-"""HTML pages that open anywhere, without a network: what they need is in them."""
+"""Self-contained HTML pages that open without a network."""
 
 from __future__ import annotations
 
@@ -7,38 +7,45 @@ from typing import Any
 
 from cnnkernels import files
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#B5A800")
-"""Okabe and Ito's [1]_, which colour-blind people tell apart; black and yellow, which a dark or a
-light page swallows, are replaced.
+COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#B5A800",
+    "#8C564B", "#7B5CD6", "#E0457B", "#3FBF3F", "#A06A00", "#1BA8A8",
+)  # fmt: skip
+"""Okabe and Ito's palette [1]_ for color-blind readers, then more for pages with many backends.
+
+Black and yellow are replaced: they vanish on a dark or a light page.
 
 References
 ----------
 .. [1] M. Okabe, K. Ito, "Color Universal Design", 2008.
 """
 
-SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
-"""Plotly's symbols: a shape for each colour."""
+SHAPES = (
+    "circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down",
+    "pentagon", "hexagon", "octagon", "hexagram", "star-triangle-up", "star-diamond",
+)  # fmt: skip
+"""Plotly's symbols, one for each color."""
 
 
 class PageError(RuntimeError):
-    """A page cannot be written; the message says what to do."""
+    """A page cannot be written; the message names the remedy."""
 
 
 def write(path: Path, template: str, **values: Any) -> None:
-    """Write a page, whole or not at all; make its folder.
+    """Write a page atomically, creating its folder.
 
     Parameters
     ----------
     path : path
     template : str
-        Its file below `cnnbench`: it extends ``report/base.html``.
+        Template file below `cnnbench`; it extends ``report/base.html``.
     **values
-        What the template names; text is escaped.
+        Variables of the template; text is escaped.
 
     Raises
     ------
     PageError
-        If the libraries for it are not installed, or the file cannot be written.
+        If Jinja2 or plotly is not installed, or the file cannot be written.
     """
     try:
         import jinja2

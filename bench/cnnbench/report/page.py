@@ -1,22 +1,24 @@
-"""A run as one HTML page that opens anywhere: the answer, and every figure it stands on."""
+"""The self-contained HTML page of a run: its answer, tables and charts."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cnnbench.digits import weights
 from cnnbench.digits.data import DataError
+from cnnbench.recommend import recommendation
 from cnnbench.report import answer, charts, learnt, numbers, offline, tables
-from cnnbench.report.charts import Chart
+from cnnbench.report.charts import Chart, drawing
 from cnnbench.report.tables import Sheet
 from cnnbench.results import Row, Run
 
 
 class Cell(NamedTuple):
-    """A cell of a table: its text, its class in the style sheet, what hovering tells."""
+    """A cell of a table: text, style class and hover text."""
 
     text: str
     kind: str = ""
@@ -25,7 +27,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the page has it."""
+    """A table of the page."""
 
     columns: tuple[Cell, ...]
     rows: list[list[Cell]]
@@ -40,9 +42,9 @@ class Section:
     ----------
     title, text : str
     tables : list of (str, Table)
-        With a heading each.
+        Captions and tables.
     groups : dict of str to list of Chart
-        Charts by the name of what they show one of; under the empty name, those always shown.
+        Charts by the network to choose; those under the empty name are always shown.
     """
 
     title: str
@@ -59,14 +61,14 @@ def write(run: Run, path: Path, against: Run | None = None, command: str = "") -
     run : Run
     path : path
     against : Run, optional
-        Another run, to be shown beside it.
+        Another run to compare with.
     command : str
-        What makes the page.
+        Command that reproduces the page.
 
     Raises
     ------
     PageError
-        If the libraries that it takes are not installed, or the file cannot be written.
+        If Jinja2 or plotly is not installed, or the file cannot be written.
     """
     found = [
         section for section in sections(run, against, command) if section.tables or section.groups
@@ -82,6 +84,7 @@ def write(run: Run, path: Path, against: Run | None = None, command: str = "") -
         "report/page.html",
         title=f"Convolution and max-pool kernels on {run.environment.get('cpu', 'this machine')}",
         answer=headline(run),
+        summary=summary(run),
         evidence=_evidence(run),
         sections=[(f"section-{number}", section) for number, section in enumerate(found, start=1)],
         charts=data,
@@ -90,23 +93,52 @@ def write(run: Run, path: Path, against: Run | None = None, command: str = "") -
 
 
 def headline(run: Run) -> str:
-    """Return the answer in a sentence or two."""
+    """Return the answer in one or two sentences."""
     rows = run.rows
-    if any(row.op == "train" and row.samples for row in rows):
+    recommended = recommendation.kept(run)
+    if recommended is not None:
+        return recommended.answer
+    if _is_trained(rows):
         return answer.answer(_of_most_threads(rows), _floor(run))
-    found = []
-    for total in _fastest_totals(rows):
-        apart = numbers.interval(total.ratio, total.ratio_low, total.ratio_high)
-        found.append(
-            f"{total.case}, {total.direction.replace('_', '-')}: {total.backend} is the fastest, "
-            f"{numbers.seconds(total.seconds)}, {apart} as fast as {total.baseline}."
-        )
-    if found:
-        return " ".join(found)
+    fastest = Counter(total.backend for total in _fastest_totals(rows))
+    if fastest:
+        (best, wins), *others = fastest.most_common()
+        text = f"{best} has the lowest total time in {wins} of {fastest.total()} comparisons"
+        rest = ", ".join(f"{name} in {count}" for name, count in others)
+        return f"{text}, {rest}." if rest else f"{text}."
     checked = [row for row in rows if row.problem]
     passed = sum(row.outcome == "ok" for row in checked)
     wrong = sum(row.outcome in ("wrong", "failed") for row in checked)
     return f"{passed} of {len(checked)} checks passed, {wrong} are wrong or failed."
+
+
+def summary(run: Run) -> Table | None:
+    """Return the fastest backend of each sum as a table, or None for a run with trainings."""
+    totals = [] if _is_trained(run.rows) else list(_fastest_totals(run.rows))
+    if not totals:
+        return None
+    names = ("total of", "threads", "fastest", f"vs {totals[0].baseline}", "time")
+    lines = tuple(
+        (
+            f"{total.case.removesuffix(' (sum)')}, {_work(total)}",
+            str(total.threads),
+            total.backend,
+            numbers.interval(total.ratio, total.ratio_low, total.ratio_high),
+            numbers.seconds(total.seconds),
+        )
+        for total in totals
+    )
+    return table_of(Sheet("Fastest backend", names, lines, texts=3))
+
+
+def _work(row: Row) -> str:
+    if row.op == "conv2d":
+        return drawing.words(row.direction)
+    return drawing.named(row.op, row.direction).lower()
+
+
+def _is_trained(rows: Sequence[Row]) -> bool:
+    return any(row.op == "train" and row.samples for row in rows)
 
 
 def _of_most_threads(rows: Sequence[Row]) -> list[Row]:
@@ -115,11 +147,11 @@ def _of_most_threads(rows: Sequence[Row]) -> list[Row]:
 
 
 def _fastest_totals(rows: Sequence[Row]) -> Iterable[Row]:
-    """Yield, of each set's sum in each direction, the fastest row that has a ratio."""
+    """Yield the fastest row of each set's sum, by operation, direction and thread count."""
     totals = [row for row in rows if not row.problem and row.seconds and row.ratio]
-    for key in dict.fromkeys((row.case, row.direction, row.threads) for row in totals):
+    for key in dict.fromkeys((row.case, row.op, row.direction, row.threads) for row in totals):
         yield min(
-            (row for row in totals if (row.case, row.direction, row.threads) == key),
+            (row for row in totals if (row.case, row.op, row.direction, row.threads) == key),
             key=lambda row: row.seconds or 0.0,
         )
 
@@ -129,7 +161,7 @@ def _evidence(run: Run) -> list[str]:
 
 
 def _floor(run: Run) -> float:
-    """Return the floor of the trainings' threads, or the largest where nothing was trained."""
+    """Return the A/A floor at the trainings' thread count, else the largest one."""
     floors = run.environment.get("aa_floor", {})
     trained = {str(row.threads) for row in run.rows if row.op == "train"}
     known = [
@@ -141,7 +173,7 @@ def _floor(run: Run) -> float:
 
 
 def sections(run: Run, against: Run | None, command: str = "") -> list[Section]:
-    """Return all parts of the page, those with nothing to show as well."""
+    """Return all sections of the page, including empty ones."""
     rows = run.rows
     layers = [row for row in rows if row.op != "train"]
     single = [row for row in layers if row.problem]
@@ -154,9 +186,9 @@ def sections(run: Run, against: Run | None, command: str = "") -> list[Section]:
         _correctness(single, markers),
         Section(
             "Speed",
-            "Every time here stands on a passed check of the same case. Ratios were measured side "
-            "by side, in turns; the line across a mark is the interval that holds the true ratio "
-            "in 96 of 100 cases; a mark without one had too few rounds.",
+            "Every timed case passed its check first. Ratios come from interleaved rounds; the "
+            "bar across a mark is the 96 % confidence interval, missing after too few rounds."
+            + (_MARKS if len({row.threads for row in layers}) > 1 else ""),
             groups=_unnamed(
                 charts.ratios(layers, markers),
                 charts.sizes(single, markers),
@@ -171,6 +203,9 @@ def sections(run: Run, against: Run | None, command: str = "") -> list[Section]:
     ]
 
 
+_MARKS = " Parentheses give the thread count: filled marks are the lowest, hollow ones the others."
+
+
 def _unnamed(*found: Iterable[Chart]) -> dict[str, list[Chart]]:
     all_of_them = [chart for some in found for chart in some]
     return {"": all_of_them} if all_of_them else {}
@@ -181,10 +216,20 @@ def _training(rows: list[Row], markers: dict[str, Any]) -> Section:
     sheets = [tables.train_sheet([row for row in rows if row.threads == n]) for n in counts]
     return Section(
         "Training",
-        "The same network from the same weights, on the same batches in the same order: what "
-        "differs is who computes.",
-        [(sheet.title, table_of(sheet)) for sheet in sheets],
+        "Every backend starts from the same weights and sees the same batches in the same order.",
+        [(sheet.title, table_of(_times_first(sheet))) for sheet in sheets],
         _unnamed(charts.seconds(rows, markers), charts.curves(rows, markers), charts.steps(rows)),
+    )
+
+
+def _times_first(sheet: Sheet) -> Sheet:
+    """Return a training sheet with times and verdict first: a phone shows only those."""
+    backend, loss, train, test, run, step, ratio, verdict = range(8)
+    order = (backend, run, ratio, verdict, step, loss, train, test)
+    return replace(
+        sheet,
+        columns=tuple(sheet.columns[at] for at in order),
+        rows=tuple(tuple(cells[at] for at in order) if cells else () for cells in sheet.rows),
     )
 
 
@@ -209,15 +254,15 @@ def _correctness(rows: list[Row], markers: dict[str, Any]) -> Section:
     table = Table((Cell("case"), *map(Cell, backends)), lines, tuple(notes))
     return Section(
         "Correctness",
-        "Exact on integers, on every gradient; the number is the largest error on real data over "
-        "what rounding can make in any order of summation: above 1 is wrong.",
+        "Every result and gradient is exact on integers. The number is the largest error on real "
+        "data divided by the rounding bound of any summation order: above 1 is wrong.",
         [("Cases and backends", table)],
         _unnamed(charts.errors(rows, markers)),
     )
 
 
 def _verdict(rows: list[Row]) -> Cell:
-    """Return the worst of what came of a case on a backend."""
+    """Return the worst outcome of a backend on a case."""
     for outcome in ("wrong", "failed", "unsupported"):
         for row in rows:
             if row.outcome == outcome:
@@ -249,8 +294,8 @@ def _learnt(rows: list[Row]) -> Section:
         except DataError as error:
             notes.append(f"{name}: {error}")
     return Section(
-        "What was learnt",
-        " ".join(["Choose whose network to look at: they should not differ.", *notes]),
+        "What the network learned",
+        " ".join(["Choose a backend: the trained networks should look alike.", *notes]),
         groups={**_unnamed(shared), **groups},
     )
 
@@ -258,18 +303,20 @@ def _learnt(rows: list[Row]) -> Section:
 def _against(run: Run, other: Run, markers: dict[str, Any]) -> Section:
     found = list(charts.against(run.rows, other.rows, markers))
     text = (
-        "Both runs are of their own time, perhaps of different machines: unlike the ratios above, "
-        "these were not measured side by side."
+        "The two runs were measured at different times, perhaps on different machines, not side "
+        "by side like the ratios above."
     )
     shown = []
     if trained := [row for row in other.rows if row.op == "train"]:
-        shown.append(("Trained there", table_of(tables.train_sheet(trained))))
+        shown.append(
+            ("Training in the other run", table_of(_times_first(tables.train_sheet(trained))))
+        )
     if not found:
         text = "The two runs have no timed case in common."
         sheet = tables.against_sheet(run.rows, other.rows)
         shown.append((sheet.title, table_of(sheet)))
     return Section(
-        f"Against the run of {other.environment.get('started', 'another time')}",
+        f"Compared with the run of {other.environment.get('started', 'another time')}",
         text,
         shown,
         _unnamed(found),
@@ -286,7 +333,7 @@ def _circumstances(run: Run, against: Run | None, command: str) -> Section:
     ]
     return Section(
         "Where and how it was measured",
-        f"This page is made by: {command}" if command else "",
+        f"Command for this page: {command}" if command else "",
         [("Circumstances", Table(heads, lines))],
     )
 
@@ -299,18 +346,21 @@ def _facts(run: Run) -> Iterable[tuple[str, str]]:
     yield "threads", ", ".join(map(str, dict.fromkeys(row.threads for row in run.rows))) or "-"
     yield "started", str(about.get("started"))
     yield "finished", str(about.get("finished", "not"))
-    yield "commit", str(about.get("commit") or "not of a checkout")
+    yield "commit", str(about.get("commit") or "not in a checkout")
     yield from about.get("versions", {}).items()
     yield from about.get("numba_settings", {}).items()
     for count, floor in about.get("aa_floor", {}).items():
         yield f"A/A floor, {tables.threads_in_words(int(count))}", numbers.floor(floor)
     for count, measured in about.get("ceilings", {}).items():
         for dtype, rate in measured.get("flops", {}).items():
-            yield f"FMA peak, {count} threads, {dtype}", f"{rate / 1e9:.0f} GFLOP/s"
+            yield (
+                f"FMA peak, {tables.threads_in_words(int(count))}, {dtype}",
+                f"{rate / 1e9:.0f} GFLOP/s",
+            )
 
 
 def table_of(sheet: Sheet) -> Table:
-    """Return a sheet as the page has it."""
+    """Return a sheet as a table of the page."""
     kinds = ["" if index < sheet.texts else "n" for index in range(len(sheet.columns))]
     return Table(
         tuple(Cell(name, kind) for name, kind in zip(sheet.columns, kinds, strict=True)),
@@ -324,11 +374,11 @@ def table_of(sheet: Sheet) -> Table:
 
 
 def _fitted(chart: Chart) -> dict[str, Any]:
-    """Return a chart's layout with what all have alike."""
+    """Return a chart's layout with the page's defaults."""
     return {
         "height": chart.height,
         "margin": {"l": 8, "r": 12, "t": 8, "b": 8, "autoexpand": True},
-        "legend": {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
+        "legend": {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0, "maxheight": 1},
         "hovermode": "closest",
         **chart.layout,
         **{axis: {"automargin": True, **chart.layout.get(axis, {})} for axis in ("xaxis", "yaxis")},

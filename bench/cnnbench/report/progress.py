@@ -1,6 +1,6 @@
-"""Progress on standard error that moves between measurements only: no thread of its own.
+"""Progress on standard error, updated between measurements only, without a thread.
 
-A bar in a terminal; elsewhere, such as in a log, a line at every tenth of the way.
+A terminal shows a bar; a log gets a line at every tenth.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ProgressBar:
             transient=True,
         )
         self._task = self._bar.add_task("starting", total=None)
-        self._told = -1
+        self._shown = -1
 
     def __enter__(self) -> ProgressBar:
         if self._console.is_terminal:
@@ -42,16 +42,16 @@ class ProgressBar:
         trace: TracebackType | None,
     ) -> None:
         if self._console.is_terminal:
-            with contextlib.suppress(OSError):  # of a terminal that was closed
+            with contextlib.suppress(OSError):  # the terminal may be closed
                 self._bar.stop()
 
     def begin(self, total: int) -> None:
-        """Say how many steps there will be."""
+        """Set the number of steps."""
         self._bar.reset(self._task, total=total)
-        self._told = -1
+        self._shown = -1
 
     def step(self, text: str) -> None:
-        """Say which step begins now."""
+        """Show the step that begins now."""
         self._bar.update(self._task, description=text)
         self._bar.advance(self._task)
         if self._console.is_terminal:
@@ -59,6 +59,6 @@ class ProgressBar:
             return
         task = self._bar.tasks[self._task]
         tenth = int(10 * task.completed / (task.total or 1))
-        if tenth > self._told:
-            self._told = tenth
+        if tenth > self._shown:
+            self._shown = tenth
             self._console.print(f"{10 * tenth:3d} %  {text}", highlight=False)

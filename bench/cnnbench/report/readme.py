@@ -1,12 +1,12 @@
-"""Writes the tables of documents from committed results, so that no figure is typed by hand.
+"""Generates the tables of documents from committed results, so no figure is typed by hand.
 
-A table stands between two comments, of which the first names its file and kind::
+A table stands between two comments. The first names its file and kind::
 
     <!-- table: ../results/some-machine/compare-digits-2026-01-31.json train -->
     ...
     <!-- end of table -->
 
-``python -m cnnbench.report.readme docs/training.md`` writes what is between them anew.
+``python -m cnnbench.report.readme docs/training.md`` regenerates the text between them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _TABLE = re.compile(
 
 
 def rendered(text: str, root: Path) -> str:
-    """Return a document with its tables written anew.
+    """Return a document with regenerated tables.
 
     Parameters
     ----------
     text : str
         The document.
     root : path
-        What the tables' files are relative to.
+        Folder that the tables' file names are relative to.
     """
 
     def table(found: re.Match[str]) -> str:
@@ -78,7 +78,7 @@ def _table(run: results.Run, kind: str) -> str:
 
 
 def main() -> None:
-    """Write the tables of the documents on the command line."""
+    """Regenerate the tables of the documents named on the command line."""
     for name in sys.argv[1:]:
         path = Path(name)
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A recommendation as tables, and how to follow it."""
+"""Tables of a recommendation, and the code that applies it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cnnkernels.registry import AUTO
 
 
 def sheets(found: Recommendation) -> Iterator[Sheet]:
-    """Yield who computes each layer, what each backend takes for all, and whole steps."""
+    """Yield the backend of each layer, each backend's total, and whole steps."""
     yield _layers(found)
     yield _totals(found)
     if found.steps:
@@ -85,7 +85,7 @@ def _totals(found: Recommendation) -> Sheet:
 
 
 def steps_sheet(found: Recommendation) -> Sheet:
-    """Return whole training steps: predicted, measured, and against PyTorch's better layout."""
+    """Return training steps: predicted, measured, and relative to PyTorch's better layout."""
     of_model = found.kind == "model"
     columns = ["step", "predicted", "measured", f"vs {found.reference}"]
     columns += ["vs the better layout", "verdict"] if of_model else ["verdict"]
@@ -126,7 +126,7 @@ def _named(row: Row) -> str:
 
 
 def _of_the_rest(found: Recommendation) -> Iterator[str]:
-    """Say what predictions are made of, and what of a step no plan makes faster."""
+    """Yield notes on the predictions, and on the time that no plan can reduce."""
     base = next((row for row in found.steps if row.backend == found.reference), None)
     rest = None if base is None else base.details.get("rest_seconds")
     if base is None or rest is None:
@@ -151,7 +151,7 @@ def _of_the_rest(found: Recommendation) -> Iterator[str]:
 
 
 def how_to_follow(found: Recommendation, path: Path) -> list[str]:
-    """Return what to write, in lines; nothing where all stays as it is."""
+    """Return the lines of code that apply a recommendation; none if nothing changes."""
     if found.stay == CHANNELS_LAST:
         return [
             "model = model.to(memory_format=torch.channels_last)",

@@ -1,4 +1,4 @@
-"""Rows as tables: in the terminal at 80 columns, and in Markdown for the README."""
+"""Tables of rows: for the terminal at 80 columns, and as Markdown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BACKENDS_ABREAST = 5
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table without a look.
+    """A table without a layout.
 
     Attributes
     ----------
@@ -41,11 +41,11 @@ class Sheet:
     columns : tuple of str
         Headings.
     rows : tuple of tuple of str
-        Cells; an empty tuple is a line between sections.
+        Cells; an empty tuple separates sections.
     notes : tuple of str
-        Below the table: what did not run, and why.
+        Notes below the table, such as why a backend did not run.
     texts : int
-        How many columns, from the first, are text; those after them are aligned right.
+        Number of leading text columns; the others are aligned right.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Sheet:
 
 
 def show(console: Console, sheet: Sheet) -> None:
-    """Print a sheet as a table, in the console's width: long headings and names are folded."""
+    """Print a sheet in the console's width, folding long headings and names."""
     console.print(Text(sheet.title, style="bold"))
     if sheet.columns:
         console.print(_table(console, sheet))
@@ -94,7 +94,7 @@ def _table(console: Console, sheet: Sheet) -> Table:
 
 
 def markdown(sheet: Sheet) -> str:
-    """Return a sheet as a Markdown table, its notes as a list below."""
+    """Return a sheet as a Markdown table with its notes as a list."""
     parts = [[f"**{sheet.title}**"]]
     if sheet.columns:
         sides = (" --- " if i < sheet.texts else " ---: " for i in range(len(sheet.columns)))
@@ -107,9 +107,9 @@ def markdown(sheet: Sheet) -> str:
 
 
 def check_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
-    """Yield cases by backends: ok or what else, and the largest error in units of its bound.
+    """Yield tables of outcomes and largest errors, cases by backends.
 
-    As many sheets as it takes to set a few backends abreast; what did not run is below the last.
+    Each sheet has a few backends side by side. Notes on failures follow the last one.
     """
     backends = list(dict.fromkeys(row.backend for row in rows))
     by_case: dict[tuple[str, int], dict[str, list[Row]]] = {}
@@ -151,7 +151,7 @@ def check_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
 
 
 def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
-    """Yield a sheet a case and thread count: every direction, every backend."""
+    """Yield a sheet for each case and thread count, with all directions and backends."""
     keys = dict.fromkeys((row.case, row.problem, row.op, row.threads) for row in rows)
     for case, problem, op, threads in keys:
         mine = [
@@ -196,7 +196,7 @@ def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
 
 
 def first_call_sheet(rows: Sequence[Row]) -> Sheet:
-    """Return first call, cached first call and steady state, once a backend, op and direction."""
+    """Return first-call, cached first-call and steady times by backend, op and direction."""
     lines = []
     seen = set()
     for row in rows:
@@ -221,7 +221,7 @@ def first_call_sheet(rows: Sequence[Row]) -> Sheet:
 
 
 def train_sheet(rows: Sequence[Row]) -> Sheet:
-    """Return a row a backend: what it learned, how long it took, how far its losses are off."""
+    """Return a table of trainings: accuracy, time and loss difference by backend."""
     trained = [row for row in rows if row.op == "train"]
     baseline = next((row.baseline for row in trained if row.baseline), "the baseline")
     several = len({row.threads for row in trained}) > 1
@@ -273,7 +273,7 @@ def train_sheet(rows: Sequence[Row]) -> Sheet:
 
 
 def against_sheet(rows: Sequence[Row], others: Sequence[Row]) -> Sheet:
-    """Return a row a case, direction and backend of either of two runs: what came of it in both."""
+    """Return a table of both runs' outcomes and times by case, direction and backend."""
     here, there = ({identity(row): row for row in of} for of in (rows, others))
     several = len({row.threads for row in (*rows, *others)}) > 1
     lines = []
@@ -305,12 +305,12 @@ def against_sheet(rows: Sequence[Row], others: Sequence[Row]) -> Sheet:
 
 
 def identity(row: Row) -> tuple[object, ...]:
-    """Return what makes rows of two runs ones of the same thing."""
+    """Return the key that matches rows of two runs."""
     return row.case, row.problem, row.op, row.direction, row.backend, row.threads
 
 
 def epochs_sheet(title: str, epochs: Sequence[dict[str, Any]]) -> Sheet:
-    """Return a training's epochs: mean loss of the batches, and the accuracies after each."""
+    """Return a table of mean batch loss and accuracies by epoch."""
     return Sheet(
         title,
         ("epoch", "loss", "train_acc", "test_acc"),
@@ -349,7 +349,7 @@ def _worst(rows: Iterable[Row]) -> str:
 
 
 def _absence(rows: Iterable[Row]) -> str | None:
-    """Return the one reason why a backend has run nothing, or None if it has run something."""
+    """Return the reason why a backend ran nothing, or None if it ran or has several reasons."""
     found = {(row.outcome, row.reason) for row in rows}
     if len(found) == 1:
         outcome, reason = next(iter(found))
@@ -363,5 +363,5 @@ def _accuracy(value: float | None) -> str:
 
 
 def threads_in_words(count: int) -> str:
-    """Write a number of threads."""
-    return "1 thread" if count == 1 else f"{count} threads"
+    """Return a thread count in words."""
+    return numbers.plural(count, "thread")

@@ -29,7 +29,7 @@ def test_report_writes_a_saved_run_beside_another_as_a_page(command, tmp_path):
     assert "Right of the line, this run was faster than the other" in text
     assert "3.00x" in text
     words = f"report --from {files[0]} --against '{files[1]}' --output deep/page.html"
-    assert f"This page is made by: cnnbench {words}" in text
+    assert f"Command for this page: cnnbench {words}" in text
 
 
 def test_a_run_whose_name_is_not_utf_8_is_reported_and_named(command, tmp_path):
@@ -41,7 +41,7 @@ def test_a_run_whose_name_is_not_utf_8_is_reported_and_named(command, tmp_path):
     assert out == "report.html: 0 rows of caf\\udce9.json\n"
     text = unescape((tmp_path / "report.html").read_text("utf-8"))
     assert (
-        "This page is made by: cnnbench report --from 'caf\N{REPLACEMENT CHARACTER}.json'" in text
+        "Command for this page: cnnbench report --from 'caf\N{REPLACEMENT CHARACTER}.json'" in text
     )
 
 

@@ -219,7 +219,9 @@ def test_compare_checks_times_trains_and_ends_in_an_answer_with_its_evidence(com
     )  # fmt: skip
     assert code == 0, err
     told = " ".join(out.split())
-    assert re.search(r"Train with numpy here: .* for 10 epochs on 1 thread, .* % right", told)
+    assert re.search(
+        r"Train with numpy here: .* for 10 epochs on 1 thread, test accuracy .* %", told
+    )
     assert "12 checks passed, 0 wrong or failed, 0 not supported here" in told
     rows = results.read(path).rows
     assert [row.op for row in rows].count("train") == 1

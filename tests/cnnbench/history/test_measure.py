@@ -230,7 +230,7 @@ def test_a_part_measured_first_leaves_the_rest_to_be_measured(machine):
 
 def test_no_benchmark_of_a_name_is_one_sentence(machine, capsys):
     assert measured(machine, bench="Sped") == (2, [])
-    assert "got 'Sped'; there are: layers.Speed.time_forward, " in capsys.readouterr().err
+    assert "got 'Sped'; known names: layers.Speed.time_forward, " in capsys.readouterr().err
 
 
 def test_what_failed_is_named_at_the_end_and_measured_again(machine, capsys):

@@ -108,7 +108,9 @@ def told(sample, monkeypatch, capsys):
 def test_nothing_measured_is_one_sentence_and_not_the_code_for_slower(told):
     code, said = told(1, base="HEAD~1")
     assert code == 2
-    assert re.fullmatch(r"regress: asv measured nothing that matches .*words are above\n", said)
+    assert re.fullmatch(
+        r"regress: asv measured nothing that matches .*see its output above\n", said
+    )
 
 
 def test_what_was_measured_before_is_no_answer(told, sample):

@@ -1,4 +1,4 @@
-"""A comparison ends in one sentence: whom to train with, and by how much, if that can be told."""
+"""A comparison ends in one sentence: the backend to train with, and its lead if certain."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def test_a_clear_winner_is_named_with_its_lead_over_the_next():
     rows = [trained("slow", 8.0), trained("quick", 2.0), trained("middle", 4.0)]
     assert answer(rows, 0.05) == (
         "Train with quick here: 2.00 s for 10 epochs on 2 threads, 2.00x [2.00, 2.00] as fast as "
-        "middle, the next; 97.1 % right on the test images."
+        "middle, the next best; test accuracy 97.1 %."
     )
 
 
@@ -43,13 +43,13 @@ def test_a_clear_winner_is_named_with_its_lead_over_the_next():
 def test_what_this_machine_cannot_tell_apart_is_a_tie_of_two(rows, floor):
     sentence = answer([*rows, trained("slow", 20.0)], floor)
     assert sentence.startswith("Train with a or b here: 2.00 s for 10 epochs on 2 threads with ")
-    assert "which this machine cannot tell apart" in sentence
+    assert "too close to call" in sentence
     assert "slow" not in sentence
 
 
 def test_a_lone_backend_is_named_as_such():
     assert answer([trained("numpy", 2.0, threads=1)], 0.05) == (
-        "Train with numpy here: 2.00 s for 10 epochs on 1 thread, 97.1 % right on the test images; "
+        "Train with numpy here: 2.00 s for 10 epochs on 1 thread, test accuracy 97.1 %; "
         "no other backend trained to the end."
     )
 
@@ -58,7 +58,7 @@ def test_programs_are_named_beside_the_answer():
     rows = [trained("jax", 1.5), trained("torch eager", 1.0), trained("a", 2.0), trained("b", 4.0)]
     first, second = answer(rows, 0.05).split(". ")
     assert first.startswith("Train with a here: 2.00 s")
-    assert second == "Of the programs for this CNN alone, torch eager is the fastest: 1.00 s."
+    assert second == "The fastest program for this CNN alone is torch eager: 1.00 s."
     assert answer(rows[:2], 0.05).startswith("No backend trained the digits CNN to the end here")
 
 
@@ -95,6 +95,26 @@ def test_the_evidence_counts_checks_by_outcome_and_names_the_largest_error_and_t
     checks, floor = evidence(rows, 0.0312)
     assert checks == (
         "2 checks passed, 2 wrong or failed, 1 not supported here; "
-        "the largest error is 0.500 of what rounding can make"
+        "the largest error is 0.500 of its rounding bound"
     )
-    assert floor == "two identical sides differ by up to 3.1 % on this machine (A/A floor)"
+    assert floor == (
+        "A/A floor 3.1 %: two identical runs differed by up to that much, so smaller differences "
+        "are noise"
+    )
+
+
+def test_a_busy_machine_is_named_before_the_evidence():
+    assert evidence([trained("numpy", 2.0)], 0.146)[0] == (
+        "This machine was busy: two identical runs differed by 14.6 %. "
+        "Close other programs and measure again."
+    )
+
+
+def test_a_floor_that_was_not_measured_is_stated():
+    assert evidence([trained("numpy", 2.0)], float("nan")) == ["A/A floor: not measured"]
+
+
+def test_one_epoch_is_singular():
+    row = trained("numpy", 2.0)
+    row.details["epochs"] = [{}]
+    assert "2.00 s for 1 epoch on 2 threads" in answer([row], 0.05)

@@ -26,8 +26,9 @@ def folder(tmp_path):
     path.parent.mkdir()
     where = {"cpu": "A", "cores": 2, "system": "Linux x86_64", "command": ["cnnbench", "--quick"]}
     rows = [
-        timed("slow", "SAME"), timed("fast", "FASTER"), timed("fast", "UNCLEAR"),
-        timed("fast", "UNCLEAR", problem=""), timed("fast", "UNCLEAR", threads=2),
+        timed("slow", "SAME"), timed("other", "FASTER"), timed("numba-simd", "UNCLEAR"),
+        timed("numba-simd", "FASTER"), timed("numba-simd", "UNCLEAR", problem=""),
+        timed("numba-simd", "UNCLEAR", threads=2),
     ]  # fmt: skip
     Run(where, rows, [path]).write()
     (tmp_path / "asv").mkdir()
@@ -39,10 +40,21 @@ def test_a_run_is_listed_with_its_effort_and_its_verdicts(folder):
     assert "## a-2-cores\n\nA, 2 cores, Linux x86_64.\n" in text
     assert (
         "| [time-a-2026-01-31](a-2-cores/time-a-2026-01-31.json) | quick | "
-        "fast on 1 thread against slow: 1.23x backward-data, 1 FASTER, 1 UNCLEAR<br>"
-        "fast on 2 threads against slow: no verdict |"
+        "numba-simd against slow on 1 thread: backward-data 1.23x (quick, no verdicts) |"
     ) in text
     assert "asv\n" not in text
+
+
+def test_a_full_run_states_its_verdicts(folder):
+    run = results.read(folder / "a-2-cores" / "time-a-2026-01-31.json")
+    run.environment["command"] = ["cnnbench", "time"]
+    assert index.sentence(run) == (
+        "numba-simd against slow on 1 thread: backward-data 1.23x (1 FASTER, 1 UNCLEAR)"
+    )
+    run.rows = [row for row in run.rows if row.backend != "numba-simd"]
+    assert index.sentence(run) == "other against slow on 1 thread: 1 FASTER"
+    run.rows = []
+    assert index.sentence(run) == "No ratios."
 
 
 def test_the_command_writes_it_or_says_why_not(folder, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from html import unescape
+from pathlib import Path
 
 import pytest
 
@@ -17,27 +18,28 @@ from cnnbench.results import Run
 
 plotly = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
 
+ROOT = Path(__file__).parents[3]
 MOST_BYTES = 6_000_000
 FIGURES = (
-    "Seconds to train to the end",
-    "Loss: all curves lie on each other",
-    "Accuracy: solid lines on images that were not trained on",
+    "Time of the whole training",
+    "Loss: all curves coincide",
+    "Accuracy: solid on test images",
     "Where a training step goes",
     "Every error is left of the line at 1",
     "Convolution, forward: right of the line",
     "Max-pool, backward: right of the line",
-    "Convolution, forward: the lower, the faster",
+    "Convolution, forward: lower is faster",
     "Roofline, ",
     "2 threads against 1",
     "What the first call costs",
     "36 of 1347 training images",
-    "Two kernels of nine numbers each find edges",
-    "Sharing weights",
-    "What conv1 looks for",
+    "Convolution: two 3x3 kernels find edges",
+    "Weight sharing",
+    "Filters of conv1",
     "after conv1 and ReLU",
     "after conv2 and ReLU",
     "Confusion",
-    "The test images told wrong",
+    "Misclassified test images",
 )
 
 
@@ -90,7 +92,7 @@ def test_compare_leaves_a_page_of_every_figure(folder):
         assert any(figure in title for title in titles), figure
     answer = re.search('<p id="answer">(.*?)</p>', text)[1]
     assert re.search("Train with .* on 2 threads", answer)
-    assert "This page is made by: cnnbench compare --quick --threads 2" in text
+    assert "Command for this page: cnnbench compare --quick --threads 2" in text
 
 
 @pytest.mark.slow
@@ -207,6 +209,79 @@ def test_every_figure_is_drawn_without_an_error_and_nothing_is_too_wide(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["train-digits", "compare-digits"])
+def test_on_a_phone_legends_axis_titles_and_verdicts_are_whole(browser, tmp_path, name):
+    (path,) = (ROOT / "results" / "amd-epyc-znver4-2-cores").glob(f"{name}-*.json")
+    page.write(results.read(path), tmp_path / "page.html")
+    phone = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    browser.set_script_timeout(120)
+    try:
+        browser.get((tmp_path / "page.html").as_uri())
+        browser.execute_async_script("drawAll().then(arguments[0])")
+        verdict, cut, narrow = browser.execute_script("""
+            const heads = [...document.querySelectorAll("#section-1 table th")];
+            const verdict = heads.find(head => head.textContent === "verdict");
+            const cut = [], narrow = [];
+            for (const place of document.querySelectorAll(".chart")) {
+              if (place.closest("[hidden]")) continue;
+              const box = place.getBoundingClientRect();
+              for (const part of place.querySelectorAll(".legendtext, .xtitle, .ytitle")) {
+                const own = part.getBoundingClientRect();
+                if (own.left < box.left - 1 || own.right > box.right + 1 ||
+                    own.top < box.top - 1 || own.bottom > box.bottom + 1)
+                  cut.push(place.ariaLabel + ": " + part.textContent);
+              }
+              const clip = place.querySelector(".legend .bg");
+              const names = [...place.querySelectorAll(".legendtext")];
+              if (clip && names.some(name => name.getBoundingClientRect().bottom >
+                  clip.getBoundingClientRect().bottom + 1)) cut.push(place.ariaLabel);
+              const size = place._fullLayout._size;
+              const image = place._fullLayout.yaxis.scaleanchor;
+              if (!image && (size.w < 150 || size.h < 60))
+                narrow.push([place.ariaLabel, size.w, size.h]);
+            }
+            return [verdict.getBoundingClientRect().right, cut, narrow];
+        """)
+        assert verdict <= 390
+        assert cut == []
+        assert narrow == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_all_backends_and_programs_have_their_own_color():
+    looks = page.charts.colours(trainers.names())
+    assert len({look["color"] for look in looks.values()}) == len(trainers.names())
+
+
+def test_thread_counts_have_their_own_marks(row_of):
+    rows = [row_of("fast"), row_of("fast", threads=2)]
+    for row in rows:
+        row.baseline = "slow"
+    (chart,) = page.charts.ratios(rows, page.charts.colours(["fast"]))
+    assert [(t["name"], t["marker"]["symbol"]) for t in chart.traces] == [
+        ("fast (1)", "circle"), ("fast (2)", "circle-open"),
+    ]  # fmt: skip
+
+
+def test_the_page_of_times_opens_with_a_sentence_and_a_table():
+    (path,) = (ROOT / "results" / "amd-epyc-znver4-2-cores").glob("time-resnet50-*.json")
+    run = results.read(path)
+    assert page.headline(run) == "numba-simd has the lowest total time in 8 of 8 comparisons."
+    summary = page.summary(run)
+    assert [cell.text for cell in summary.rows[0][:3]] == [
+        "resnet50, forward", "1", "numba-simd",
+    ]  # fmt: skip
+    assert len(summary.rows) == 8
+
+
+def test_the_page_of_a_recommendation_opens_with_its_answer():
+    (path,) = (ROOT / "results" / "amd-epyc-znver4-2-cores").glob("recommend-digits-*.json")
+    assert page.headline(results.read(path)).startswith("Train digits with numba-simd")
+
+
+@pytest.mark.slow
 def test_what_is_printed_is_dark_on_light_whatever_the_screen_is(browser, written):
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia",
@@ -266,7 +341,7 @@ def test_figures_of_what_was_learnt_agree_with_each_other(architecture):
     assert sum(map(sum, counts)) == 450
     right = sum(counts[i][i] for i in range(10))
     assert right == round(450 * done.epochs[0].test_accuracy)
-    assert any(f"of {450 - right}: what it is" in title for title in found)
+    assert any(f"of {450 - right}: true class" in title for title in found)
     deepest = {"digits": 2, "digits-deep": 3, "digits-strided": 4}[architecture]
     for number in range(1, deepest + 1):
         assert any(f"after conv{number} and ReLU" in title for title in found)

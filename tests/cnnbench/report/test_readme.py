@@ -109,7 +109,7 @@ def test_sums_leave_the_layers_and_trainings_out(root):
 def test_the_answer_names_the_machine_and_the_day(root):
     made = readme.rendered(DOCUMENT.format(kind="answer"), root)
     assert "(Some CPU, 2 cores, 2026-01-31)" in made
-    assert "1 checks passed" in made
+    assert "1 check passed" in made
 
 
 def test_a_document_without_tables_is_left_as_it_is(root):

@@ -1,4 +1,4 @@
-"""Rows as charts: each says what to see, and has its table behind it."""
+"""Charts of rows, each with a title, a text alternative and a table."""
 
 from cnnbench.report.charts.correctness import errors
 from cnnbench.report.charts.drawing import Chart, colours

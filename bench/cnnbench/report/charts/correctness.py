@@ -1,4 +1,4 @@
-"""Checks as charts: how large errors are, and which backend is wrong."""
+"""Charts of the correctness checks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from cnnbench.results import Row
 
 
 def errors(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
-    """Yield how large errors are, in units of what rounding can make.
+    """Yield a chart of errors as fractions of their rounding bound.
 
-    Who is wrong has no mark, but is in the title: a check ends at the first wrong result.
+    A wrong backend has no mark, because its check stops at the first wrong result; the title
+    names it.
     """
     known = [row for row in rows if row.error_over_bound is not None]
     if not known:
@@ -27,14 +28,15 @@ def errors(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
         worst[key] = max(worst.get(key, 0.0), row.error_over_bound or 0.0)
     traces = [
         drawing.marks(
-            backend,
-            markers,
-            x=[max(error, least / 3) for (_, b), error in worst.items() if b == backend],
-            y=[case for (case, b) in worst if b == backend],
-            text=[numbers.of_bound(error) for (_, b), error in worst.items() if b == backend],
+            name,
+            marker,
+            x=[max(worst[key], least / 3) for key in keys],
+            y=[case for case, _ in keys],
+            text=[numbers.of_bound(worst[key]) for key in keys],
             hover="%{y}: %{text} of the bound",
         )
-        for backend in dict.fromkeys(backend for _, backend in worst)
+        for name, marker, own in drawing.groups(known, rows, markers)
+        for keys in [list(dict.fromkeys((drawing.label(row, rows), row.backend) for row in own))]
     ]
     cases = list(dict.fromkeys(case for case, _ in worst))
     largest = max(worst.values())
@@ -42,14 +44,14 @@ def errors(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
         row.backend for row in rows if row.outcome == "wrong" or (row.error_over_bound or 0.0) > 1
     )
     yield Chart(
-        f"Wrong: {', '.join(wrong)}; the errors of all others are left of the line at 1"
+        f"Wrong: {', '.join(wrong)}; all other errors lie left of the line at 1"
         if wrong
-        else "Every error is left of the line at 1: smaller than rounding could make it",
-        f"Errors over their bounds of {len(cases)} cases; the largest is "
+        else "Every error is left of the line at 1: within the rounding bound",
+        f"Errors of {len(cases)} cases as fractions of their bounds; the largest is "
         f"{numbers.of_bound(largest)}.",
         traces,
         {
-            "xaxis": drawing.log("largest error of any result, over its bound", [least / 4, 2.0]),
+            "xaxis": drawing.log("largest error / rounding bound", [least / 4, 2.0]),
             "yaxis": drawing.categories(cases),
             "shapes": [drawing.vertical(1.0)],
         },

@@ -1,4 +1,4 @@
-"""Times of single kernels as charts."""
+"""Charts of kernel times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cnnkernels.descriptor import parse
 
 
 def ratios(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
-    """Yield, for each direction, how many times as fast as the baseline every backend is."""
+    """Yield, for each direction, a chart of every backend's speed relative to the baseline."""
     for op, direction in dict.fromkeys((row.op, row.direction) for row in rows):
         mine = [
             row
@@ -29,11 +29,10 @@ def ratios(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
         baseline = others[0].baseline
         cases = list(dict.fromkeys(drawing.label(row, rows) for row in others))
         traces = []
-        for backend in dict.fromkeys(row.backend for row in others):
-            own = [row for row in others if row.backend == backend]
+        for name, marker, own in drawing.groups(others, rows, markers):
             trace = drawing.marks(
-                backend,
-                markers,
+                name,
+                marker,
                 x=[row.ratio for row in own],
                 y=[drawing.label(row, rows) for row in own],
                 text=[
@@ -43,22 +42,23 @@ def ratios(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
                 ],
                 hover="%{y}: %{text}",
             )
-            trace["error_x"] = {
-                "type": "data", "symmetric": False, "thickness": 1.5, "width": 3,
-                "color": markers[backend]["color"],
-                "array": [_beyond(row.ratio_high, row.ratio) for row in own],
-                "arrayminus": [_beyond(row.ratio, row.ratio_low) for row in own],
-            }  # fmt: skip
+            if any(row.ratio_low is not None for row in own):
+                trace["error_x"] = {
+                    "type": "data", "symmetric": False, "thickness": 1.5, "width": 3,
+                    "color": marker["color"],
+                    "array": [_beyond(row.ratio_high, row.ratio) for row in own],
+                    "arrayminus": [_beyond(row.ratio, row.ratio_low) for row in own],
+                }  # fmt: skip
             traces.append(trace)
         faster = sum(row.verdict == "FASTER" for row in others)
         yield Chart(
             f"{drawing.named(op, direction)}: right of the line is faster than {baseline}",
-            f"{faster} of {len(others)} times are faster than {baseline}'s, from "
+            f"{faster} of {len(others)} times are faster than {baseline}'s; relative speeds from "
             f"{numbers.significant(min(r.ratio or 0 for r in others))} to "
-            f"{numbers.significant(max(r.ratio or 0 for r in others))} times as fast.",
+            f"{numbers.significant(max(r.ratio or 0 for r in others))}.",
             traces,
             {
-                "xaxis": drawing.log(f"times as fast as {baseline}, with 96 % interval"),
+                "xaxis": drawing.log(f"speed relative to {baseline}"),
                 "yaxis": drawing.categories(cases),
                 "shapes": [drawing.vertical(1.0)],
             },
@@ -86,19 +86,19 @@ def _beyond(high: float | None, low: float | None) -> float:
 
 
 def sizes(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
-    """Yield seconds against the work of a call."""
+    """Yield, for each direction, a chart of time against work."""
     for op, direction in dict.fromkeys((row.op, row.direction) for row in rows):
         mine = [r for r in _timed(rows) if (r.op, r.direction) == (op, direction)]
         if len({row.problem for row in mine}) < 2:
             continue
-        unit = "floating-point operations" if op == "conv2d" else "comparisons"
+        unit = "FLOP" if op == "conv2d" else "comparisons"
         traces = []
-        for backend in dict.fromkeys(row.backend for row in mine):
-            own = sorted((row for row in mine if row.backend == backend), key=_work)
+        for name, marker, grouped in drawing.groups(mine, rows, markers):
+            own = sorted(grouped, key=_work)
             traces.append(
                 drawing.marks(
-                    backend,
-                    markers,
+                    name,
+                    marker,
                     x=[_work(row) for row in own],
                     y=[row.seconds for row in own],
                     text=[
@@ -112,12 +112,12 @@ def sizes(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
             for choose in (max, min)
         )
         yield Chart(
-            f"{drawing.named(op, direction)}: the lower, the faster; a flat row of marks is "
-            "time that does not depend on the work",
-            f"Seconds a call over {unit}, from {fastest.backend} on {fastest.case}, the fastest "
-            f"for its work, to {slowest.backend} on {slowest.case}, the slowest.",
+            f"{drawing.named(op, direction)}: lower is faster; a flat row of marks is "
+            "overhead, independent of the work",
+            f"Seconds per call against {unit}: per {unit}, {fastest.backend} on {fastest.case} is "
+            f"the fastest and {slowest.backend} on {slowest.case} the slowest.",
             traces,
-            {"xaxis": drawing.log(f"{unit} a call"), "yaxis": drawing.log("seconds a call")},
+            {"xaxis": drawing.log(f"{unit} per call"), "yaxis": drawing.log("seconds per call")},
             420,
             Sheet(
                 "Time and size",
@@ -146,7 +146,7 @@ def _work(row: Row) -> int:
 def rooflines(
     rows: Sequence[Row], ceilings: dict[str, Any], markers: dict[str, Any]
 ) -> Iterator[Chart]:
-    """Yield, for each thread count, rates below what was measured as this machine's ceilings [1]_.
+    """Yield, for each thread count, a roofline chart with the measured ceilings [1]_.
 
     References
     ----------
@@ -176,7 +176,7 @@ def rooflines(
                     "type": "scatter", "mode": "lines", "x": [low, knee, high],
                     "y": [min(peak, at * rate) for at in (low, knee, high)],
                     "line": {"color": "#888888", "dash": dash, "width": 2},
-                    "name": f"ceiling: {name} {numbers.significant(rate)} GB/s, then FMA "
+                    "name": f"{name} {numbers.significant(rate)} GB/s, FMA "
                     f"{numbers.significant(peak)} GFLOP/s",
                     "hoverinfo": "name",
                 }
@@ -186,7 +186,7 @@ def rooflines(
             traces.append(
                 drawing.marks(
                     backend,
-                    markers,
+                    markers[backend],
                     x=[intensity[id(row)] for row in own],
                     y=[row.gflops for row in own],
                     text=[
@@ -200,13 +200,13 @@ def rooflines(
             )
         best = max(mine, key=lambda row: row.gflops or 0)
         yield Chart(
-            f"Roofline, {tables.threads_in_words(threads)}: the nearer a mark is to the lines "
-            "above it, the less is left to gain",
+            f"Roofline, {tables.threads_in_words(threads)}: marks near the lines have little "
+            "left to gain",
             f"The fastest, {best.backend} on {best.case}, reaches {numbers.quantity(best.gflops)} "
             f"of {numbers.significant(peak)} GFLOP/s.",
             traces,
             {
-                "xaxis": drawing.log("floating-point operations a byte that has to be moved"),
+                "xaxis": drawing.log("FLOP per byte moved"),
                 "yaxis": drawing.log("GFLOP/s"),
             },
             460,
@@ -230,7 +230,7 @@ def rooflines(
 
 
 def threads(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
-    """Yield how many times as fast more threads are than one."""
+    """Yield a chart of the speedup over one thread for each higher thread count."""
     timed = {(r.problem, r.direction, r.backend, r.threads): r for r in _timed(rows)}
     gains = [
         (row, (timed[alone].seconds or 0.0) / row.seconds)
@@ -245,7 +245,7 @@ def threads(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
         traces = [
             drawing.marks(
                 backend,
-                markers,
+                markers[backend],
                 x=[gain for row, gain in mine if row.backend == backend],
                 y=[
                     label
@@ -259,19 +259,18 @@ def threads(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
         ]
         middle = statistics.median(gain for _, gain in mine)
         yield Chart(
-            f"{count} threads against 1: at the line on the right, {count} threads are {count} "
-            "times as fast",
-            f"The median is {middle:.2f} times as fast.",
+            f"{count} threads against 1: the right line is perfect scaling, {count}x",
+            f"The median speedup is {middle:.2f}x.",
             traces,
             {
-                "xaxis": {"title": {"text": f"times as fast with {count} threads"}},
+                "xaxis": {"title": {"text": f"speedup with {count} threads"}},
                 "yaxis": drawing.categories(list(dict.fromkeys(labels))),
                 "shapes": [drawing.vertical(1.0), drawing.vertical(float(count))],
             },
             drawing.height(len(set(labels)), 1.0),
             Sheet(
                 "Threads",
-                ("case, direction", "backend", "times as fast"),
+                ("case, direction", "backend", "speedup"),
                 tuple(
                     (label, row.backend, f"{gain:.2f}x")
                     for label, (row, gain) in zip(labels, mine, strict=True)
@@ -282,41 +281,43 @@ def threads(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
 
 
 def first_calls(rows: Sequence[Row]) -> Iterator[Chart]:
-    """Yield what the first call takes, and the first with compiled code cached, and any other."""
+    """Yield a chart of first-call time, with and without a code cache, and steady time."""
     chosen: dict[str, Row] = {}
     for row in rows:
         if row.first_call_seconds is not None and row.seconds is not None:
-            chosen.setdefault(f"{row.backend}, {drawing.named(row.op, row.direction)}", row)
+            kind = "pool" if row.op == "max_pool2d" else "conv"
+            # Two lines: a long label leaves no room for the plot on a phone.
+            chosen.setdefault(f"{row.backend}<br>{kind} {drawing.words(row.direction)}", row)
     if not chosen:
         return
-    kinds: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
-        ("steady", lambda row: row.seconds),
-        ("first, cached", lambda row: row.cached_first_call_seconds),
-        ("first", lambda row: row.first_call_seconds),
+    kinds: tuple[tuple[str, str, Callable[[Row], float | None]], ...] = (
+        ("steady", "circle", lambda row: row.seconds),
+        ("first, cached", "diamond-open", lambda row: row.cached_first_call_seconds),
+        ("first", "x", lambda row: row.first_call_seconds),
     )
     slowest = max(chosen, key=lambda name: chosen[name].first_call_seconds or 0)
-    markers = drawing.colours(name for name, _ in kinds)
     yield Chart(
-        "What the first call costs: the further right of 'steady', the longer the wait",
-        f"The slowest first call, {slowest}, takes "
+        "What the first call costs: compilation moves it right of 'steady'",
+        f"The slowest first call, {slowest.replace('<br>', ', ')}, takes "
         f"{numbers.seconds(chosen[slowest].first_call_seconds)}.",
         [
             drawing.marks(
                 name,
-                markers,
+                # Grey: the colors of this page stand for backends.
+                {"color": "#888888", "symbol": symbol, "size": 9},
                 x=[of(row) for row in chosen.values()],
                 y=list(chosen),
                 text=[numbers.seconds(of(row)) for row in chosen.values()],
                 hover="%{y}: %{text}",
             )
-            for name, of in kinds
+            for name, symbol, of in kinds
         ],
         {"xaxis": drawing.log("seconds"), "yaxis": drawing.categories(list(chosen))},
-        drawing.height(len(chosen), 1.0),
+        drawing.height(len(chosen), 1.8),
         tables.first_call_sheet(rows),
     )
 
 
 def _timed(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of single cases that have times."""
+    """Return the timed rows of single layers."""
     return [row for row in rows if row.seconds and row.problem and row.op != "train"]

@@ -1,4 +1,4 @@
-"""Trainings as charts: what was learnt epoch by epoch, and where the time went."""
+"""Charts of trainings: curves by epoch, run times, and time by layer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cnnbench.report.tables import Sheet
 from cnnbench.results import Row
 
 ALIKE = 0.01
-"""Losses that differ by less than this part of themselves are one curve to the eye."""
+"""Relative difference below which two loss curves look like one."""
 
 
 def curves(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
-    """Yield loss and accuracies after each epoch, all trainers on one axis."""
+    """Yield charts of loss and accuracy by epoch for all backends and programs."""
     trained = {
         drawing.trainer(row, rows) + ("" if row.outcome == "ok" else f" ({row.outcome})"): row
         for row in rows
@@ -26,11 +26,11 @@ def curves(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
     }
     if not trained:
         return
-    loss = drawing.log("mean cross-entropy of the epoch's batches")
+    loss = drawing.log("mean loss (cross-entropy)")
     yield _curves(_loss_title(trained), loss, trained, markers, {"loss": ("", "solid")})
     yield _curves(
-        "Accuracy: solid lines on images that were not trained on, dashed ones on those that were",
-        drawing.linear("part of the images told right"),
+        "Accuracy: solid on test images, dashed on training images",
+        drawing.linear("accuracy"),
         trained,
         markers,
         {"test_accuracy": ("test", "solid"), "train_accuracy": ("train", "dash")},
@@ -44,7 +44,7 @@ def _curves(
     markers: dict[str, Any],
     drawn: dict[str, tuple[str, str]],
 ) -> Chart:
-    """Return trainers' curves of what is drawn: keys of an epoch, with a word and a dash each."""
+    """Return a chart of epoch values: `drawn` maps each key to its label and dash."""
     values = {
         (name, key): [_finite(epoch[key]) for epoch in row.details["epochs"]]
         for name, row in trained.items()
@@ -64,7 +64,7 @@ def _curves(
                 "color": markers[row.backend]["color"], "dash": dash,
                 "width": 2 + 1.2 * (len(trained) - i),
             },
-            "marker": {**markers[row.backend], "size": 5}, "opacity": 0.85,
+            "marker": {**_marker(row, trained, markers), "size": 6}, "opacity": 0.85,
             "hovertemplate": f"epoch %{{x}}: {word} %{{y:.4f}}",
         }
         for key, (word, dash) in drawn.items()
@@ -72,8 +72,8 @@ def _curves(
     ]  # fmt: skip
     return Chart(
         title,
-        f"{what} after each of {epochs} epochs; at last from {min(last):.4f} to {max(last):.4f}. "
-        f"Batches' losses differ from float64's by at most {apart:.0e} of themselves.",
+        f"{what} over {numbers.plural(epochs, 'epoch')}; final values from {min(last):.4f} to "
+        f"{max(last):.4f}. Batch losses differ from float64's by at most {apart:.0e}, relative.",
         traces,
         {"xaxis": drawing.linear("epoch"), "yaxis": axis},
         400,
@@ -95,32 +95,37 @@ def _curves(
     )  # fmt: skip
 
 
+def _marker(row: Row, trained: dict[str, Row], markers: dict[str, Any]) -> dict[str, Any]:
+    counts = sorted({other.threads for other in trained.values()})
+    return drawing.variant(markers[row.backend], counts.index(row.threads))
+
+
 def _loss_title(trained: dict[str, Row]) -> str:
-    """Return what the curves of losses show: whether they lie on each other, and who is wrong."""
+    """Return the title of the loss chart: wrong backends, or how far the curves differ."""
     wrong = [name for name, row in trained.items() if row.outcome == "wrong"]
     if wrong:
-        return f"Loss: more than rounding is between float64's curve and that of {', '.join(wrong)}"
+        return f"Loss: wrong, differs from float64 by more than rounding: {', '.join(wrong)}"
     if len(trained) == 1:
-        return "Loss: how well the images are told that are trained on, epoch by epoch"
+        return "Loss on the training images, by epoch"
     epochs = zip(*(row.details["epochs"] for row in trained.values()), strict=False)
     losses = [[_finite(epoch["loss"]) for epoch in of_all] for of_all in epochs]
     known = [[loss for loss in of_all if loss] for of_all in losses]
     apart = max((1 - min(of_all) / max(of_all) for of_all in known if of_all), default=0.0)
     if apart <= ALIKE:
-        return "Loss: all curves lie on each other, as every backend computes the same"
+        return "Loss: all curves coincide, as every backend computes the same"
     return (
-        f"Loss: in the first epoch the curves agree; later, rounding leads them apart, by up to "
+        f"Loss: the curves agree in the first epoch; rounding then separates them by up to "
         f"{100 * apart:.0f} %"
     )
 
 
 def _finite(value: float | None) -> float | None:
-    """Return a number, or None, which files and pages have in place of what is none."""
+    """Return a finite number, or None, which JSON can express."""
     return None if value is None or not math.isfinite(value) else value
 
 
 def seconds(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
-    """Yield what a whole training takes."""
+    """Yield a chart of whole training times."""
     trained = sorted(
         (row for row in rows if row.op == "train" and row.outcome == "ok" and row.samples),
         key=lambda row: row.seconds or 0.0,
@@ -128,20 +133,33 @@ def seconds(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
     if not trained:
         return
     names = [drawing.trainer(row, rows) for row in trained]
+    fewest = min(row.threads for row in trained)
     yield Chart(
-        "Seconds to train to the end: shorter is better",
+        "Time of the whole training: shorter is better",
         f"From {numbers.seconds(trained[0].seconds)} by {names[0]} to "
         f"{numbers.seconds(trained[-1].seconds)} by {names[-1]}.",
         [
             {
                 "type": "bar", "orientation": "h", "y": names, "x": [r.seconds for r in trained],
-                "marker": {"color": [markers[row.backend]["color"] for row in trained]},
+                "marker": {
+                    "color": [markers[row.backend]["color"] for row in trained],
+                    "pattern": {
+                        # The thread counts of one backend share its color.
+                        "shape": ["/" if row.threads > fewest else "" for row in trained],
+                        "solidity": 0.2,
+                    },
+                },
                 "text": [numbers.seconds(row.seconds) for row in trained],
-                "textposition": "auto", "hovertemplate": "%{y}: %{text}", "name": "",
+                "textposition": "outside", "cliponaxis": False,
+                "hovertemplate": "%{y}: %{text}", "name": "",
             }
         ],
         {
-            "xaxis": drawing.linear("seconds"), "yaxis": drawing.categories(names),
+            # The text of the longest bar needs room at its end.
+            "xaxis": {
+                **drawing.linear("seconds"), "range": [0, 1.25 * (trained[-1].seconds or 1.0)],
+            },
+            "yaxis": drawing.categories(names),
             "showlegend": False,
         },
         drawing.height(len(names), 1.4),
@@ -150,7 +168,7 @@ def seconds(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
 
 
 def steps(rows: Sequence[Row]) -> Iterator[Chart]:
-    """Yield where the time of a training step goes: a bar a backend, a part a layer."""
+    """Yield a chart of a training step's time by layer, one bar per backend."""
     profiled = [row for row in rows if row.details.get("profile")]
     if not profiled:
         return
@@ -187,9 +205,9 @@ def steps(rows: Sequence[Row]) -> Iterator[Chart]:
         for part in names
     ]  # fmt: skip
     yield Chart(
-        "Where a training step goes: the grey end of a bar is in no layer at all",
-        f"'Left over' is the batch's choice, the loss and the optimizer: "
-        f"{100 * left[most]:.0f} % with {most}.",
+        "Where a training step goes: 'left over' is the time outside all layers",
+        f"'Left over' is choosing the batch, the loss and the optimizer: at most "
+        f"{100 * left[most]:.0f} %, with {most}.",
         traces,
         {
             "barmode": "stack", "xaxis": drawing.linear("percent of a step"),
@@ -213,15 +231,15 @@ _LEFT_OVER = "left over"
 
 _NO_LAYER: dict[str, dict[str, Any]] = {
     _OTHERS: {"color": "#c9c9c9"},
-    _LEFT_OVER: {"color": "#9a9a9a", "pattern": {"shape": "/"}},
+    _LEFT_OVER: {"color": "#555555", "pattern": {"shape": "/", "solidity": 0.3}},
 }
-"""How parts look that are no layer of their own: grey."""
+"""Fills of the parts without a layer of their own."""
 
 _HUES = tuple(colour for colour in COLOURS if colour != "#999999")
 
 
 def _layer_kind(layer: str, direction: str) -> str:
-    """Return what a layer counts as: convolutions, pools and linear by name, the others as one."""
+    """Return a layer's part in the chart; ReLU and flatten share one."""
     if layer.startswith(("conv", "pool", "linear", "norm")):
         return f"{layer} {direction}"
     return _OTHERS
@@ -232,7 +250,7 @@ def _layer(part: str) -> str:
 
 
 def _fill(number: int, part: str) -> dict[str, Any]:
-    """Return a layer's colour, with a pattern for backward, another where colours begin anew."""
+    """Return a layer's fill: a pattern marks backward, another one repeated colors."""
     patterns = ("", "x") if number < len(_HUES) else (".", "+")
     pattern = patterns[part.endswith("backward")]
     return {"color": _HUES[number % len(_HUES)], "pattern": {"shape": pattern, "solidity": 0.2}}

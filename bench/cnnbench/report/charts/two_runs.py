@@ -1,4 +1,4 @@
-"""A run beside another one, as a chart."""
+"""Charts that compare two runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cnnbench.results import Row
 
 
 def against(rows: Sequence[Row], others: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
-    """Yield how many times as fast this run's rows are as those of another run."""
+    """Yield a chart of this run's speed relative to another run's."""
     theirs = {tables.identity(row): row for row in others if row.seconds and row.samples}
     pairs = [
         (row, theirs[tables.identity(row)])
@@ -34,7 +34,7 @@ def against(rows: Sequence[Row], others: Sequence[Row], markers: dict[str, Any])
         traces.append(
             drawing.marks(
                 backend,
-                markers,
+                markers[backend],
                 x=[gains[i] for i in own],
                 y=[labels[i] for i in own],
                 text=[
@@ -52,7 +52,7 @@ def against(rows: Sequence[Row], others: Sequence[Row], markers: dict[str, Any])
         "were not timed in turns.",
         traces,
         {
-            "xaxis": drawing.log("times as fast as in the other run"),
+            "xaxis": drawing.log("speed relative to the other run"),
             "yaxis": drawing.categories(cases),
             "shapes": [drawing.vertical(1.0)],
         },

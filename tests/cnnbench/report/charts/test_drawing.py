@@ -1,4 +1,4 @@
-"""Marks are told apart by colour and shape."""
+"""Marks differ in color and shape."""
 
 import itertools
 

@@ -21,20 +21,19 @@ def training_of(backend, losses, outcome="ok"):
 @pytest.mark.parametrize(
     ("others", "title"),
     [
-        ([], "Loss: how well"),
-        ([training_of("b", [2.001, 1.001])], "Loss: all curves lie on each other"),
+        ([], "Loss on the training images"),
+        ([training_of("b", [2.001, 1.001])], "Loss: all curves coincide"),
         (
             [training_of("b", [2.0, 0.8])],
-            "Loss: in the first epoch the curves agree; later, rounding leads them apart, by up to "
-            "20 %",
+            "Loss: the curves agree in the first epoch; rounding then separates them by up to 20 %",
         ),
         (
             [training_of("b", [2.0, 1.0], "wrong")],
-            "Loss: more than rounding is between float64's curve and that of b (wrong)",
+            "Loss: wrong, differs from float64 by more than rounding: b (wrong)",
         ),
         (
             [training_of("b", [float("nan"), None], "wrong")],
-            "Loss: more than rounding is between float64's curve and that of b (wrong)",
+            "Loss: wrong, differs from float64 by more than rounding: b (wrong)",
         ),
     ],
 )
