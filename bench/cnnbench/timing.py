@@ -183,6 +183,16 @@ def verdict(found: Ratio, floor: float) -> Verdict:
     return "UNCLEAR"
 
 
+def busy_warning(floor: float) -> str | None:
+    """Return a warning if the machine was too busy to compare backends, None if it was not."""
+    if not floor > UNSTEADY:
+        return None
+    return (
+        f"This machine was busy: two identical runs differed by {100 * floor:.1f} %. "
+        "Close other programs and measure again."
+    )
+
+
 def floor_of(ratios: Sequence[Ratio]) -> float:
     """Return the A/A floor: the largest fraction by which identical sides differed.
 

@@ -273,3 +273,12 @@ def test_without_a_floor_nothing_is_called_faster_or_slower():
     assert math.isnan(floor)
     for value in (0.1, 10.0):
         assert timing.verdict(Ratio(value, value, value, 12), floor) == "UNCLEAR"
+
+
+def test_a_floor_too_high_to_compare_backends_is_a_busy_machine():
+    assert timing.busy_warning(0.146) == (
+        "This machine was busy: two identical runs differed by 14.6 %. "
+        "Close other programs and measure again."
+    )
+    assert timing.busy_warning(0.05) is None
+    assert timing.busy_warning(float("nan")) is None

@@ -13,7 +13,7 @@ import typer
 from cnnbench.cli import signals
 
 if TYPE_CHECKING:
-    from cnnbench.cli.progress import ProgressBar
+    from cnnbench.report.progress import ProgressBar
     from cnnbench.results import Run
 
 OWN_FOLDER = Path(".cnnbench")
@@ -99,7 +99,7 @@ def temporary_folder() -> Iterator[Path]:
 @contextlib.contextmanager
 def progress_bar(seconds: float | None = None) -> Iterator[ProgressBar]:
     """Yield the progress of a run, shown on standard error after its estimated duration."""
-    from cnnbench.cli.progress import ProgressBar
+    from cnnbench.report.progress import ProgressBar
 
     with ProgressBar(seconds) as bar:
         yield bar

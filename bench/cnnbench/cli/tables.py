@@ -79,11 +79,11 @@ def show_trainings(console: Console, rows: list[Row]) -> None:
 
 def show_busy(console: Console, environment: dict[str, Any]) -> None:
     """Print a warning for each thread count at which the machine was busy."""
-    from cnnbench.judging import floor
+    from cnnbench import timing
     from cnnbench.words import counted
 
     for count, found in environment.get("aa_floor", {}).items():
-        busy = floor.warning(math.nan if found is None else found)
+        busy = timing.busy_warning(math.nan if found is None else found)
         if busy is not None:
             several = len(environment["aa_floor"]) > 1
             where = f" ({counted(int(count), 'thread')})" if several else ""

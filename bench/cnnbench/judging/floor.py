@@ -84,16 +84,6 @@ def _floor(
     return timing.floor_of(ratios)
 
 
-def warning(floor: float) -> str | None:
-    """Return a warning if the machine was too busy to compare backends, None if it was not."""
-    if not floor > timing.UNSTEADY:
-        return None
-    return (
-        f"This machine was busy: two identical runs differed by {100 * floor:.1f} %. "
-        "Close other programs and measure again."
-    )
-
-
 def probes(sets: Sequence[CaseSet]) -> list[Case]:
     """Return the cases for measuring the floor: the smallest and the median one."""
     cases = sorted(

@@ -14,7 +14,6 @@ from typing import Any
 from cnnbench import speed, timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.digits.options import Options
-from cnnbench.judging.floor import warning
 from cnnbench.recommend import whole_steps
 from cnnbench.recommend.networks import Call, Layer, ModelError, Network, of_calls
 from cnnbench.recommend.recommendation import (
@@ -168,7 +167,7 @@ def recommend(
             # After an interrupt some rows may have no time yet.
             run.add(row for row in found.steps if row.outcome != "ok" or row.seconds is not None)
     _conclude(found, floor)
-    busy = warning(floor)
+    busy = timing.busy_warning(floor)
     if busy is not None:
         found.answer += f" {busy}"
     run.environment["recommendation"] = found.as_json()

@@ -9,6 +9,7 @@ from cnnbench import timing
 from cnnbench.digits.trainers import PROGRAMS
 from cnnbench.report import numbers
 from cnnbench.results import Row
+from cnnbench.words import counted
 
 
 def answer(rows: Sequence[Row], floor: float) -> str:
@@ -44,8 +45,8 @@ def _recommendation(trained: Sequence[Row], floor: float) -> str:
     best, *others = trained
     threads, epochs = best.threads, len(best.details["epochs"])
     run = (
-        f"{numbers.seconds(best.seconds)} for {numbers.plural(epochs, 'epoch')} "
-        f"on {numbers.plural(threads, 'thread')}"
+        f"{numbers.seconds(best.seconds)} for {counted(epochs, 'epoch')} "
+        f"on {counted(threads, 'thread')}"
     )
     accuracy = f"test accuracy {100 * best.details['test_accuracy']:.1f} %"
     if not others:
@@ -75,7 +76,7 @@ def checks(rows: Sequence[Row]) -> str:
     refused = sum(row.outcome == "unsupported" for row in rows)
     worst = max((row.error_over_bound or 0.0 for row in rows), default=0.0)
     return (
-        f"{numbers.plural(passed, 'check')} passed, {len(rows) - passed - refused} wrong or "
+        f"{counted(passed, 'check')} passed, {len(rows) - passed - refused} wrong or "
         f"failed, {refused} not supported here; "
         f"the largest error is {numbers.of_bound(worst)} of its rounding bound"
     )
@@ -86,12 +87,8 @@ def evidence(rows: Sequence[Row], floor: float) -> list[str]:
 
     With trainings, only the checks at their thread count are included.
     """
-    lines = []
-    if floor > timing.UNSTEADY:
-        lines.append(
-            f"This machine was busy: two identical runs differed by {numbers.floor(floor)}. "
-            "Close other programs and measure again."
-        )
+    busy = timing.busy_warning(floor)
+    lines = [busy] if busy else []
     trained = {row.threads for row in rows if row.op == "train"}
     checked = [
         row

@@ -17,6 +17,7 @@ from cnnbench import results
 from cnnbench.report import numbers
 from cnnbench.report.tables import threads_in_words
 from cnnbench.results import Row, Run
+from cnnbench.words import counted
 from cnnkernels import files
 
 _WIDTH, _LINE, _LABELS, _GAP = 430, 22, 168, 50
@@ -69,7 +70,7 @@ def training(run: Run) -> _Panel:
     ]
     epochs = len(rows[0].details["epochs"])
     return _Panel(
-        f"Training the digits CNN, {numbers.plural(epochs, 'epoch')}",
+        f"Training the digits CNN, {counted(epochs, 'epoch')}",
         f"run time, {threads_in_words(threads)}; shorter is better",
         bars,
         max(bar.length for bar in bars),

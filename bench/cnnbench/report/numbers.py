@@ -79,11 +79,6 @@ def _decimal(value: float) -> str:
     return f"{value:.2f}" if 0.1 <= value < 1 else significant(value)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun: '1 epoch', '10 epochs'."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def bytes_(value: float | None) -> str:
     """Return a size with its unit: '0', '12.5 KiB', '96.0 MiB'."""
     if value is None:

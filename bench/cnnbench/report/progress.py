@@ -1,6 +1,8 @@
-"""Progress on standard error, updated between measurements only, without a thread.
+"""A command's progress on standard error.
 
-A terminal shows a bar; a log gets a line at every tenth.
+In a terminal it is a bar with a clock that ticks by itself, once a second: a refresh takes about a
+millisecond, and everything timed runs in other processes. Elsewhere, such as in a log, it is a line
+at every tenth of the way.
 """
 
 from __future__ import annotations
@@ -12,11 +14,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from cnnbench.estimate import in_words
+
 
 class ProgressBar:
-    """Implements `cnnbench.budget.Progress`."""
+    """Implements `cnnbench.budget.Progress`.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    seconds : float, optional
+        A rough estimate of how long the command takes, printed at the start.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = seconds
         self._console = Console(stderr=True, markup=False, emoji=False)
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
@@ -24,13 +35,15 @@ class ProgressBar:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=self._console,
-            auto_refresh=False,
+            refresh_per_second=1,
             transient=True,
         )
         self._task = self._bar.add_task("starting", total=None)
-        self._shown = -1
+        self._printed = -1
 
     def __enter__(self) -> ProgressBar:
+        if self._seconds is not None:
+            self._console.print(f"This takes {in_words(self._seconds)}.", highlight=False)
         if self._console.is_terminal:
             self._bar.start()
         return self
@@ -47,18 +60,16 @@ class ProgressBar:
 
     def begin(self, total: int) -> None:
         """Set the number of steps."""
-        self._bar.reset(self._task, total=total)
-        self._shown = -1
+        self._bar.update(self._task, total=total, completed=0)
+        self._printed = -1
 
     def step(self, text: str) -> None:
         """Show the step that begins now."""
-        self._bar.update(self._task, description=text)
-        self._bar.advance(self._task)
+        self._bar.update(self._task, description=text, advance=1)
         if self._console.is_terminal:
-            self._bar.refresh()
             return
         task = self._bar.tasks[self._task]
         tenth = int(10 * task.completed / (task.total or 1))
-        if tenth > self._shown:
-            self._shown = tenth
+        if tenth > self._printed:
+            self._printed = tenth
             self._console.print(f"{10 * tenth:3d} %  {text}", highlight=False)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cnnbench.report import numbers
 from cnnbench.results import Row
+from cnnbench.words import counted
 
 _STYLES = {
     "ok": "green",
@@ -364,4 +365,4 @@ def _accuracy(value: float | None) -> str:
 
 def threads_in_words(count: int) -> str:
     """Return a thread count in words."""
-    return numbers.plural(count, "thread")
+    return counted(count, "thread")

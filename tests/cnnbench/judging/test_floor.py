@@ -24,12 +24,3 @@ def test_the_probes_are_the_smallest_case_and_the_median_of_those_with_images():
     assert [case.problem.batch for case in found] == [1, 5]
     assert floor.probes([CaseSet("", (sizes[1],))]) == []
     assert floor.probes([CaseSet("", (sizes[0],))]) == [sizes[0]]
-
-
-def test_a_floor_too_high_to_compare_backends_is_a_busy_machine():
-    assert floor.warning(0.146) == (
-        "This machine was busy: two identical runs differed by 14.6 %. "
-        "Close other programs and measure again."
-    )
-    assert floor.warning(0.05) is None
-    assert floor.warning(float("nan")) is None

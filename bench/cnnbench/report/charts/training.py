@@ -12,6 +12,7 @@ from cnnbench.report.charts.drawing import Chart
 from cnnbench.report.offline import COLOURS
 from cnnbench.report.tables import Sheet
 from cnnbench.results import Row
+from cnnbench.words import counted
 
 ALIKE = 0.01
 """Relative difference below which two loss curves look like one."""
@@ -72,7 +73,7 @@ def _curves(
     ]  # fmt: skip
     return Chart(
         title,
-        f"{what} over {numbers.plural(epochs, 'epoch')}; final values from {min(last):.4f} to "
+        f"{what} over {counted(epochs, 'epoch')}; final values from {min(last):.4f} to "
         f"{max(last):.4f}. Batch losses differ from float64's by at most {apart:.0e}, relative.",
         traces,
         {"xaxis": drawing.linear("epoch"), "yaxis": axis},

@@ -6,7 +6,7 @@ import select
 import sys
 import time
 
-from cnnbench.cli.progress import ProgressBar
+from cnnbench.report.progress import ProgressBar
 
 
 def test_outside_a_terminal_it_is_the_estimate_and_a_line_at_every_tenth(capsys):
