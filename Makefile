@@ -9,7 +9,7 @@ FIGURE := $(addprefix results/amd-epyc-znver4-2-cores/,train-digits-2026-11-27.j
 STAMP := .venv/.installed-torch-$(TORCH)
 BIN := .venv/bin
 
-.PHONY: help .venv compare test test-fast lint types readme tutorial history regress regress-selftest speed clean
+.PHONY: help .venv compare test test-fast lint types readme picture tutorial history regress regress-selftest speed clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make lint       ruff, rules and format"
 	@echo "make types      mypy, strict"
 	@echo "make readme     regenerate figures and tables in the documents from results/"
+	@echo "make picture    take the README's picture of a page anew, with Chromium"
 	@echo "make tutorial   make the notebook docs/tutorial/tutorial.ipynb from its script"
 	@echo "make history    measure the kernels at old commits by asv (RANGE=a..b, QUICK=1)"
 	@echo "make regress    tell whether HEAD is slower than BASE=main~1, by asv"
@@ -58,6 +59,11 @@ readme: $(STAMP)
 	$(BIN)/python -m cnnbench.report.readme docs/measuring.md docs/training.md
 	$(BIN)/python -m cnnbench.report.index results
 	$(BIN)/python -m cnnbench.report.figure $(FIGURE) docs/figures/speed.svg
+
+picture: $(STAMP)
+	$(BIN)/cnnbench report --from $(lastword $(FIGURE)) --output report.html
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=800,395 \
+	  --screenshot=docs/figures/page.png report.html
 
 tutorial: $(STAMP)
 	$(BIN)/jupytext --to ipynb docs/tutorial/tutorial.py
