@@ -236,7 +236,7 @@ def test_what_beats_the_peak_is_failed_without_a_time(fresh_run, steps):
     assert len(rows) == 12
     for row in rows:
         assert row.outcome == "failed"
-        assert "GFLOP/s cannot be true: the FMA peak of 1 threads here is" in row.reason
+        assert "GFLOP/s cannot be true: the FMA peak of 1 thread here is" in row.reason
         assert [getattr(row, name) for name in TIMES] == [None] * len(TIMES)
         assert row.samples == []
 

@@ -46,7 +46,7 @@ def test_every_backend_has_one_row(everyone):
     assert [row.backend for row in everyone.rows] == ["numpy", "prints", *BAD]
     for row in everyone.rows:
         assert (row.op, row.direction, row.case, row.threads) == ("train", "train", "digits", 1)
-        assert row.problem == "digits CNN, 1 epochs, batch 64, float32, seed 42"
+        assert row.problem == "digits CNN, 1 epoch, batch 64, float32, seed 42"
 
 
 @pytest.mark.parametrize("backend", BAD)
