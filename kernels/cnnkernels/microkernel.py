@@ -192,7 +192,7 @@ def multiply_tile(  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = _Queue(context, builder, signature, arguments)
+        queue = simd.Arguments(context, builder, signature, arguments)
         called = [queue.word(), queue.word(), queue.word()]
         a, a_row, a_offsets = queue.place(), queue.word(), queue.place()
         _call_tile(builder, queue, called, [a, a_row, a_offsets])
@@ -218,7 +218,7 @@ def multiply_packed_tile(  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = _Queue(context, builder, signature, arguments)
+        queue = simd.Arguments(context, builder, signature, arguments)
         called = [queue.word(), queue.word(), queue.word()]
         _call_tile(builder, queue, called, [queue.place()], ahead=True)
         return context.get_dummy_value()
@@ -248,7 +248,7 @@ def multiply_lanes(  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = _Queue(context, builder, signature, arguments)
+        queue = simd.Arguments(context, builder, signature, arguments)
         address, rows, columns = queue.word(), queue.word(), queue.word()
         a, a_row, a_offsets = queue.place(), queue.word(), queue.array()
         b, b_row, b_offsets, count = queue.place(), queue.word(), queue.array(), queue.word()
@@ -260,29 +260,8 @@ def multiply_lanes(  # type: ignore[no-untyped-def]
     return signature, emit
 
 
-class _Queue:
-    """The arguments of an intrinsic, consumed in order."""
-
-    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
-        self._context, self._builder = context, builder
-        self._pairs = list(zip(signature.args, arguments, strict=True))
-
-    def word(self) -> Any:
-        kind, value = self._pairs.pop(0)
-        return self._context.cast(self._builder, value, kind, types.int64)
-
-    def array(self) -> Any:
-        """Consume an array; return the address of its first element."""
-        return simd.data_of(self._context, self._builder, *self._pairs.pop(0))
-
-    def place(self) -> Any:
-        """Consume an array and an index; return the element's address."""
-        data = self.array()
-        return self._builder.gep(data, [self.word()])
-
-
 def _call_tile(
-    builder: Any, queue: _Queue, called: list[Any], scalars: list[Any], ahead: bool = False
+    builder: Any, queue: simd.Arguments, called: list[Any], scalars: list[Any], ahead: bool = False
 ) -> None:
     """Call a micro-kernel; read the arguments after the scalars, common to its intrinsics."""
     address, rows, vectors = called

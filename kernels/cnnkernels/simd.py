@@ -348,6 +348,31 @@ def cast_word(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return context.cast(builder, value, kind, types.int64)
 
 
+class Arguments:
+    """The arguments of an intrinsic, consumed in order."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        self._context, self._builder = context, builder
+        self._pairs = list(zip(signature.args, arguments, strict=True))
+
+    def value(self) -> Any:
+        """Consume an argument; return its value as it is."""
+        return self._pairs.pop(0)[1]
+
+    def word(self) -> Any:
+        """Consume an integer; return it with 64 bits."""
+        return cast_word(self._context, self._builder, *self._pairs.pop(0))
+
+    def array(self) -> Any:
+        """Consume an array; return the address of its first element."""
+        return data_of(self._context, self._builder, *self._pairs.pop(0))
+
+    def place(self) -> Any:
+        """Consume an array and an index; return the element's address."""
+        data = self.array()
+        return self._builder.gep(data, [self.word()])
+
+
 def fma(builder: Any, vector: Any) -> Any:
     """Return LLVM's fused multiply-add function for a vector type."""
     bits = 32 if isinstance(vector.element, ir.FloatType) else 64

@@ -29,49 +29,64 @@ from cnnkernels.convolution.numba_winograd.transforms import (
 _WORD = ir.IntType(64)
 
 
-@intrinsic
-def transform_images(  # type: ignore[no-untyped-def]
-    typingctx, outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column
-):
-    """Set V = B^T d B: `d` and `V` are t x t vectors, at a row's and a column's distance."""
-    kinds = (outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column)
-    return _transform(typingctx, kinds, lambda given: (given.image, ()))
+_Choice = Callable[[Transforms], tuple[Matrix, Sequence[Fraction]]]
+"""A matrix, and the denominators of its products."""
 
 
-@intrinsic
-def transform_weights(  # type: ignore[no-untyped-def]
-    typingctx, outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column
-):
-    """Set U = G g G^T: of 3 x 3 vectors t x t."""
-    kinds = (outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column)
-    return _transform(typingctx, kinds, lambda given: (given.weights, given.denominators))
+def _transform(choose: _Choice) -> Any:
+    """Return the intrinsic of a transform of both axes: rows, then columns.
+
+    It takes the outputs of a tile, and of the vectors that it reads, and of those that it writes,
+    an array, the place of the first, and the distances of rows and columns.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        queue = simd.Arguments(context, builder, signature, arguments)
+        m = queue.word()
+        source, of_row, of_column = queue.place(), queue.word(), queue.word()
+        target, to_row, to_column = queue.place(), queue.word(), queue.word()
+
+        for outputs in _each_tile(builder, m):
+            matrix, dividing = choose(transforms(outputs))
+            size, made = len(matrix[0]), len(matrix)
+            rows = []
+            for i in range(size):
+                places = [_at(builder, source, of_row, i, of_column, j) for j in range(size)]
+                row = [_load(builder, place) for place in places]
+                rows.append(_multiply(builder, matrix, row))
+            for q in range(made):
+                column = _multiply(builder, matrix, [rows[i][q] for i in range(size)])
+                for p, vector in enumerate(column):
+                    if dividing:
+                        vector = _scaled(builder, vector, 1 / (dividing[p] * dividing[q]))
+                    _store(builder, vector, _at(builder, target, to_row, p, to_column, q))
+        return context.get_dummy_value()
+
+    @intrinsic
+    def transform(  # type: ignore[no-untyped-def]
+        typingctx, outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column
+    ):
+        del typingctx
+        kinds = (outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column)
+        return types.void(*kinds), emit
+
+    return transform
 
 
-@intrinsic
-def transform_back(  # type: ignore[no-untyped-def]
-    typingctx, outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column
-):
-    """Set y = A^T M A: of t x t vectors m x m."""
-    kinds = (outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column)
-    return _transform(typingctx, kinds, lambda given: (given.output, ()))
+transform_images = _transform(lambda given: (given.image, ()))
+"""Set V = B^T d B: of t x t vectors t x t."""
 
+transform_weights = _transform(lambda given: (given.weights, given.denominators))
+"""Set U = G g G^T: of 3 x 3 vectors t x t."""
 
-@intrinsic
-def transform_gradients(  # type: ignore[no-untyped-def]
-    typingctx, outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column
-):
-    """Transform m x m gradients of outputs to t x t vectors, for the gradient of the weights."""
-    kinds = (outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column)
-    return _transform(typingctx, kinds, lambda given: (given.gradient, ()))
+transform_back = _transform(lambda given: (given.output, ()))
+"""Set y = A^T M A: of t x t vectors m x m."""
 
+transform_gradients = _transform(lambda given: (given.gradient, ()))
+"""Transform m x m gradients of outputs to t x t vectors, for the gradient of the weights."""
 
-@intrinsic
-def transform_weights_back(  # type: ignore[no-untyped-def]
-    typingctx, outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column
-):
-    """Transform t x t sums, divided by `divide_sums`, to the gradients of 3 x 3 weights."""
-    kinds = (outputs, of, of_first, of_row, of_column, to, to_first, to_row, to_column)
-    return _transform(typingctx, kinds, lambda given: (given.weights_back, ()))
+transform_weights_back = _transform(lambda given: (given.weights_back, ()))
+"""Transform t x t sums, divided by `divide_sums`, to the gradients of 3 x 3 weights."""
 
 
 @intrinsic
@@ -84,7 +99,7 @@ def divide_sums(typingctx, outputs, of, of_first, of_row, of_column):  # type: i
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = _Queue(context, builder, signature, arguments)
+        queue = simd.Arguments(context, builder, signature, arguments)
         m, source, row, column = queue.word(), queue.place(), queue.word(), queue.word()
         for outputs in _each_tile(builder, m):
             denominators = transforms(outputs).denominators
@@ -112,7 +127,7 @@ def load_phases(  # type: ignore[no-untyped-def]
     kinds = (outputs, of, of_first, begin, end, to, to_first, to_phase)
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = _Queue(context, builder, signature, arguments)
+        queue = simd.Arguments(context, builder, signature, arguments)
         m, source = queue.word(), queue.place()
         begin, end, target, phase = queue.word(), queue.word(), queue.place(), queue.word()
         for outputs in _each_tile(builder, m):
@@ -136,7 +151,7 @@ def store_pixels(  # type: ignore[no-untyped-def]
     kinds = (outputs, of, of_first, of_phase, bias, to, to_first)
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = _Queue(context, builder, signature, arguments)
+        queue = simd.Arguments(context, builder, signature, arguments)
         m, source, phase, bias = queue.word(), queue.place(), queue.word(), queue.value()
         target = queue.place()
         count = _vector_of(source).count
@@ -160,7 +175,7 @@ def copy_masked(typingctx, to, to_first, of, of_first, count):  # type: ignore[n
     del typingctx
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = _Queue(context, builder, signature, arguments)
+        queue = simd.Arguments(context, builder, signature, arguments)
         target, source, count = queue.place(), queue.place(), queue.word()
         vector = _load_masked(builder, source, 0, _WORD(0), count)
         mask = _mask(builder, vector.type.count, 0, _WORD(0), count)
@@ -172,38 +187,6 @@ def copy_masked(typingctx, to, to_first, of, of_first, count):  # type: ignore[n
 
 
 # --------------------------------------------------------------------------------------------
-
-_Choice = Callable[[Transforms], tuple[Matrix, Sequence[Fraction]]]
-"""A matrix, and the denominators of its products."""
-
-
-def _transform(typingctx: Any, kinds: tuple[Any, ...], choose: _Choice) -> Any:
-    """Return signature and code of a transform of both axes: rows, then columns."""
-    del typingctx
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = _Queue(context, builder, signature, arguments)
-        m = queue.word()
-        source, of_row, of_column = queue.place(), queue.word(), queue.word()
-        target, to_row, to_column = queue.place(), queue.word(), queue.word()
-
-        for outputs in _each_tile(builder, m):
-            matrix, dividing = choose(transforms(outputs))
-            size, made = len(matrix[0]), len(matrix)
-            rows = []
-            for i in range(size):
-                places = [_at(builder, source, of_row, i, of_column, j) for j in range(size)]
-                row = [_load(builder, place) for place in places]
-                rows.append(_multiply(builder, matrix, row))
-            for q in range(made):
-                column = _multiply(builder, matrix, [rows[i][q] for i in range(size)])
-                for p, vector in enumerate(column):
-                    if dividing:
-                        vector = _scaled(builder, vector, 1 / (dividing[p] * dividing[q]))
-                    _store(builder, vector, _at(builder, target, to_row, p, to_column, q))
-        return context.get_dummy_value()
-
-    return types.void(*kinds), emit
 
 
 def _at(builder: Any, place: Any, row: Any, i: int, column: Any, j: int) -> Any:
@@ -319,18 +302,18 @@ def _load_masked(builder: Any, place: Any, number: int, begin: Any, end: Any) ->
     return _masked(builder, "load", vector)(place, mask)
 
 
-def _masked(builder: Any, what: str, vector: Any) -> Callable[..., Any]:
-    """Return what emits a masked load of (place, mask), or store of (vector, place, mask)."""
+def _masked(builder: Any, access: str, vector: Any) -> Callable[..., Any]:
+    """Return the emitter of a masked load of (place, mask), or store of (vector, place, mask)."""
     bits = 32 if isinstance(vector.element, ir.FloatType) else 64
     mask, aligned = ir.VectorType(ir.IntType(1), vector.count), ir.IntType(32)
-    name = f"llvm.masked.{what}.v{vector.count}f{bits}.p0"
-    if what == "load":
+    name = f"llvm.masked.{access}.v{vector.count}f{bits}.p0"
+    if access == "load":
         kind = ir.FunctionType(vector, [vector.as_pointer(), aligned, mask, vector])
     else:
         kind = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), aligned, mask])
     function = cgutils.get_or_insert_function(builder.module, kind, name)
     size = aligned(bits // 8)
-    if what == "load":
+    if access == "load":
         zeros = ir.Constant(vector, None)
         return lambda place, mask: builder.call(function, [place, size, mask, zeros])
     return lambda value, place, mask: builder.call(function, [value, place, size, mask])
@@ -362,22 +345,3 @@ def _each_tile(builder: Any, outputs: Any) -> Iterator[int]:
         yield size
         builder.branch(done)
     builder.position_at_end(done)
-
-
-class _Queue:
-    """The arguments of an intrinsic, taken one after another."""
-
-    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
-        self._context, self._builder = context, builder
-        self._pairs = list(zip(signature.args, arguments, strict=True))
-
-    def value(self) -> Any:
-        return self._pairs.pop(0)[1]
-
-    def word(self) -> Any:
-        return simd.cast_word(self._context, self._builder, *self._pairs.pop(0))
-
-    def place(self) -> Any:
-        """Take an array and an index, as the address of the element."""
-        data = simd.data_of(self._context, self._builder, *self._pairs.pop(0))
-        return self._builder.gep(data, [self.word()])
