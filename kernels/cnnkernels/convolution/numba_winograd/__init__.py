@@ -38,7 +38,7 @@ class Winograd:
             return "Winograd's algorithm needs stride 1 and dilation 1"
         most = memory.allowed(problem.bytes_moved(FORWARD))
         needed = max(
-            correlation.needed(made(problem, self.outputs))
+            correlation.needed(made((problem, self.outputs)))
             for made in (correlation.forward, correlation.backward_data)
         )
         if needed > most:
@@ -65,7 +65,7 @@ class Winograd:
         arrays.require("b", b, (problem.out_channels,), problem.dtype)
         y = arrays.empty(shapes.y, problem.dtype)
         if y.size:
-            correlation.run(correlation.forward(problem, self.outputs), x, w, b, y)
+            correlation.run(correlation.forward((problem, self.outputs)), x, w, b, y)
         return y, ()
 
     def backward(
@@ -87,13 +87,13 @@ class Winograd:
         if needs.dx:
             dx = arrays.empty(shapes.x, problem.dtype)
             if dx.size:
-                turned = correlation.backward_data(problem, self.outputs)
+                turned = correlation.backward_data((problem, self.outputs))
                 none = np.zeros(problem.in_channels, problem.dtype)
                 correlation.run(turned, dy, w, none, dx)
         if needs.dw:
             dw = arrays.empty(shapes.w, problem.dtype)
             if dy.size:
-                forward = correlation.forward(problem, self.outputs)
+                forward = correlation.forward((problem, self.outputs))
                 weight_gradients.run(forward, dy, x, dw)
             else:
                 dw[...] = 0

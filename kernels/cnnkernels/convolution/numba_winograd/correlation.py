@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnkernels import copies, jit, microkernel, parallel, records, simd
+from cnnkernels import copies, jit, memory, microkernel, parallel, records, simd
 from cnnkernels.contract import Conv2D
 from cnnkernels.convolution.numba_winograd import vector_code
 from cnnkernels.convolution.numba_winograd.transforms import TAPS
@@ -93,47 +93,50 @@ class Correlation:
         return -(-self.sizes.filters // self.sizes.lanes)
 
 
-def forward(problem: Conv2D, outputs: int) -> Correlation:
+_Key = tuple[Conv2D, int]
+"""A problem, and the outputs of a tile along an axis."""
+
+
+@memory.BLOCKINGS.cached
+def forward(key: _Key) -> Correlation:
     """Return the correlation of images with filters."""
-    taps = TAPS * TAPS
-    channels = problem.in_channels // problem.groups
-    filters = problem.out_channels // problem.groups
-    (top, _), (left, _) = problem.padding
-    return _correlation(
-        problem, outputs,
-        channels=channels, height=problem.height, width=problem.width,
-        filters=filters, out_height=problem.out_height, out_width=problem.out_width,
-        top=top, left=left,
-        w_group=filters * channels * taps, w_filter=channels * taps, w_channel=taps,
-        w_tap=1, w_first=0,
-    )  # fmt: skip
+    problem, outputs = key
+    return _correlation(problem, outputs, turned=False)
 
 
-def backward_data(problem: Conv2D, outputs: int) -> Correlation:
+@memory.BLOCKINGS.cached
+def backward_data(key: _Key) -> Correlation:
     """Return the correlation of dy with the turned filters."""
+    problem, outputs = key
+    return _correlation(problem, outputs, turned=True)
+
+
+def _correlation(problem: Conv2D, outputs: int, *, turned: bool) -> Correlation:
     taps = TAPS * TAPS
-    channels = problem.in_channels // problem.groups
+    # Channels, height, width, and the distance of channels in the weights.
+    images = (problem.in_channels // problem.groups, problem.height, problem.width, taps)
     filters = problem.out_channels // problem.groups
-    (top, _), (left, _) = problem.padding
-    return _correlation(
-        problem, outputs,
-        channels=filters, height=problem.out_height, width=problem.out_width,
-        filters=channels, out_height=problem.height, out_width=problem.width,
-        top=TAPS - 1 - top, left=TAPS - 1 - left,
-        w_group=filters * channels * taps, w_filter=taps, w_channel=channels * taps,
-        w_tap=-1, w_first=taps - 1,
-    )  # fmt: skip
-
-
-def _correlation(problem: Conv2D, outputs: int, **sizes: int) -> Correlation:
+    results = (filters, problem.out_height, problem.out_width, images[0] * taps)
+    padding = tuple(before for before, _ in problem.padding)
+    w_group = results[0] * results[3]
+    if turned:
+        images, results = results, images
+        padding = tuple(TAPS - 1 - before for before in padding)
+    channels, height, width, w_channel = images
+    filters, out_height, out_width, w_filter = results
     lanes = simd.lanes(np.dtype(problem.dtype).itemsize)
-    down, across = (-(-sizes[name] // outputs) for name in ("out_height", "out_width"))
+    down, across = (-(-size // outputs) for size in (out_height, out_width))
     vectors = min(_VECTORS, -(-problem.batch * down * across // lanes))
-    made = Sizes(
-        outputs=outputs, batch=problem.batch, groups=problem.groups, down=down, across=across,
-        lanes=lanes, unit=vectors * lanes, **sizes,
+    sizes = Sizes(
+        outputs=outputs, batch=problem.batch, groups=problem.groups,
+        channels=channels, height=height, width=width,
+        filters=filters, out_height=out_height, out_width=out_width,
+        top=padding[0], left=padding[1], down=down, across=across,
+        lanes=lanes, unit=vectors * lanes,
+        w_group=w_group, w_filter=w_filter, w_channel=w_channel,
+        w_tap=-1 if turned else 1, w_first=taps - 1 if turned else 0,
     )  # fmt: skip
-    return Correlation(made, problem.dtype)
+    return Correlation(sizes, problem.dtype)
 
 
 class _Call(NamedTuple):
