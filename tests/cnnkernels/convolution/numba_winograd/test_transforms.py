@@ -8,30 +8,16 @@ from cnnkernels.convolution.numba_winograd.transforms import POINTS, TAPS, trans
 
 
 @pytest.mark.parametrize("outputs", POINTS)
-def test_each_output_is_its_three_products(outputs):
+@pytest.mark.parametrize(
+    ("results", "factors"), [("output", "weights"), ("weights_back", "gradient")]
+)
+def test_each_result_is_its_products(outputs, results, factors):
     given = transforms(outputs)
     size = outputs + TAPS - 1
-    for i, tap, pixel in itertools.product(range(outputs), range(TAPS), range(size)):
+    back, there = getattr(given, results), getattr(given, factors)
+    for i, tap, pixel in itertools.product(range(len(back)), range(len(there[0])), range(size)):
         factor = sum(
-            given.output[i][j]
-            * given.weights[j][tap]
-            / given.denominators[j]
-            * given.image[j][pixel]
-            for j in range(size)
-        )
-        assert factor == (pixel == i + tap)
-
-
-@pytest.mark.parametrize("outputs", POINTS)
-def test_each_weights_gradient_is_its_products(outputs):
-    given = transforms(outputs)
-    size = outputs + TAPS - 1
-    for tap, i, pixel in itertools.product(range(TAPS), range(outputs), range(size)):
-        factor = sum(
-            given.weights_back[tap][j]
-            * given.gradient[j][i]
-            / given.denominators[j]
-            * given.image[j][pixel]
+            back[i][j] * there[j][tap] / given.denominators[j] * given.image[j][pixel]
             for j in range(size)
         )
         assert factor == (pixel == i + tap)
