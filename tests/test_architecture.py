@@ -14,13 +14,14 @@ BENCH = ROOT / "bench" / "cnnbench"
 FLOORS = (
     ("geometry",),
     ("problem",),
+    ("accuracy",),
     ("contract", "arrays"),
-    ("descriptor", "strided", "jit", "records", "host", "files", "memory"),
+    ("descriptor", "strided", "winograd", "jit", "records", "host", "files", "memory"),
     ("simd", "parallel"),
     ("tile_code", "copies"),
     ("microkernel",),
     ("vectors", "packing"),
-    ("convolution", "pooling"),
+    ("convolution", "pooling", "fallback"),
     ("backends",),
     ("registry",),
     ("plan",),
@@ -30,7 +31,7 @@ FLOORS = (
 )
 """What lies directly below cnnkernels imports from lower floors only."""
 
-OPEN_PLAN = ("conformance", "torch")
+OPEN_PLAN = ("conformance", "torch", "winograd")
 """Rooms whose modules import one another; those of the others are rivals, and do not."""
 
 BENCH_NUMBA = ("cnnbench.judging.ceilings", "cnnbench.digits.*numba*")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cnnkernels import plan as plans
+from cnnkernels.accuracy import Accuracy
 from cnnkernels.backends import NumpyArrays
 from cnnkernels.contract import (
     ALL,
@@ -69,6 +70,10 @@ class _Follower:
 
 class _Convolution(_Follower):
     """Runs each convolution on its chosen backend."""
+
+    def accuracy(self, problem: Conv2D) -> Accuracy | None:
+        """Return the accuracy that the chosen backend declares."""
+        return self._plan.backend_for(problem).accuracy(problem)
 
     def cache_spec(self, problem: Conv2D) -> tuple[ArraySpec, ...]:
         """Return the cache specification of the chosen backend."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
+from cnnkernels.accuracy import Accuracy
 from cnnkernels.problem import (
     BACKWARD,
     BACKWARD_DATA,
@@ -38,6 +39,7 @@ __all__ = [
     "BACKWARD_WEIGHTS",
     "DTYPES",
     "FORWARD",
+    "Accuracy",
     "Array",
     "ArraySpec",
     "Arrays",
@@ -264,6 +266,9 @@ class Backend:
     deterministic : bool
         Whether the backend promises bit-identical results on every run, at any number of
         threads. Conformance enforces the promise; for other backends it only reports it.
+    fallback : str
+        The backend whose kernels compute max-poolings, and convolutions that the kernel of a
+        `fallback.WithFallback` leaves to them. Empty if a backend has none.
     """
 
     name: str
@@ -272,9 +277,29 @@ class Backend:
     pooling: MaxPool2DKernel
     arrays: Arrays
     deterministic: bool = False
+    fallback: str = ""
 
     def unsupported(self, problem: Problem) -> str | None:
         """Return why this backend cannot run the problem, or None if it can."""
         if isinstance(problem, Conv2D):
             return self.convolution.unsupported(problem)
         return self.pooling.unsupported(problem)
+
+    def accuracy(self, problem: Problem) -> Accuracy | None:
+        """Return the accuracy that the problem's kernel declares; None for direct sums."""
+        declare = getattr(self.convolution, "accuracy", None)
+        if declare is None or not isinstance(problem, Conv2D):
+            return None
+        declared: Accuracy | None = declare(problem)
+        return declared
+
+    def owner(self, problem: Problem) -> str:
+        """Return the backend whose kernel computes a problem: this one's name, or `fallback`."""
+        chosen = getattr(self.convolution, "chosen", None)
+        if not self.fallback or (
+            chosen is not None
+            and isinstance(problem, Conv2D)
+            and chosen(problem) is self.convolution.kernel  # type: ignore[attr-defined]
+        ):
+            return self.name
+        return self.fallback

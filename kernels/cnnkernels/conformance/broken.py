@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cnnkernels import arrays, backends, contract
+from cnnkernels.conformance import broken_winograd
 from cnnkernels.contract import Backend, Cache, Conv2D, Conv2DGradients, MaxPool2D, Needs
 from cnnkernels.convolution import im2col
 from cnnkernels.geometry import Padding
@@ -29,6 +30,11 @@ def _convolution(name: str, what: str, **replaced: Callable[..., Any]) -> Backen
 
 def _pooling(name: str, what: str, **replaced: Callable[..., Any]) -> Backend:
     return _patched(name, what, pooling=_module(windows, replaced))
+
+
+def _winograd(name: str, kernel: broken_winograd.NumpyWinograd) -> Backend:
+    what = str(type(kernel).__doc__).splitlines()[0].rstrip(".")
+    return _patched(f"winograd-{name}", what[0].lower() + what[1:], convolution=kernel)
 
 
 def _patched(name: str, what: str, **kernels: Any) -> Backend:
@@ -325,7 +331,7 @@ def _cache_backward(problem: MaxPool2D, dy: Any, cache: Cache) -> np.ndarray:
 
 
 def _catalogue() -> dict[str, Backend]:
-    c, p = _convolution, _pooling
+    c, p, w = _convolution, _pooling, _winograd
     backends_ = (
         c("flipped", "flips the filters: a true convolution", forward=_flipped),
         c("last-tap", "drops the last tap of each filter", forward=_last_tap_dropped),
@@ -350,6 +356,13 @@ def _catalogue() -> dict[str, Backend]:
         c("db-averaged", "averages db", backward=_gradients(_db_averaged)),
         c("dx-rim", "leaves out the last column of dx", backward=_gradients(_dx_rim_missing)),
         c("needs-ignored", "computes unrequested gradients", backward=_all_gradients_always),
+        w("entry", broken_winograd.WrongEntry()),
+        w("entry-back", broken_winograd.WrongEntryOfWeights()),
+        w("phases", broken_winograd.ExchangedPhases()),
+        w("edge", broken_winograd.LostEdge()),
+        w("block-twice", broken_winograd.BlockTwice()),
+        w("neighbors", broken_winograd.NeighborsMixed()),
+        w("bfloat16", broken_winograd.HalfTheDigits()),
         p("zero-padding", "pads with zeros, not minus infinity", forward=_zero_padded),
         p("last-maximum", "remembers the last maximum", forward=_last_maximum),
         p("ties-shared", "shares gradients with a neighbour", backward=_ties_shared),

@@ -4,18 +4,24 @@
 or without FMA, in any number of threads, a direct kernel must return the reference's exact bits.
 *Real* numbers are normally distributed and measure a kernel's accuracy. *Non-finite* fills contain
 NaNs and infinities.
+
+Algorithms that declare an `Accuracy` get weights, or dy, in multiples of a number that makes every
+number in between an integer, and zeros where these would be too large for the type.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
+from cnnkernels.accuracy import Accuracy, rounding
 from cnnkernels.conformance import reference
 from cnnkernels.contract import Conv2D, MaxPool2D, Problem
 from cnnkernels.geometry import tap_range
@@ -27,6 +33,9 @@ TRUSTED_SHARE = 0.3
 
 EXACT_INTEGERS = 2**24
 """Float32 represents every integer up to this one exactly."""
+
+_EXACT = {"float32": EXACT_INTEGERS, "float64": 2**53}
+"""The largest integer up to which a type represents every one exactly."""
 
 
 class TooLargeError(ValueError):
@@ -59,7 +68,9 @@ ABSENT = np.empty(0)
 """Placeholder for an absent array; 1-D, so never mistaken for images."""
 
 
-def filled(problem: Problem, fill: str, folder: Path | None = None) -> Filled:
+def filled(
+    problem: Problem, fill: str, folder: Path | None = None, accuracy: Accuracy | None = None
+) -> Filled:
     """Return the problem filled with 'integers', 'ties', 'nonfinite' or 'real'.
 
     Parameters
@@ -67,9 +78,11 @@ def filled(problem: Problem, fill: str, folder: Path | None = None) -> Filled:
     problem : Conv2D or MaxPool2D
         'ties' is for max-pools: few values, so that most windows have several maxima.
     fill : str
-        As above.
+        As above; 'integers dw' is for the gradients of weights of a declared accuracy.
     folder : path, optional
         Cache folder: a fill stored there is read, a new one is stored.
+    accuracy : Accuracy, optional
+        That of an algorithm which does not add up direct products: bounds are its own.
 
     Raises
     ------
@@ -77,24 +90,35 @@ def filled(problem: Problem, fill: str, folder: Path | None = None) -> Filled:
         If the problem's sums are too long to be exact.
     """
     if folder is None:
-        return _fill(problem, fill)
-    name = hashlib.sha256(f"{problem} {fill}".encode()).hexdigest()[:16]
+        return _fill(problem, fill, accuracy)
+    algorithm = "" if accuracy is None else accuracy.name
+    name = hashlib.sha256(f"{problem} {fill} {algorithm}".encode()).hexdigest()[:16]
     path = folder / f"{name}.npz"
     if path.exists():
         with np.load(path) as stored:
             return Filled(**{field.name: stored[field.name] for field in fields(Filled)})
-    made = _fill(problem, fill)
+    made = _fill(problem, fill, accuracy)
     partial = path.with_suffix(f".{os.getpid()}.npz")
     np.savez(partial, **{field.name: getattr(made, field.name) for field in fields(Filled)})
     partial.replace(path)
     return made
 
 
-def fills_of(problem: Problem) -> tuple[str, ...]:
-    """Return the fills whose results must match exactly."""
-    if isinstance(problem, Conv2D):
+def fills_of(problem: Problem, accuracy: Accuracy | None = None) -> tuple[str, ...]:
+    """Return the fills whose results must match exactly.
+
+    An algorithm that is exact on no inputs is only checked to follow the contract's other rules.
+    """
+    if isinstance(problem, MaxPool2D):
+        return "integers", "ties", "nonfinite"
+    if accuracy is None:
         return "integers", "nonfinite"
-    return "integers", "ties", "nonfinite"
+    return ("integers",) if accuracy.integral is None else ("integers", "integers dw", "nonfinite")
+
+
+def absent(array: np.ndarray) -> bool:
+    """Return whether an array is `ABSENT`, also after it was stored."""
+    return array.shape == ABSENT.shape
 
 
 def products_summed(problem: Conv2D) -> tuple[int, int, int]:
@@ -142,19 +166,6 @@ def reached_elements(problem: Problem) -> dict[str, int]:
     return {"y": problem.batch * problem.out_channels * windows_on_pixels, "dx": dx, "dw": dw}
 
 
-def rounding(dtype: str, terms: int) -> float:
-    """Return gamma_n, the bound of the relative error of n summed products in any order [1]_.
-
-    It is doubled for float64, because the reference rounds too.
-
-    References
-    ----------
-    .. [1] N. J. Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed., 2002, ch. 3.
-    """
-    unit = float(np.finfo(dtype).eps) / 2
-    return (2 if dtype == "float64" else 1) * terms * unit / (1 - terms * unit)
-
-
 def errors_over_bounds(got: np.ndarray, expected: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """Return each element's error in units of its bound; infinity for NaN."""
     error = np.abs(got - expected)
@@ -173,11 +184,13 @@ def untrusted(problem: Problem, right: Filled) -> str | None:
     return None
 
 
-def _fill(problem: Problem, fill: str) -> Filled:
+def _fill(problem: Problem, fill: str, accuracy: Accuracy | None) -> Filled:
     """Fill a problem; draw again, a few times, if too many results cancel to zero."""
     for seed in range(_SEED, _SEED + 16):
         random = np.random.default_rng(seed)
-        if isinstance(problem, Conv2D):
+        if isinstance(problem, Conv2D) and accuracy is not None:
+            made = _fill_declared(problem, fill, random, accuracy)
+        elif isinstance(problem, Conv2D):
             made = _fill_convolution(problem, fill, random)
         else:
             made = _fill_pooling(problem, fill, random)
@@ -213,6 +226,69 @@ def _fill_convolution(problem: Conv2D, fill: str, random: np.random.Generator) -
     db_bound = size.db * in_dw if problem.bias else ABSENT
     bounds = (size.y * in_y, size.dx * in_dx, size.dw * in_dw, db_bound)
     return _filled(x, w, b, dy, *right, *bounds)
+
+
+def _fill_declared(
+    problem: Conv2D, fill: str, random: np.random.Generator, accuracy: Accuracy
+) -> Filled:
+    """Fill a convolution for an algorithm that declares its accuracy."""
+    if fill == "real":
+        direct = _fill_convolution(problem, fill, random)
+        given = direct.x, direct.w, direct.b, direct.dy
+        y, dx, dw = (accuracy.bound(result, *given) for result in ("y", "dx", "dw"))
+        return replace(direct, y_bound=y, dx_bound=dx, dw_bound=dw)
+    x, w, b, dy = (_integers(random, shape, 1) for shape in problem.shapes)
+    b = b if problem.bias else ABSENT
+    of_weights = fill == "integers dw"
+    if accuracy.integral is not None:
+        thinned = functools.partial(_thinned, random, problem.dtype)
+        if of_weights:
+            dy *= accuracy.integral
+            dy = thinned(dy, lambda kept: accuracy.magnitude("dw", x, w, b, kept))
+        else:
+            w *= accuracy.integral
+            x = thinned(x, lambda kept: accuracy.magnitude("y", kept, w, b, dy), planes=True)
+            dy = thinned(dy, lambda kept: accuracy.magnitude("dx", x, w, b, kept), planes=True)
+    x, w, b, dy = (array.astype(problem.dtype) for array in (x, w, b, dy))
+    if fill == "nonfinite":
+        return _nonfinite_convolution(problem, random, x, w, b, dy)
+    right = reference.convolution(problem, x, w, b, dy)
+    if not problem.bias:
+        right = right._replace(db=ABSENT)
+    if accuracy.integral is None:
+        right = right._replace(y=ABSENT, dx=ABSENT, dw=ABSENT)
+    elif of_weights:
+        right = right._replace(y=ABSENT, dx=ABSENT)
+    else:
+        right = right._replace(dw=ABSENT, db=ABSENT)
+    return _filled(x, w, b, dy, *(result.astype(problem.dtype) for result in right))
+
+
+def _thinned(
+    random: np.random.Generator,
+    dtype: str,
+    array: np.ndarray,
+    magnitude: Callable[[np.ndarray], np.ndarray],
+    planes: bool = False,
+) -> np.ndarray:
+    """Set elements, or whole channels of images, to zero until the type holds all numbers exactly.
+
+    Raises
+    ------
+    TooLargeError
+        If even a single element's are too large.
+    """
+    chance = random.random(array.shape[:2] + ((1, 1) if planes else array.shape[2:]))
+    share, kept = 1.0, array
+    while array.size:
+        largest = magnitude(kept).max(initial=0)
+        if largest <= _EXACT[dtype]:
+            break
+        share *= min(0.9, _EXACT[dtype] / largest)
+        if share * chance.size < 1:
+            raise TooLargeError(f"one product exceeds what {dtype} holds exactly")
+        kept = array * (chance <= np.quantile(chance, share))
+    return kept
 
 
 def _nonfinite_convolution(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cnnkernels.conformance import Call, filled
+from cnnkernels.conformance.fills import absent
 from cnnkernels.contract import Needs, directions
 from cnnkernels.descriptor import parse
 
@@ -27,13 +28,17 @@ CALLS = pytest.mark.parametrize(
 def made(backend, descriptor):
     """Return a problem, its expected results, and its call on a backend."""
     problem = parse(descriptor)
-    data = filled(problem, "integers")
+    data = filled(problem, "integers", accuracy=backend.accuracy(problem))
     return problem, data, Call(backend, problem, data)
 
 
-def right(data, direction, names):
-    """List the expected results of a direction."""
-    return [getattr(data, name) for name in RESULTS[direction] if name in names]
+def require_right(got, data, direction, names):
+    """Compare a direction's results, but those that an algorithm has no exact ones of here."""
+    results = [name for name in RESULTS[direction] if name in names]
+    assert len(got) == len(results)
+    for name, array in zip(results, got, strict=True):
+        if not absent(getattr(data, name)):
+            np.testing.assert_equal(array, getattr(data, name), err_msg=name)
 
 
 @CALLS
@@ -47,7 +52,7 @@ def test_what_is_timed_is_a_right_answer_in_every_direction(backend, descriptor,
             if direction == "forward":
                 arrays = arrays[:1]
             got = [backend.arrays.get(array) for array in arrays if array is not None]
-            np.testing.assert_equal(got, right(data, direction, names))
+            require_right(got, data, direction, names)
 
 
 @CALLS
@@ -58,7 +63,7 @@ def test_what_is_timed_from_nchw_gives_the_same_in_numpy(backend, descriptor, na
         result = call.timed_from_nchw(direction, cache)()
         arrays = result if isinstance(result, list) else [result]
         assert all(array.flags.c_contiguous for array in arrays)
-        np.testing.assert_equal(arrays, right(data, direction, names))
+        require_right(arrays, data, direction, names)
 
 
 @CALLS
@@ -74,6 +79,6 @@ def test_inputs_are_shown_as_they_are_now_and_are_copies_of_the_fill(backend, de
 def test_gradients_come_by_name_and_only_those_needed(backend):
     _, data, call = made(backend, "mb2ic3ih7oc4oh7kh3ph1")
     _, cache = call.forward()
-    gradients = call.backward(cache, Needs(False, True, False))
-    np.testing.assert_array_equal(backend.arrays.get(gradients.pop("dw")), data.dw)
-    assert gradients == {"dx": None, "db": None}
+    gradients = call.backward(cache, Needs(True, False, False))
+    np.testing.assert_array_equal(backend.arrays.get(gradients.pop("dx")), data.dx)
+    assert gradients == {"dw": None, "db": None}

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from cnnkernels.accuracy import rounding
 from cnnkernels.conformance import CORNER, CORNER_ONNX
 from cnnkernels.conformance.fills import (
     ABSENT,
@@ -13,7 +14,6 @@ from cnnkernels.conformance.fills import (
     filled,
     fills_of,
     reached_elements,
-    rounding,
 )
 from cnnkernels.contract import Conv2D, MaxPool2D
 from cnnkernels.convolution import naive

@@ -12,7 +12,8 @@ import numpy as np
 from cnnkernels import arrays, memory, simd
 from cnnkernels.contract import ALL, FORWARD, ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
 from cnnkernels.convolution.numba_winograd import correlation, weight_gradients
-from cnnkernels.convolution.numba_winograd.transforms import TAPS
+from cnnkernels.winograd.accuracy import Accuracy
+from cnnkernels.winograd.transforms import TAPS
 
 
 class Winograd:
@@ -36,6 +37,8 @@ class Winograd:
             return f"Winograd's algorithm needs a 3x3 kernel, got {rows}x{columns}"
         if problem.stride != (1, 1) or problem.dilation != (1, 1):
             return "Winograd's algorithm needs stride 1 and dilation 1"
+        if not problem.batch:
+            return None
         most = memory.allowed(problem.bytes_moved(FORWARD))
         needed = max(
             correlation.needed(made((problem, self.outputs)))
@@ -47,6 +50,10 @@ class Winograd:
                 f"may take {most >> 20}"
             )
         return None
+
+    def accuracy(self, problem: Conv2D) -> Accuracy:
+        """Return the algorithm's accuracy for a problem."""
+        return Accuracy(problem, self.outputs)
 
     def cache_spec(self, problem: Conv2D) -> tuple[ArraySpec, ...]:
         """Return (): backward needs its arguments only."""

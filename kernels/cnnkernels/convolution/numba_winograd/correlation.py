@@ -18,7 +18,7 @@ import numpy as np
 from cnnkernels import copies, jit, memory, microkernel, parallel, records, simd
 from cnnkernels.contract import Conv2D
 from cnnkernels.convolution.numba_winograd import vector_code
-from cnnkernels.convolution.numba_winograd.transforms import TAPS
+from cnnkernels.winograd.transforms import TAPS
 
 _VECTORS = 3
 """Vectors of tiles in a unit: with `_FILTERS` filters they are a tile of the micro-kernel."""

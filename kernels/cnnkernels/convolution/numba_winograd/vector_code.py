@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnnkernels import simd
-from cnnkernels.convolution.numba_winograd.transforms import (
+from cnnkernels.winograd.transforms import (
     POINTS,
     TAPS,
     Matrix,
@@ -28,14 +28,17 @@ from cnnkernels.convolution.numba_winograd.transforms import (
 
 _WORD = ir.IntType(64)
 
+_AS_WRITTEN = ("nsz",)
+"""Flags of sums and products. Those without any flag get Numba's: LLVM may then reorder them, and
+fuse them to FMAs. It did so differently in a process that compiled and in one that used the cache,
+which gave other bits, and it left products unrounded that had to be integers. This flag only allows
+-0 for 0."""
 
-_Choice = Callable[[Transforms], tuple[Matrix, Sequence[Fraction]]]
-"""A matrix, and the denominators of its products."""
 
-
-def _transform(choose: _Choice) -> Any:
+def _transform(choose: Callable[[Transforms], Matrix], divided: str = "") -> Any:
     """Return the intrinsic of a transform of both axes: rows, then columns.
 
+    `divided` says which vectors are divided by the denominators of both axes: "read" or "written".
     It takes the outputs of a tile, and of the vectors that it reads, and of those that it writes,
     an array, the place of the first, and the distances of rows and columns.
     """
@@ -47,18 +50,24 @@ def _transform(choose: _Choice) -> Any:
         target, to_row, to_column = queue.place(), queue.word(), queue.word()
 
         for outputs in _each_tile(builder, m):
-            matrix, dividing = choose(transforms(outputs))
+            given = transforms(outputs)
+            matrix = choose(given)
+            factors = [[1 / (a * b) for b in given.denominators] for a in given.denominators]
             size, made = len(matrix[0]), len(matrix)
             rows = []
             for i in range(size):
-                places = [_at(builder, source, of_row, i, of_column, j) for j in range(size)]
-                row = [_load(builder, place) for place in places]
+                row = []
+                for j in range(size):
+                    vector = _load(builder, _at(builder, source, of_row, i, of_column, j))
+                    if divided == "read":
+                        vector = _scaled(builder, vector, factors[i][j])
+                    row.append(vector)
                 rows.append(_multiply(builder, matrix, row))
             for q in range(made):
                 column = _multiply(builder, matrix, [rows[i][q] for i in range(size)])
                 for p, vector in enumerate(column):
-                    if dividing:
-                        vector = _scaled(builder, vector, 1 / (dividing[p] * dividing[q]))
+                    if divided == "written":
+                        vector = _scaled(builder, vector, factors[p][q])
                     _store(builder, vector, _at(builder, target, to_row, p, to_column, q))
         return context.get_dummy_value()
 
@@ -73,45 +82,20 @@ def _transform(choose: _Choice) -> Any:
     return transform
 
 
-transform_images = _transform(lambda given: (given.image, ()))
+transform_images = _transform(lambda given: given.image)
 """Set V = B^T d B: of t x t vectors t x t."""
 
-transform_weights = _transform(lambda given: (given.weights, given.denominators))
-"""Set U = G g G^T: of 3 x 3 vectors t x t."""
+transform_weights = _transform(lambda given: given.weights, divided="written")
+"""Set U = G g G^T, divided by the denominators: of 3 x 3 vectors t x t."""
 
-transform_back = _transform(lambda given: (given.output, ()))
+transform_back = _transform(lambda given: given.output)
 """Set y = A^T M A: of t x t vectors m x m."""
 
-transform_gradients = _transform(lambda given: (given.gradient, ()))
+transform_gradients = _transform(lambda given: given.gradient)
 """Transform m x m gradients of outputs to t x t vectors, for the gradient of the weights."""
 
-transform_weights_back = _transform(lambda given: (given.weights_back, ()))
-"""Transform t x t sums, divided by `divide_sums`, to the gradients of 3 x 3 weights."""
-
-
-@intrinsic
-def divide_sums(typingctx, outputs, of, of_first, of_row, of_column):  # type: ignore[no-untyped-def]
-    """Divide t x t vectors by their denominators, where they are.
-
-    It stands apart from `transform_weights_back`, and in a loop of its own: a product that is added
-    at once may become an FMA, which does not round it, and what could be an integer is none.
-    """
-    del typingctx
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queue = simd.Arguments(context, builder, signature, arguments)
-        m, source, row, column = queue.word(), queue.place(), queue.word(), queue.word()
-        for outputs in _each_tile(builder, m):
-            denominators = transforms(outputs).denominators
-            for i, one in enumerate(denominators):
-                for j, other in enumerate(denominators):
-                    if one * other != 1:
-                        place = _at(builder, source, row, i, column, j)
-                        divided = _scaled(builder, _load(builder, place), 1 / (one * other))
-                        _store(builder, divided, place)
-        return context.get_dummy_value()
-
-    return types.void(outputs, of, of_first, of_row, of_column), emit
+transform_weights_back = _transform(lambda given: given.weights_back, divided="read")
+"""Transform t x t sums, after dividing them, to the gradients of 3 x 3 weights."""
 
 
 @intrinsic
@@ -163,7 +147,7 @@ def store_pixels(  # type: ignore[no-untyped-def]
             addend = simd.splat(builder, bias, count)
             for v, vector in enumerate(_joined(builder, phases)):
                 place = builder.gep(target, [_WORD(v * count)])
-                _store(builder, builder.fadd(vector, addend), place)
+                _store(builder, _add(builder, vector, addend), place)
         return context.get_dummy_value()
 
     return types.void(*kinds), emit
@@ -210,7 +194,7 @@ def _multiply(builder: Any, matrix: Matrix, vectors: list[Any]) -> list[Any]:
             continue
         same = _sum(builder, _half(one, other, 1), vectors)
         opposite = _sum(builder, _half(one, other, -1), vectors)
-        products += [builder.fadd(same, opposite), builder.fsub(same, opposite)]
+        products += [_add(builder, same, opposite), _subtract(builder, same, opposite)]
     return products
 
 
@@ -229,9 +213,9 @@ def _sum(builder: Any, factors: Sequence[Fraction], vectors: list[Any]) -> Any:
         if total is None:
             total = _scaled(builder, vector, factor)
         elif factor == 1:
-            total = builder.fadd(total, vector)
+            total = _add(builder, total, vector)
         elif factor == -1:
-            total = builder.fsub(total, vector)
+            total = _subtract(builder, total, vector)
         else:
             scale = _constant(vector.type, factor)
             total = builder.call(simd.fma(builder, vector.type), [scale, vector, total])
@@ -239,7 +223,17 @@ def _sum(builder: Any, factors: Sequence[Fraction], vectors: list[Any]) -> Any:
 
 
 def _scaled(builder: Any, vector: Any, factor: Fraction) -> Any:
-    return vector if factor == 1 else builder.fmul(vector, _constant(vector.type, factor))
+    if factor == 1:
+        return vector
+    return builder.fmul(vector, _constant(vector.type, factor), flags=_AS_WRITTEN)
+
+
+def _add(builder: Any, one: Any, other: Any) -> Any:
+    return builder.fadd(one, other, flags=_AS_WRITTEN)
+
+
+def _subtract(builder: Any, one: Any, other: Any) -> Any:
+    return builder.fsub(one, other, flags=_AS_WRITTEN)
 
 
 def _constant(vector: Any, value: Fraction) -> ir.Constant:

@@ -16,7 +16,7 @@ import numpy as np
 from cnnkernels import copies, jit, microkernel, parallel, records, simd
 from cnnkernels.convolution.numba_winograd import vector_code
 from cnnkernels.convolution.numba_winograd.correlation import Correlation, Sizes, list_runs
-from cnnkernels.convolution.numba_winograd.transforms import TAPS
+from cnnkernels.winograd.transforms import TAPS
 
 _VECTORS = 4
 """Vectors of channels in a block, at the most."""
@@ -174,11 +174,6 @@ def _finish(call, sizes, sums, s_first, dw, group, filter_block, channel_block):
     product = call.filters * width
     taps = simd.scratch(9 * width, dw)
     filters = min(call.filters, sizes.filters - k0)
-    for k in range(filters):
-        for lane in range(0, channels, lanes):
-            vector_code.divide_sums(
-                sizes.outputs, sums, s_first + k * width + lane, t * product, product
-            )
     for k in range(filters):
         for lane in range(0, channels, lanes):
             vector_code.transform_weights_back(

@@ -1,18 +1,18 @@
 """Winograd's kernels: exact where every number in between is an integer, bounded elsewhere."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 
 from cnnkernels.conformance import reference
-from cnnkernels.conformance.fills import rounding
 from cnnkernels.contract import Conv2D, Needs
 from cnnkernels.descriptor import parse
+from cnnkernels.winograd.accuracy import Accuracy
 
 numba = pytest.importorskip("numba")
 winograd = pytest.importorskip("cnnkernels.convolution.numba_winograd")
-accuracy = pytest.importorskip("cnnkernels.convolution.numba_winograd.accuracy")
 parallel = pytest.importorskip("cnnkernels.parallel")
 
 CASES = {
@@ -49,7 +49,7 @@ def test_integers_give_integers_exactly(case, outputs):
     problem = of_dtype(CASES[case], "float64")
     random = np.random.default_rng(1)
     x, w, b, dy = (random.integers(-4, 5, shape).astype("f8") for shape in problem.shapes)
-    kernel, multiple = winograd.Winograd(outputs), accuracy.integral(outputs)
+    kernel, multiple = winograd.Winograd(outputs), Accuracy(problem, outputs).integral
     got = results(kernel, problem, x, w * multiple, b, dy)
     right = reference.convolution(problem, x, w * multiple, b, dy)
     for name in ("y", "dx", "db"):
@@ -64,9 +64,10 @@ def test_integers_are_exact_in_float32_as_far_as_it_goes(outputs):
     problem = Conv2D(1, 7, 9, 10, 5, 3, padding=1)
     random = np.random.default_rng(1)
     x, w, b, dy = (random.choice([-1, 1], shape).astype("f4") for shape in problem.shapes)
-    multiple = accuracy.integral(outputs)
-    sizes = accuracy.magnitudes(problem, outputs, x, w * multiple, b, dy)
-    assert max(sizes.y.max(), sizes.dx.max()) <= 2**24
+    accuracy = Accuracy(problem, outputs)
+    multiple = accuracy.integral
+    for name in ("y", "dx"):
+        assert accuracy.magnitude(name, x, w * multiple, b, dy).max() <= 2**24
     got = results(winograd.Winograd(outputs), problem, x, w * multiple, b, dy)
     right = reference.convolution(problem, x, w * multiple, b, dy)
     for name in ("y", "dx"):
@@ -82,12 +83,10 @@ def test_errors_are_within_the_bound(case, outputs, dtype):
     x, w, b, dy = (random.standard_normal(shape).astype(dtype) for shape in problem.shapes)
     got = results(winograd.Winograd(outputs), problem, x, w, b, dy)
     right = reference.convolution(problem, x, w, b, dy)
-    sizes = accuracy.magnitudes(problem, outputs, x, w, b, dy)
-    counts = accuracy.roundings(problem, outputs)
-    for (name, size), count in zip(sizes._asdict().items(), counts, strict=True):
+    for name in ("y", "dx", "dw"):
         assert got[name].dtype == dtype
         error = np.abs(got[name] - getattr(right, name))
-        assert (error <= size * rounding(dtype, count)).all(), name
+        assert (error <= Accuracy(problem, outputs).bound(name, x, w, b, dy)).all(), name
 
 
 @pytest.mark.parametrize("outputs", [2, 4])
@@ -110,11 +109,10 @@ def test_bits_do_not_depend_on_threads(case, outputs):
 
 @pytest.mark.parametrize("outputs", [2, 4])
 def test_a_pixel_that_is_no_number_spoils_its_tiles_alone(outputs):
-    problem = Conv2D(2, 3, 24, 40, 2, 3, padding=1)
+    problem = Conv2D(2, 3, 24, 40, 2, 3, padding=1, dtype="float64")
     random = np.random.default_rng(4)
     x, w, b, _ = (random.integers(-2, 3, shape).astype("f8") for shape in problem.shapes)
-    w *= accuracy.integral(outputs)
-    problem = Conv2D(2, 3, 24, 40, 2, 3, padding=1, dtype="float64")
+    w *= Accuracy(problem, outputs).integral
     kernel = winograd.Winograd(outputs)
     right, _ = kernel.forward(problem, x, w, b)
     for value in (np.nan, np.inf):
@@ -160,3 +158,25 @@ def test_each_gradient_can_be_asked_for_alone(outputs):
 )
 def test_other_windows_are_unsupported(descriptor, reason):
     assert reason in winograd.Winograd(4).unsupported(parse(descriptor))
+
+
+def test_sums_and_products_of_transforms_are_neither_reordered_nor_fused():
+    # Numba adds its flags to operations that have none.
+    jit = pytest.importorskip("cnnkernels.jit")
+    vector_code = pytest.importorskip("cnnkernels.convolution.numba_winograd.vector_code")
+
+    @jit.kernel
+    def everything(m, of, to):
+        vector_code.transform_images(m, of, 0, 1, 1, to, 0, 1, 1)
+        vector_code.transform_weights(m, of, 0, 1, 1, to, 0, 1, 1)
+        vector_code.transform_back(m, of, 0, 1, 1, to, 0, 1, 1)
+        vector_code.transform_gradients(m, of, 0, 1, 1, to, 0, 1, 1)
+        vector_code.transform_weights_back(m, of, 0, 1, 1, to, 0, 1, 1)
+        vector_code.store_pixels(m, of, 0, 1, of[0], to, 0)
+
+    array = numba.types.Array(numba.float32, 1, "C")
+    everything.compile((numba.int64, array, array))
+    (code,) = everything.inspect_llvm().values()
+    operations = re.findall(r"= (f(?:add|sub|mul) .*)", code)
+    assert len(operations) > 100
+    assert {re.match(r"f\w+ ([a-z ]*)", found)[1] for found in operations} == {"nsz "}

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from cnnkernels.convolution.numba_winograd.transforms import POINTS, TAPS, transforms
+from cnnkernels.winograd.transforms import POINTS, TAPS, transforms
 
 
 @pytest.mark.parametrize("outputs", POINTS)

@@ -1,0 +1,138 @@
+"""Winograd's convolution in NumPy, in all three directions, for any matrices and inputs.
+
+With the absolute values of matrices and inputs, it gives the magnitudes in error bounds; with
+faulty matrices, faulty kernels that the checks must catch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from cnnkernels.winograd.transforms import TAPS, transforms
+
+
+class Matrices(NamedTuple):
+    """The matrices of `transforms.Transforms`, float64."""
+
+    image: np.ndarray
+    weights: np.ndarray
+    output: np.ndarray
+    gradient: np.ndarray
+    weights_back: np.ndarray
+    denominators: np.ndarray
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a tile along an axis."""
+        return len(self.output)
+
+
+@functools.cache
+def matrices(outputs: int) -> Matrices:
+    """Return the matrices of F(outputs, 3)."""
+    given = transforms(outputs)
+    return Matrices(*(np.array(getattr(given, name), np.float64) for name in Matrices._fields))
+
+
+def tiles_along(size: int, outputs: int) -> int:
+    """Return how many tiles cover an axis of the output."""
+    return -(-size // outputs)
+
+
+def correlated(
+    given: Matrices,
+    images: np.ndarray,
+    w: np.ndarray,
+    padding: tuple[int, int],
+    size: tuple[int, ...],
+    stored: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> np.ndarray:
+    """Return the correlation of images with filters: y, or dx if filters are turned.
+
+    Parameters
+    ----------
+    given : Matrices
+    images : array, (N, groups * C, H, W)
+    w : array, (groups, K, C, 3, 3)
+    padding : tuple of int
+        Rows above and columns left of an image.
+    size : tuple of int
+        Rows and columns of the result.
+    stored : callable
+        Rounds transformed images and weights as they are stored.
+
+    Returns
+    -------
+    array, (N, groups * K, *size), float64
+    """
+    m = given.outputs
+    groups, filters = w.shape[:2]
+    weights = stored(_divided(given, _both(given.weights, w.transpose(3, 4, 0, 1, 2))))
+    down, across = (tiles_along(n, m) for n in size)
+    y = np.empty((len(images), groups * filters, *size))
+    for n, image in enumerate(images):  # one after another, to save memory
+        tiles = _both(given.image, _tiles_of(image, m, groups, padding, size, TAPS - 1))
+        outputs = _both(given.output, weights @ stored(tiles))
+        outputs = outputs.reshape(m, m, groups * filters, down, across)
+        whole = outputs.transpose(2, 3, 0, 4, 1).reshape(len(y[n]), down * m, across * m)
+        y[n] = whole[:, : size[0], : size[1]]
+    return y
+
+
+def weight_gradients(
+    given: Matrices, x: np.ndarray, dy: np.ndarray, groups: int, padding: tuple[int, int]
+) -> np.ndarray:
+    """Return the gradient of the weights, (K, C / groups, 3, 3), float64."""
+    m, size = given.outputs, dy.shape[2:]
+    channels = (dy.shape[1] // groups, x.shape[1] // groups)
+    sums = np.zeros((len(given.image), len(given.image), groups, *channels))
+    for image, gradient in zip(x, dy, strict=True):
+        tiles = _both(given.image, _tiles_of(image, m, groups, padding, size, TAPS - 1))
+        of_y = _both(given.gradient, _tiles_of(gradient, m, groups, (0, 0), size, 0))
+        sums += of_y @ tiles.swapaxes(3, 4)
+    dw = _both(given.weights_back, _divided(given, sums))
+    return dw.transpose(2, 3, 4, 0, 1).reshape(dy.shape[1], channels[1], TAPS, TAPS)
+
+
+def _tiles_of(
+    image: np.ndarray,
+    outputs: int,
+    groups: int,
+    padding: tuple[int, int],
+    size: tuple[int, ...],
+    overlap: int,
+) -> np.ndarray:
+    """Return an image's overlapping tiles, (side, side, groups, C, tiles), zeros around it."""
+    around = [(0, 0)]
+    # A negative padding leaves out pixels: dx of padding that is wider than the filter.
+    image = image[:, max(0, -padding[0]) :, max(0, -padding[1]) :]
+    for axis in (0, 1):
+        covered = tiles_along(size[axis], outputs) * outputs + overlap
+        before = max(0, padding[axis])
+        after = max(0, covered - before - image.shape[axis + 1])
+        around.append((before, after))
+    side = outputs + overlap
+    windows = sliding_window_view(np.pad(image, around), (side, side), axis=(1, 2))
+    down, across = (tiles_along(n, outputs) for n in size)
+    tiles = windows[:, ::outputs, ::outputs][:, :down, :across].transpose(3, 4, 0, 1, 2)
+    return tiles.reshape(side, side, groups, len(image) // groups, down * across)
+
+
+def _both(matrix: np.ndarray, tiles: np.ndarray) -> np.ndarray:
+    """Transform both leading axes of tiles."""
+    rows, columns = matrix.shape
+    flat = tiles.reshape(columns * columns, -1)
+    both: np.ndarray = np.kron(matrix, matrix) @ flat
+    return both.reshape(rows, rows, *tiles.shape[2:])
+
+
+def _divided(given: Matrices, tiles: np.ndarray) -> np.ndarray:
+    """Divide by the denominators of both axes; multiples give integers exactly."""
+    both = np.multiply.outer(given.denominators, given.denominators)
+    divided: np.ndarray = tiles / both[:, :, None, None, None]
+    return divided
