@@ -14,7 +14,7 @@ from cnnbench.results import Row, Run
 from cnnbench.words import counted
 from cnnbench.workers.pool import WorkerPool, note_threading
 from cnnbench.workers.worker import WorkerError
-from cnnkernels.contract import Conv2D, Problem, directions
+from cnnkernels.contract import Conv2D, Direction, Problem, directions
 from cnnkernels.descriptor import Case
 
 
@@ -61,6 +61,8 @@ def check_case(
         "repeatable": None,
         "digest": "",
         "deterministic": False,
+        "algorithm": None,
+        "owner": "",
     }
     if backend in pool.absent:
         outcome, reason = pool.absent[backend]
@@ -94,9 +96,22 @@ def rows_of(case: Case, backend: str, threads: int, found: dict[str, Any]) -> li
             layers=case.layers,
             check=found["digest"],
             repeatable=found["repeatable"],
+            details=_details(backend, direction, found),
         )
         for direction in directions(case.problem)
     ]
+
+
+def _details(backend: str, direction: Direction, found: dict[str, Any]) -> dict[str, Any]:
+    """Return what `Row` documents of a declared algorithm, and of a kernel of another backend."""
+    details: dict[str, Any] = {}
+    if found["owner"] not in ("", backend):
+        details["owner"] = found["owner"]
+    if found["algorithm"] is not None:
+        algorithm = dict(found["algorithm"])
+        details["algorithm"] = algorithm.pop("name")
+        details |= {name: values.get(direction) for name, values in algorithm.items()}
+    return details
 
 
 def operation(problem: Problem) -> str:

@@ -57,16 +57,18 @@ class Row:
     outcome, reason : str
         'ok', 'wrong', 'failed' or 'unsupported', and why. Only an 'ok' row has a time.
     error_over_bound : float or None
-        Largest error on real data, relative to the largest rounding error possible in any order of
-        summation.
+        Largest error on real data, relative to the largest rounding error possible in direct sums,
+        in any order.
     seconds : float or None
         Median of `samples`, of one call.
     samples : list of float
         Seconds of a call, two a round, in the order of the rounds.
     gflops : float or None
-        10^9 floating-point operations a second, without taps on padding.
+        10^9 floating-point operations of a direct convolution a second, without taps on padding.
+        They are called effective if an algorithm computes fewer.
     ceiling_fraction : float or None
-        Of the measured FMA peak (convolution), or memory bandwidth at this working set (pooling).
+        Of the measured FMA peak (convolution; by the products that the algorithm computes), or
+        memory bandwidth at this working set (pooling).
     extra_bytes : int or None
         Peak memory during a call, beyond inputs and outputs.
     first_call_seconds, cached_first_call_seconds : float or None
@@ -86,7 +88,9 @@ class Row:
     nchw_seconds : float or None
         For backends with another layout, `seconds` with conversion from and to NCHW.
     details : dict
-        Fields of some rows only, such as the loss of a training.
+        Fields of some rows only, such as the loss of a training. For an algorithm that declares its
+        accuracy: ``algorithm`` and the other fields of `cnnkernels.conformance.checks.Algorithm`.
+        For a kernel that belongs to another backend: its ``owner``.
     """
 
     case: str
@@ -122,6 +126,11 @@ class Row:
         self.seconds = self.gflops = self.ceiling_fraction = self.nchw_seconds = None
         self.first_call_seconds = self.cached_first_call_seconds = None
         self.ratio = self.ratio_low = self.ratio_high = self.verdict = self.extra_bytes = None
+
+    @property
+    def owner(self) -> str:
+        """The backend whose kernel computed this: the row's own, or its fallback."""
+        return str(self.details.get("owner", self.backend))
 
     @property
     def why(self) -> str:
@@ -167,6 +176,44 @@ def reasons(rows: Iterable[Row]) -> list[str]:
                 part = f" (on {_some([case for case, _ in found])})"
             lines.append(line if len(found) == len(cases) else line + part)
     return lines
+
+
+def distinct(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows without those whose kernel is there under its own backend's name as well."""
+    rows = list(rows)
+    present = {(row.case, row.problem, row.direction, row.threads, row.backend) for row in rows}
+    return [
+        row
+        for row in rows
+        if row.owner == row.backend
+        or (row.case, row.problem, row.direction, row.threads, row.owner) not in present
+    ]
+
+
+def algorithms(rows: Iterable[Row]) -> list[str]:
+    """Return notes on backends with algorithms other than direct sums, or other backends' kernels.
+
+    The first kind says how the largest error compares with the bound that the algorithm declares.
+    """
+    rows = [row for row in rows if row.problem and row.outcome == "ok"]
+    notes = []
+    for backend in dict.fromkeys(row.backend for row in rows):
+        mine = [row for row in rows if row.backend == backend]
+        for name in dict.fromkeys(row.details.get("algorithm") for row in mine):
+            if name is not None:
+                of_name = [row for row in mine if row.details.get("algorithm") == name]
+                worst = max(row.details["error_over_own_bound"] or 0.0 for row in of_name)
+                note = f"{backend}: {name}, errors at most {worst:.2g} of the bound it declares"
+                if any(row.gflops for row in of_name):
+                    note += "; GFLOP/s are effective: those of direct sums"
+                notes.append(note)
+        for owner in dict.fromkeys(row.owner for row in mine):
+            if owner != backend:
+                cases = dict.fromkeys(row.case for row in mine if row.owner == owner)
+                every = len(cases) == len({row.case for row in mine})
+                where = "every case" if every else _some(cases)
+                notes.append(f"{backend}: {owner}'s kernel on {where}")
+    return notes
 
 
 def longest(slow: Iterable[str]) -> str:

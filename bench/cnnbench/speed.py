@@ -23,7 +23,7 @@ from cnnbench.checking import check_case, clear, fills_folder, operation, rows_o
 from cnnbench.judging.comparing import compare
 from cnnbench.judging.floor import measure_floor, probes
 from cnnbench.judging.limits import judge, measure_ceilings
-from cnnbench.results import Row, Run
+from cnnbench.results import Row, Run, distinct
 from cnnbench.sides import contestant
 from cnnbench.timing import Contestant
 from cnnbench.words import counted
@@ -150,8 +150,14 @@ def time_on_one_thread(
 def _time_case(
     pool: WorkerPool, case: Case, rows: Sequence[Row], conditions: _Conditions, folder: Path
 ) -> None:
-    """Time the rows of a case that passed the check, direction by direction."""
-    timed = list(dict.fromkeys(row.backend for row in rows if row.outcome == "ok"))
+    """Time the rows of a case that passed the check, direction by direction.
+
+    A kernel of another backend that takes part is timed once, under its own backend's name.
+    """
+    passed = [row for row in rows if row.outcome == "ok"]
+    own = distinct(passed)
+    shared = [row for row in passed if row not in own]
+    timed = list(dict.fromkeys(row.backend for row in own))
     for backend in timed:
         with failing([row for row in rows if row.backend == backend]):
             pool.ask(backend, "prepare", descriptor=str(case.problem), folder=str(folder))
@@ -159,7 +165,7 @@ def _time_case(
         of_direction = [row for row in rows if row.direction == direction]
         contestants: dict[str, Contestant] = {}
         for row in of_direction:
-            if row.outcome != "ok":
+            if row.outcome != "ok" or row in shared:
                 continue
             asked = _Asked(pool, row)
             with failing([row]):
@@ -173,9 +179,10 @@ def _time_case(
                     if not converted:
                         row.extra_bytes = extra_bytes
         try:
+            base = next((r for r in shared if r.backend == conditions.baseline), None)
             timing.compete(
                 list(contestants.values()),
-                conditions.baseline,
+                conditions.baseline if base is None else base.owner,
                 conditions.floor,
                 conditions.random,
             )
@@ -190,6 +197,9 @@ def _time_case(
                     row.details["nchw_samples"] = from_nchw.samples
                 device = pool.about(row.backend)["device"] if row.outcome == "ok" else ""
                 judge(row, case.problem, device, conditions.ceilings, [*conditions.done, *rows])
+            for row in of_direction:
+                if row in shared:
+                    _copy_times(next(r for r in of_direction if r.backend == row.owner), row)
             compare(of_direction, conditions.baseline, conditions.floor)
         for lost in [row for row in of_direction if row.outcome in ("failed", "wrong")]:
             for row in [r for r in rows if r.backend == lost.backend and r.outcome == "ok"]:
@@ -200,6 +210,16 @@ def _time_case(
     for backend in timed:
         with contextlib.suppress(WorkerError):
             pool.ask(backend, "release")
+
+
+def _copy_times(timed: Row, row: Row) -> None:
+    """Give a row the times of its kernel under another backend's name."""
+    if timed.outcome != "ok":
+        row.withdraw(timed.outcome, f"{timed.backend}: {timed.reason}")
+        return
+    row.samples, row.seconds, row.extra_bytes = timed.samples, timed.seconds, timed.extra_bytes
+    row.gflops, row.ceiling_fraction = timed.gflops, timed.ceiling_fraction
+    row.nchw_seconds = timed.nchw_seconds
 
 
 class _Asked:
@@ -244,6 +264,9 @@ def _sum(name: str, parts: Sequence[Row], threads: int) -> Row:
     first = parts[0]
     total = Row(f"{name} (sum)", "", first.op, first.direction, first.backend, threads, "ok")
     total.layers = sum(row.layers for row in parts)
+    owners = {row.owner for row in parts}
+    if len(owners) == 1 and owners != {first.backend}:
+        total.details["owner"] = first.owner
     bad = next((row for row in parts if row.outcome != "ok"), None)
     if bad is not None:
         total.outcome, total.reason = bad.outcome, f"{bad.case}: {bad.reason}"

@@ -29,6 +29,7 @@ STRANGERS = (
     "subtly-wrong",
     "killed-in-turn",
     "replays",
+    "borrows",
 )
 
 

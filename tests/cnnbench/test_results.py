@@ -335,3 +335,34 @@ def test_other_reasons_are_one_line_each_with_their_cases():
         "torch-cuda: unsupported: no GPU",
         "numpy: wrong: y is 1, not 2 (on b)",
     ]
+
+
+# --------------------------------------------------------------------------------------------
+# algorithms, and kernels that backends share
+
+
+def test_an_algorithm_is_noted_with_its_error_over_its_own_bound():
+    def row(case, **details):
+        found = row_of(case, "mine", outcome="ok", reason="")
+        found.details = details
+        return found
+
+    declared = {"algorithm": "F(4x4, 3x3)", "error_over_own_bound": 0.0123, "products": 9}
+    rows = [row("a", **declared), row("b", **declared | {"error_over_own_bound": 0.2})]
+    assert results.algorithms(rows) == [
+        "mine: F(4x4, 3x3), errors at most 0.2 of the bound it declares"
+    ]
+    rows[0].gflops = 1.0
+    assert results.algorithms(rows)[0].endswith("; GFLOP/s are effective: those of direct sums")
+    rows.append(row("c", owner="other"))
+    assert results.algorithms(rows)[1] == "mine: other's kernel on c"
+    assert results.algorithms(rows[2:]) == ["mine: other's kernel on every case"]
+
+
+def test_a_kernel_under_another_name_is_not_distinct_from_its_own():
+    owned, borrowed = row_of("a", "other"), row_of("a", "mine")
+    borrowed.details = {"owner": "other"}
+    assert results.distinct([borrowed, owned]) == [owned]
+    assert results.distinct([borrowed]) == [borrowed]
+    elsewhere = row_of("b", "other")
+    assert results.distinct([borrowed, elsewhere]) == [borrowed, elsewhere]

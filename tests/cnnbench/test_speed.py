@@ -231,6 +231,28 @@ def test_a_baseline_that_goes_wrong_leaves_rows_of_everyone(fresh_run, steps, ba
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("baseline", ["numpy", "borrows"])
+def test_a_kernel_that_two_backends_share_is_timed_once(fresh_run, steps, baseline):
+    rows = measured(["borrows", "numpy"], [TINY], steps, fresh_run(), baseline=baseline)
+    assert all(row.outcome == "ok" and row.verdict in VERDICTS for row in rows)
+    for case in TINY.cases:
+        for direction in directions(case.problem):
+            mine, theirs = (find(rows, b, case.label, direction) for b in ("borrows", "numpy"))
+            assert (mine.owner == "numpy") == (case is not A)
+            assert (mine.samples == theirs.samples) == (case is not A)
+            if case is not A:
+                assert (mine.seconds, mine.gflops) == (theirs.seconds, theirs.gflops)
+    assert results.distinct(rows) == [r for r in rows if r.backend == "numpy" or r.owner != "numpy"]
+
+
+@pytest.mark.slow
+def test_without_its_owner_a_borrowed_kernel_is_timed(fresh_run, steps):
+    rows = measured(["borrows"], [TINY], steps, fresh_run(), baseline="borrows")
+    assert all(row.outcome == "ok" and row.seconds for row in rows)
+    assert results.distinct(rows) == rows
+
+
+@pytest.mark.slow
 def test_what_beats_the_peak_is_failed_without_a_time(fresh_run, steps):
     rows = measured(["numpy"], [CaseSet("two", (A, B))], steps, fresh_run(), flops=1.0)
     assert len(rows) == 12

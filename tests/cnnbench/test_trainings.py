@@ -126,10 +126,33 @@ def test_a_program_whose_losses_depart_is_wrong_and_has_no_time(program, departs
     if departs_at is not None:
         exact[departs_at] *= 1 + 2 * trainings.LOSS_TOLERANCE
     row = results.Row("digits", "", "train", "train", "mine", 1, "ok")
-    tolerances = np.full(STEPS, trainings.LOSS_TOLERANCE)
-    trainings._note_training(row, done, trainings._Exact(exact, tolerances))
+    trainings._note_training(row, done, trainings._Exact(exact, *np.zeros((2, STEPS))))
     assert (row.outcome, row.seconds) == (("ok", 1.0) if departs_at is None else ("wrong", None))
     assert row.reason.startswith("" if departs_at is None else f"the loss of step {departs_at + 1}")
+
+
+@pytest.mark.parametrize(
+    ("declared", "apart", "outcome"),
+    [(False, 1e-4, "wrong"), (True, 1e-4, "ok"), (True, 2.1e-3, "wrong")],
+)
+def test_a_declared_algorithm_may_depart_by_its_bounds_and_as_far_as_noise_in_images(
+    declared, apart, outcome
+):
+    row = results.Row("digits", "", "train", "train", "mine", 1, "ok")
+    if declared:
+        row.details["bound_ratio"] = 20.0
+    exact = trainings._Exact(np.ones(3), np.zeros(3), np.array([0.0, 5e-4, 5e-4]))
+    losses = [1 + apart / 10, 1 + apart, 1.0]
+    done = {"step_losses": losses, "steps": 3, "all_steps": 3, "seconds": 1.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainings, "_details", dict)
+        trainings._note_training(row, done, exact)
+    assert row.outcome == outcome
+
+
+def test_noise_in_black_pixels_moves_losses_further_than_rounding_in_weights():
+    exact = trainings._exact_losses(RECIPE.options, declared=True)
+    assert exact.noisy_spread[-1] > 10 * exact.spread[-1]
 
 
 # --------------------------------------------------------------------------------------------

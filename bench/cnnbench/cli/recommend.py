@@ -49,7 +49,9 @@ def recommend(
     max_error: Annotated[
         float | None,
         typer.Option(
-            help="Largest error allowed, relative to the largest rounding error possible.", min=0
+            help="Largest error allowed, relative to the largest that rounding can make in "
+            "direct sums; 1 leaves out Winograd kernels [default: what each kernel declares].",
+            min=0,
         ),
     ] = None,
     deterministic: Annotated[

@@ -52,7 +52,8 @@ def show_times(console: Console, rows: list[Row], environment: dict[str, Any]) -
         return
     for sheet in tables.time_sheets([row for row in layers if row.outcome != "unsupported"]):
         tables.show(console, sheet)
-    for line in results.reasons(row for row in layers if row.outcome in ("ok", "unsupported")):
+    notes = results.reasons(row for row in layers if row.outcome in ("ok", "unsupported"))
+    for line in (*notes, *results.algorithms(layers)):
         console.print(f"- {line}", style="dim", highlight=False)
     tables.show(console, tables.first_call_sheet(layers))
     for count, floor in environment.get("aa_floor", {}).items():

@@ -56,7 +56,7 @@ def load(path: str = "") -> Dataset:
     DataError
         If the file cannot be trained on.
     """
-    images, labels = read(Path(path)) if path else _digits()
+    images, labels = unsplit(path)
     from sklearn.model_selection import train_test_split
 
     split = train_test_split(
@@ -64,6 +64,11 @@ def load(path: str = "") -> Dataset:
     )
     train_images, test_images, train_labels, test_labels = map(np.ascontiguousarray, split)
     return Dataset(train_images, train_labels, test_images, test_labels, int(labels.max()) + 1)
+
+
+def unsplit(path: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Return all images and labels of `load`, in the order of the file."""
+    return read(Path(path)) if path else _digits()
 
 
 def remark(path: str) -> str | None:

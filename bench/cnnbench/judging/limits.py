@@ -32,6 +32,7 @@ def judge(
 ) -> None:
     """Compare a time with the machine's ceilings, and withdraw it above the FMA peak.
 
+    An algorithm that declares fewer products than direct sums is judged by these.
     Before the first withdrawal at a thread count the peak is measured again.
 
     Parameters
@@ -51,10 +52,12 @@ def judge(
     direction: Direction = row.direction  # type: ignore[assignment]
     on_cpu = device == "cpu" and "reason" not in ceilings
     if isinstance(problem, Conv2D):
-        rate = problem.flops(direction) / row.seconds
-        row.gflops = rate / 1e9
+        row.gflops = problem.flops(direction) / row.seconds / 1e9
         if not on_cpu:
             return
+        products = row.details.get("products")
+        flops = problem.flops(direction) if products is None else 2 * products
+        rate = flops / row.seconds
         if rate > IMPOSSIBLE * ceilings["flops"][problem.dtype] and "flops_again" not in ceilings:
             _measure_peak_again(ceilings, row.threads, problem.dtype, judged)
         peak = ceilings["flops"][problem.dtype]

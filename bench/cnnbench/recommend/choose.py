@@ -26,7 +26,7 @@ from cnnbench.recommend.recommendation import (
     Recommendation,
 )
 from cnnbench.report import numbers
-from cnnbench.results import TOO_SLOW, Row, Run, longest
+from cnnbench.results import TOO_SLOW, Row, Run, distinct, longest
 from cnnbench.workers.pool import WorkerPool
 from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels.contract import FORWARD
@@ -47,7 +47,9 @@ class Wishes:
     Attributes
     ----------
     max_error : float or None
-        The largest error allowed, relative to the largest rounding error possible.
+        The largest error allowed, relative to the largest rounding error possible in direct sums.
+        Algorithms that declare their accuracy must have a bound that is no larger. By default each
+        kernel may have the error that it declares.
     deterministic : bool
         Whether backends must promise the same bits on every run.
     pins : dict of str to str
@@ -218,7 +220,7 @@ def _decide(
     A lead below the A/A floor counts as likely, not certain: whole steps decide.
     """
     of_layer: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in distinct(rows):
         if row.problem == str(layer.case):
             of_layer.setdefault(row.backend, []).append(row)
     decision = Decision(layer, None, {}, {})
@@ -261,10 +263,18 @@ def _refusal(rows: Sequence[Row], wishes: Wishes) -> str | None:
             return row.why
         if row.seconds is None:
             return "not timed"
-        if wishes.max_error is not None and not (row.error_over_bound or 0.0) <= wishes.max_error:
+        if wishes.max_error is None:
+            continue
+        if not (row.error_over_bound or 0.0) <= wishes.max_error:
             return (
                 f"its error is {numbers.of_bound(row.error_over_bound)} of the largest rounding "
-                f"error possible, above {wishes.max_error:g}"
+                f"error possible in direct sums, above {wishes.max_error:g}"
+            )
+        possible = row.details.get("worst_bound_ratio") or 0.0
+        if possible > wishes.max_error:
+            return (
+                f"{row.details['algorithm']} can have an error {possible:.3g} times as large as "
+                f"direct sums can, above {wishes.max_error:g}"
             )
     return None
 

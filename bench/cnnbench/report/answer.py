@@ -78,7 +78,7 @@ def checks(rows: Sequence[Row]) -> str:
     return (
         f"{counted(passed, 'check')} passed, {len(rows) - passed - refused} wrong or "
         f"failed, {refused} not supported here; "
-        f"the largest error is {numbers.of_bound(worst)} of its rounding bound"
+        f"the largest error is {numbers.of_bound(worst)} of direct's rounding bound"
     )
 
 

@@ -53,6 +53,10 @@ def of_bound(value: float | None) -> str:
     """Return an error in units of its bound, or '-'."""
     if value is None:
         return "-"
+    if value >= 9.9995:
+        return (
+            f"{value:.1f}" if value < 99.95 else f"{value:.0f}" if value < 1e5 else f"{value:.0e}"
+        )
     return "0" if value == 0 else f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
 
 

@@ -14,7 +14,7 @@ from cnnbench.recommend import recommendation
 from cnnbench.report import answer, charts, learnt, numbers, offline, tables
 from cnnbench.report.charts import Chart, drawing
 from cnnbench.report.tables import Sheet
-from cnnbench.results import Row, Run
+from cnnbench.results import Row, Run, algorithms, distinct
 
 
 class Cell(NamedTuple):
@@ -177,6 +177,7 @@ def sections(run: Run, against: Run | None, command: str = "") -> list[Section]:
     rows = run.rows
     layers = [row for row in rows if row.op != "train"]
     single = [row for row in layers if row.problem]
+    own = distinct(single)
     trained = [row for row in rows if row.op == "train"]
     markers = charts.colours(
         row.backend for row in (*rows, *(against.rows if against is not None else ()))
@@ -190,11 +191,11 @@ def sections(run: Run, against: Run | None, command: str = "") -> list[Section]:
             "bar across a mark is the 96 % confidence interval, missing after too few rounds."
             + (_MARKS if len({row.threads for row in layers}) > 1 else ""),
             groups=_unnamed(
-                charts.ratios(layers, markers),
-                charts.sizes(single, markers),
-                charts.rooflines(single, run.environment.get("ceilings", {}), markers),
-                charts.threads(single, markers),
-                charts.first_calls(layers),
+                charts.ratios(distinct(layers), markers),
+                charts.sizes(own, markers),
+                charts.rooflines(own, run.environment.get("ceilings", {}), markers),
+                charts.threads(own, markers),
+                charts.first_calls(own),
             ),
         ),
         _learnt(trained),
@@ -248,14 +249,14 @@ def _correctness(rows: list[Row], markers: dict[str, Any]) -> Section:
         ]
         for (case, threads), found in cases.items()
     ]
-    notes = dict.fromkeys(
-        f"{row.backend}: {row.outcome}: {row.reason}" for row in rows if row.outcome != "ok"
-    )
+    notes = [f"{row.backend}: {row.outcome}: {row.reason}" for row in rows if row.outcome != "ok"]
+    notes = list(dict.fromkeys(notes)) + algorithms(rows)
     table = Table((Cell("case"), *map(Cell, backends)), lines, tuple(notes))
     return Section(
         "Correctness",
         "Every result and gradient is exact on integers. The number is the largest error on real "
-        "data divided by the rounding bound of any summation order: above 1 is wrong.",
+        "data divided by the rounding bound of direct sums in any order. Above 1 is wrong, unless "
+        "an algorithm declares another bound and keeps it.",
         [("Cases and backends", table)],
         _unnamed(charts.errors(rows, markers)),
     )

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cnnbench.report import numbers
-from cnnbench.results import Row
+from cnnbench.results import Row, algorithms, distinct
 from cnnbench.words import counted
 
 _STYLES = {
@@ -134,7 +134,8 @@ def check_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
         b for b in shown if any(row.repeatable is False for row in rows if row.backend == b)
     ]
     notes += [f"{b}: gives other bits from run to run" for b in unsteady]
-    title = "Correctness: exact on integers; on real data the largest error over its bound"
+    notes += algorithms(rows)
+    title = "Correctness: exact on integers; the largest error on real data over direct's bound"
     if not shown:
         yield Sheet(title, (), (), tuple(notes))
     for first in range(0, len(shown), _BACKENDS_ABREAST):
@@ -152,7 +153,10 @@ def check_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
 
 
 def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
-    """Yield a sheet for each case and thread count, with all directions and backends."""
+    """Yield a sheet for each case and thread count, with all directions and backends.
+
+    A kernel that two backends share has one line, under its own backend's name.
+    """
     keys = dict.fromkeys((row.case, row.problem, row.op, row.threads) for row in rows)
     for case, problem, op, threads in keys:
         mine = [
@@ -161,10 +165,11 @@ def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
             if (row.case, row.problem, row.op, row.threads) == (case, problem, op, threads)
         ]
         pooling = op == "max_pool2d"
+        own = distinct(mine) if problem else mine
         lines: list[tuple[str, ...]] = []
         rates = 2 if pooling else 3
         for direction in dict.fromkeys(row.direction for row in mine):
-            timed = [row for row in mine if row.direction == direction and row.seconds is not None]
+            timed = [row for row in own if row.direction == direction and row.seconds is not None]
             if timed:
                 lines.append(())
                 lines.append((direction, *[""] * (rates + 3)))
@@ -172,6 +177,15 @@ def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
         baseline = next((row.baseline for row in mine if row.baseline), "the baseline")
         notes = [
             f"{row.backend}: {row.outcome}: {row.reason}" for row in mine if row.outcome != "ok"
+        ]
+        notes += [
+            f"{row.backend}: {row.owner}'s kernel, timed once" for row in mine if row not in own
+        ]
+        notes += [
+            f"{row.backend}: {row.details['algorithm']}, GFLOP/s are effective, "
+            "peak is of its own products"
+            for row in mine
+            if row.gflops and "algorithm" in row.details
         ]
         for backend in dict.fromkeys(row.backend for row in mine if row.nchw_seconds is not None):
             converted = ", ".join(
@@ -200,7 +214,7 @@ def first_call_sheet(rows: Sequence[Row]) -> Sheet:
     """Return first-call, cached first-call and steady times by backend, op and direction."""
     lines = []
     seen = set()
-    for row in rows:
+    for row in distinct(rows):
         key = (row.backend, row.op, row.direction)
         if row.first_call_seconds is None or key in seen or row.seconds is None:
             continue
@@ -246,15 +260,21 @@ def train_sheet(rows: Sequence[Row]) -> Sheet:
         )
     notes = [f"* {row.backend}: {row.reason}" for row in trained if row.seconds and row.reason]
     notes += [f"{r.backend}: {r.outcome}: {r.reason}" for r in trained if r.outcome != "ok"]
-    apart = [
-        row.details["first_epoch_loss_difference"] for row in trained if row.seconds is not None
-    ]
+    timed = [row for row in trained if row.seconds is not None]
+    apart = [_losses_apart(row) for row in timed if "bound_ratio" not in row.details]
     if apart:
-        later = max(row.details["loss_difference"] for row in trained if row.seconds is not None)
+        first, later = map(max, zip(*apart, strict=True))
         notes.append(
-            f"losses differ from float64's by at most {max(apart):.0e} of themselves in the first "
+            f"losses differ from float64's by at most {first:.0e} of themselves in the first "
             f"epoch, {later:.0e} later"
         )
+    for row in timed:
+        if "bound_ratio" in row.details:
+            first, later = _losses_apart(row)
+            notes.append(
+                f"{row.backend}: losses differ by at most {first:.0e} in the first epoch, "
+                f"{later:.0e} later; its algorithm's errors may decide for a ReLU at zero"
+            )
     compile_times = [
         f"{row.backend} {numbers.seconds(row.first_call_seconds)} / "
         f"{numbers.seconds(row.cached_first_call_seconds)}"
@@ -325,6 +345,10 @@ def epochs_sheet(title: str, epochs: Sequence[dict[str, Any]]) -> Sheet:
             for number, epoch in enumerate(epochs, start=1)
         ),
     )
+
+
+def _losses_apart(row: Row) -> tuple[float, float]:
+    return row.details["first_epoch_loss_difference"], row.details["loss_difference"]
 
 
 def _time_cells(row: Row, pooling: bool) -> tuple[str, ...]:

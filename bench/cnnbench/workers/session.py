@@ -102,7 +102,8 @@ class _Session:
         reason = self._backend.unsupported(problem)
         if reason is not None:
             raise Unsupported(reason)
-        inputs = filled(problem, "real", Path(folder) if folder else None)
+        accuracy = self._backend.accuracy(problem)
+        inputs = filled(problem, "real", Path(folder) if folder else None, accuracy)
         self._call = Call(self._backend, problem, inputs)
         self._spots = spots_of(inputs)
         self._timed.clear()

@@ -8,6 +8,7 @@ import pytest
 from cnnbench.judging import limits
 from cnnbench.judging.limits import measure_ceilings
 from cnnbench.results import Row
+from cnnkernels.descriptor import parse
 
 
 def test_ceilings_that_fail_are_a_reason(monkeypatch):
@@ -51,3 +52,16 @@ def test_a_higher_peak_lowers_the_shares_of_what_was_judged_by_the_lower(monkeyp
     limits._measure_peak_again(found, 2, "float32", [convolution, pooling, alone])
     assert found["flops"]["float32"] == 2e11
     assert [r.ceiling_fraction for r in (convolution, pooling, alone)] == [0.25, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("products", "outcome", "fraction"), [(None, "failed", None), (600_000, "ok", 0.8)]
+)
+def test_a_time_is_judged_by_the_products_that_an_algorithm_computes(products, outcome, fraction):
+    problem = parse("mb1ic100ih10oc100oh10kh1ph0")  # 1e6 products
+    row = Row("a", str(problem), "conv2d", "forward", "mine", 1, "ok", seconds=1.0)
+    if products is not None:
+        row.details["products"] = products
+    limits.judge(row, problem, "cpu", {"flops": {"float32": 1.5e6}, "flops_again": {}}, [])
+    assert (row.outcome, row.ceiling_fraction) == (outcome, fraction)
+    assert row.gflops == (None if outcome == "failed" else 2e-3)

@@ -50,6 +50,7 @@ class World:
         self.noise = {}
         self.floor = FLOOR
         self.errors = {}
+        self.details = {}
         self.devices = {}
         self.candidates = self.measured = None
 
@@ -66,6 +67,7 @@ class World:
                     row.error_over_bound = self.errors.get(backend, 0.1)
                     row.samples = samples(seconds / 2, self.noise.get((backend, case.label), 0.0))
                     row.seconds = seconds / 2
+                    row.details = dict(self.details.get(backend, {}))
                     run.rows.append(row)
 
     def measure(self, found, *_):
@@ -305,7 +307,31 @@ def test_an_error_above_the_bound_bars_a_backend(world, recommended):
     world.steps |= {"torch-cpu": 1.0, CHANNELS_LAST: 1.0}
     found = recommended(max_error=0.3)
     assert "torch-cpu" not in chosen(found)
-    assert "largest rounding error possible, above 0.3)" in found.answer
+    assert "largest rounding error possible in direct sums, above 0.3)" in found.answer
+
+
+@pytest.mark.parametrize(
+    ("max_error", "winner"), [(None, "numba"), (50, "numba"), (1, "numba-simd")]
+)
+def test_an_algorithm_is_barred_by_the_error_that_it_can_have(
+    world, recommended, max_error, winner
+):
+    world.layers["numba"] = (1.0, 9.0)
+    world.details["numba"] = {"algorithm": "F(4x4, 3x3)", "worst_bound_ratio": 40.0}
+    found = recommended(max_error=max_error)
+    assert chosen(found)[0] == winner
+    if winner != "numba":
+        assert found.decisions[0].refused["numba"] == (
+            "F(4x4, 3x3) can have an error 40 times as large as direct sums can, above 1"
+        )
+
+
+def test_a_kernel_is_chosen_under_its_own_backends_name(world, recommended):
+    world.layers = {"numba": (2.0, 8.0), **world.layers}
+    world.details["numba"] = {"owner": "numba-simd"}
+    found = recommended()
+    assert chosen(found)[0] == "numba-simd"
+    assert "numba" not in found.decisions[0].candidates
 
 
 def test_a_layout_that_is_excluded_is_not_stayed_with(world, recommended):

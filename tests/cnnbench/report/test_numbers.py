@@ -60,8 +60,18 @@ def test_a_fraction_is_in_percent(value, expected):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(None, "-"), (0.0, "0"), (0.123456, "0.123"), (0.0005, "0.001"), (0.0004, "4e-04")],
-)
+    [
+        (None, "-"),
+        (0.0, "0"),
+        (0.123456, "0.123"),
+        (0.0005, "0.001"),
+        (0.0004, "4e-04"),
+        (9.9994, "9.999"),
+        (25.247, "25.2"),
+        (1187.2, "1187"),
+        (3e7, "3e+07"),
+    ],
+)  # fmt: skip
 def test_an_error_is_in_units_of_its_bound_and_zero_only_if_it_is(value, expected):
     assert numbers.of_bound(value) == expected
 

@@ -24,6 +24,14 @@ def test_the_roofline_is_the_lower_of_memory_and_peak(row_of):
     assert chart.traces[-1]["y"] == [50.0]
 
 
+def test_rates_of_fewer_products_are_called_effective(row_of):
+    ceilings = {"1": {"flops": {"float32": 1e11}, "bandwidth": {"1000": 4e11}}}
+    rows = [row_of("fast", gflops=200.0, ceiling_fraction=0.5, details={"products": 1})]
+    (chart,) = charts.rooflines(rows, ceilings, charts.colours(["fast"]))
+    assert "Marks above the lines are effective" in chart.alt
+    assert "effective GFLOP/s" in str(chart.layout["yaxis"])
+
+
 def test_threads_are_compared_with_one(row_of):
     rows = [row_of("fast", 1.0), row_of("fast", 0.6, threads=2)]
     (chart,) = charts.threads(rows, charts.colours(["fast"]))
