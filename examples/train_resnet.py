@@ -2,6 +2,7 @@
 
     python examples/train_resnet.py                      # converted to numba-simd
     python examples/train_resnet.py --plan plan.json     # as cnnbench recommend planned
+    python examples/train_resnet.py --float64 --backends numba-simd,numba-winograd-f4
 
 This makes a plan for it:
 
@@ -25,7 +26,8 @@ from cnnkernels import plan
 def train(network: nn.Module, epochs: int, batch: int = 64) -> tuple[list[float], float]:
     """Train on scikit-learn's digits; return the loss of each epoch, and the seconds in all."""
     digits = load_digits()
-    images = torch.tensor(digits.images[:, None], dtype=torch.float32) / 16
+    dtype = next(network.parameters()).dtype
+    images = torch.tensor(digits.images[:, None], dtype=dtype) / 16
     labels = torch.tensor(digits.target)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
     order = torch.Generator().manual_seed(0)
@@ -45,36 +47,41 @@ def train(network: nn.Module, epochs: int, batch: int = 64) -> tuple[list[float]
 
 
 def main() -> None:
-    """Train both ways, and show the losses side by side."""
+    """Train in each way, and show the losses side by side."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", default="numba-simd", help="backend of converted layers")
-    parser.add_argument("--plan", help="a plan file, instead of one backend")
+    parser.add_argument(
+        "--backends", default="numba-simd", help="backends of converted layers, comma-separated"
+    )
+    parser.add_argument("--plan", help="a plan file, instead of backends")
+    parser.add_argument("--float64", action="store_true", help="also train PyTorch in float64")
     parser.add_argument("--epochs", type=int, default=5)
     given = parser.parse_args()
 
     torch.manual_seed(0)
-    plain = resnet_digits()
-    converted = resnet_digits()
-    converted.load_state_dict(plain.state_dict())
-    follow = plan.load(given.plan) if given.plan else given.backend
-    cnnkernels.torch.convert(converted, follow)
-    for network in (plain, converted):  # compile in a first step, untimed
-        start = {name: value.clone() for name, value in network.state_dict().items()}
-        images = torch.zeros(64, 1, 8, 8)
-        network(images).sum().backward()
+    networks = {"PyTorch": resnet_digits()}
+    if given.float64:
+        networks["float64"] = resnet_digits().double()
+    followed = {"the plan": plan.load(given.plan)} if given.plan else {}
+    for name, follow in followed.items() or ((b, b) for b in given.backends.split(",")):
+        networks[name] = cnnkernels.torch.convert(resnet_digits(), follow)
+    start = {name: value.clone() for name, value in networks["PyTorch"].state_dict().items()}
+    losses, seconds = {}, {}
+    for name, network in networks.items():
+        first = torch.zeros(64, 1, 8, 8, dtype=next(network.parameters()).dtype)
+        network(first).sum().backward()  # compile in a first step, untimed
         network.load_state_dict(start)
-    layers = [type(layer) for layer in converted.modules()]
+        losses[name], seconds[name] = train(network, given.epochs)
+    layers = [type(layer) for layer in network.modules()]
     print(
         f"converted: {layers.count(cnnkernels.torch.Conv2d)} convolutions and "
         f"{layers.count(cnnkernels.torch.MaxPool2d)} max-pooling; threads "
         f"{cnnkernels.torch.threads()}"
     )
-    theirs, their_seconds = train(plain, given.epochs)
-    ours, our_seconds = train(converted, given.epochs)
-    print("epoch   PyTorch  converted")
-    for epoch, (right, mine) in enumerate(zip(theirs, ours, strict=True), start=1):
-        print(f"{epoch:5d}  {right:8.5f}   {mine:8.5f}")
-    print(f"seconds {their_seconds:7.2f}   {our_seconds:8.2f}")
+    width = max(9, *map(len, networks))
+    print("epoch  ", *(f"{name:>{width}}" for name in networks))
+    for epoch in range(given.epochs):
+        print(f"{epoch + 1:5d}  ", *(f"{losses[name][epoch]:{width}.5f}" for name in networks))
+    print("seconds", *(f"{seconds[name]:{width}.2f}" for name in networks))
 
 
 if __name__ == "__main__":

@@ -134,6 +134,34 @@ def numba_simd() -> Backend:
     )
 
 
+def numba_winograd_f4() -> Backend:
+    """Winograd's F(4x4, 3x3) for 3x3 convolutions of stride 1, `numba_simd` for the rest."""
+    return _numba_winograd(4)
+
+
+def numba_winograd_f2() -> Backend:
+    """Winograd's F(2x2, 3x3) for 3x3 convolutions of stride 1, `numba_simd` for the rest."""
+    return _numba_winograd(2)
+
+
+def _numba_winograd(outputs: int) -> Backend:
+    direct = numba_simd()
+    from cnnkernels.convolution.numba_winograd import Winograd
+    from cnnkernels.fallback import WithFallback
+
+    return Backend(
+        name=f"numba-winograd-f{outputs}",
+        description=(
+            f"Numba: Winograd's F({outputs}x{outputs}, 3x3), and {direct.name} for other layers"
+        ),
+        convolution=WithFallback(Winograd(outputs), direct.convolution),
+        pooling=direct.pooling,
+        arrays=direct.arrays,
+        deterministic=True,
+        fallback=direct.name,
+    )
+
+
 def torch_cpu() -> Backend:
     """PyTorch on the CPU, contiguous tensors."""
     return _torch("torch-cpu", "PyTorch (oneDNN), contiguous tensors", "cpu", "NCHW")

@@ -27,6 +27,8 @@ _BUILT_IN = {
         ("numpy", "numpy"),
         ("numba", "numba"),
         ("numba-simd", "numba_simd"),
+        ("numba-winograd-f4", "numba_winograd_f4"),
+        ("numba-winograd-f2", "numba_winograd_f2"),
         ("torch-cpu", "torch_cpu"),
         ("torch-cpu-nhwc", "torch_cpu_nhwc"),
         ("torch-cuda", "torch_cuda"),

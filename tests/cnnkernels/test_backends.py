@@ -104,11 +104,13 @@ def test_without_torch_and_numba_the_others_work(python):
         "    except cnnkernels.Unsupported as reason:\n"
         "        print(name, 'unsupported')\n"
     )
-    assert printed.splitlines()[:7] == [
+    assert printed.splitlines()[:9] == [
         "naive 4.0",
         "numpy 4.0",
         "numba unsupported",
         "numba-simd unsupported",
+        "numba-winograd-f4 unsupported",
+        "numba-winograd-f2 unsupported",
         "torch-cpu unsupported",
         "torch-cpu-nhwc unsupported",
         "torch-cuda unsupported",

@@ -9,7 +9,10 @@ import pytest
 from cnnkernels import Backend, registry
 from cnnkernels.registry import BrokenBackendError, UnknownBackendError
 
-BUILT_IN = ("naive", "numpy", "numba", "numba-simd", "torch-cpu", "torch-cpu-nhwc", "torch-cuda")
+BUILT_IN = (
+    "naive", "numpy", "numba", "numba-simd", "numba-winograd-f4", "numba-winograd-f2",
+    "torch-cpu", "torch-cpu-nhwc", "torch-cuda",
+)  # fmt: skip
 
 
 @pytest.fixture
