@@ -279,7 +279,8 @@ def _transform_unit(v, to, images, sizes, group, runs, tiles, pixels):  # type: 
         for number in range(len(runs)):
             image, down, across = runs[number, 0], runs[number, 1], runs[number, 2]
             column = across * m - sizes.left
-            begin, end = max(0, -column), min(sizes.width - column, m * lanes)
+            begin = max(0, min(-column, m * lanes))
+            end = max(0, min(sizes.width - column, m * lanes))
             first = ((image * sizes.groups + group) * sizes.channels + c) * plane + column
             for i in range(t):
                 h = down * m + i - sizes.top

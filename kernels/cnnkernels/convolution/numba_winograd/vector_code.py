@@ -278,12 +278,14 @@ def _shuffled(builder: Any, one: Any, other: Any, lanes: Sequence[int]) -> Any:
 
 
 def _mask(builder: Any, count: int, number: int, begin: Any, end: Any) -> Any:
-    """Return which lanes of a run's vector lie between two pixels."""
-    kind = ir.VectorType(_WORD, count)
-    pixel = ir.Constant(kind, [number * count + lane for lane in range(count)])
+    """Return which lanes of a run's vector lie between two pixels, which 32 bits hold."""
+    half = ir.IntType(32)
+    pixel = ir.Constant(
+        ir.VectorType(half, count), [number * count + lane for lane in range(count)]
+    )
+    begin, end = (simd.splat(builder, builder.trunc(at, half), count) for at in (begin, end))
     return builder.and_(
-        builder.icmp_signed(">=", pixel, simd.splat(builder, begin, count)),
-        builder.icmp_signed("<", pixel, simd.splat(builder, end, count)),
+        builder.icmp_signed(">=", pixel, begin), builder.icmp_signed("<", pixel, end)
     )
 
 
