@@ -37,6 +37,9 @@ WeightsDriver: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 _CHANNELS = 8
 """Minimum channels of a chunk, which share the work of locating a window's pixels."""
 
+_WIDE = 24
+"""Minimum columns of a wide line."""
+
 
 @dataclass(frozen=True, eq=False)
 class Correlation:
@@ -123,6 +126,11 @@ class Correlation:
     def area(self) -> int:
         """Pixels of the window."""
         return int(self.windows.shape[1])
+
+    @functools.cached_property
+    def wide(self) -> bool:
+        """Whether several taps share lines so wide that the gap between lines costs little."""
+        return self.grid[1] >= _WIDE and self.spread == (1, 1) and self.area > 1
 
     @functools.cached_property
     def pixels(self) -> int:

@@ -27,6 +27,9 @@ from cnnkernels.convolution.numba_simd.correlation import Correlation, Driver, S
 _FILLED = 0.85
 """Minimum share of lanes that hold a filter."""
 
+_FILLED_NARROW = 0.6
+"""The same for windows over narrow lines: the gaps between them cost other drivers more."""
+
 
 class _Blocking(NamedTuple):
     """The shares of filters and images, and the blocks of channels."""
@@ -59,7 +62,9 @@ def suits(correlation: Correlation) -> bool:
     # With one window pixel, transposing weights is cheaper than gathering if they are adjacent.
     in_rows = correlation.weights[2] == 1
     worth = correlation.area > 1 or (filter_tiles.is_heavy(correlation) and in_rows)
-    return worth and filters >= _FILLED * -(-filters // lanes) * lanes
+    narrow = correlation.area > 1 and not correlation.wide
+    filled = _FILLED_NARROW if narrow else _FILLED
+    return worth and filters >= filled * -(-filters // lanes) * lanes
 
 
 def needed(correlation: Correlation) -> int:

@@ -28,9 +28,6 @@ from cnnkernels.convolution.numba_simd.correlation import (
 _FEW = 8
 """Maximum filters of a group for which gathering does not pay off."""
 
-_WIDE = 24
-"""Minimum columns of a wide line, in which the gap between lines costs little."""
-
 _COPY = 3 * SECOND_CACHE // 16
 """Approximate elements of a copy."""
 
@@ -142,9 +139,7 @@ def needed(correlation: Correlation) -> int:
 
 def suits(correlation: Correlation) -> bool:
     """Return whether a group has few filters, or several taps share wide lines."""
-    wide = correlation.grid[1] >= _WIDE and correlation.spread == (1, 1)
-    several = correlation.windows.shape[1] > 1
-    return correlation.filters <= _FEW or (wide and several)
+    return correlation.filters <= _FEW or correlation.wide
 
 
 def prepare(correlation: Correlation, threads: int) -> Driver:
