@@ -26,6 +26,9 @@ _VECTORS = 3
 _FILTERS = microkernel.ROWS
 """Filters that are multiplied at a time."""
 
+_CHANNELS = 128
+"""Channels whose products are summed at a time, at the most: long sums lose digits."""
+
 
 class Sizes(NamedTuple):
     """Numbers of a correlation; channels and filters are those of a group."""
@@ -51,6 +54,8 @@ class Sizes(NamedTuple):
     lanes: int
     unit: int
     """Tiles of a unit, whole vectors."""
+    block: int
+    """Channels that are summed at a time."""
     w_group: int
     """Distance of groups, filters, channels and taps in the weights, and the first tap."""
     w_filter: int
@@ -133,6 +138,7 @@ def _correlation(problem: Conv2D, outputs: int, *, turned: bool) -> Correlation:
         filters=filters, out_height=out_height, out_width=out_width,
         top=padding[0], left=padding[1], down=down, across=across,
         lanes=lanes, unit=vectors * lanes,
+        block=-(-channels // -(-channels // _CHANNELS)),
         w_group=w_group, w_filter=w_filter, w_channel=w_channel,
         w_tap=-1 if turned else 1, w_first=taps - 1 if turned else 0,
     )  # fmt: skip
@@ -284,11 +290,12 @@ def _transform_unit(v, to, images, sizes, group, runs, tiles, pixels):  # type: 
             first = ((image * sizes.groups + group) * sizes.channels + c) * plane + column
             for i in range(t):
                 h = down * m + i - sizes.top
-                inside = 0 <= h < sizes.height
-                vector_code.load_phases(
-                    m, images, first + h * sizes.width, begin if inside else 0,
-                    end if inside else 0, pixels, i * t * row + runs[number, 3], row,
-                )  # fmt: skip
+                to_row = i * t * row + runs[number, 3]
+                if 0 <= h < sizes.height:
+                    of = first + h * sizes.width
+                    vector_code.load_phases(m, images, of, begin, end, pixels, to_row, row)
+                else:
+                    vector_code.load_phases(m, images, first, 0, 0, pixels, to_row, row)
         for lane in range(0, tiles, lanes):
             vector_code.transform_images(
                 m, pixels, lane, t * row, row, v, to + c * unit + lane, t * line, line
@@ -313,13 +320,16 @@ def _multiply(call, u, u_first, v, v_first, sizes, group, pack, runs, tiles, out
     for begin in range(0, last, _FILTERS):
         filters = min(_FILTERS, last - begin)
         for number in range(t * t):
-            microkernel.multiply_tile(
-                call.tile, rows=filters, vectors=vectors, count=sizes.channels, add=0,
-                a=u, a_first=u_first + number * u_line + begin, a_row=1, a_offsets=u_offsets,
-                a_from=0,
-                b=v, b_first=v_first + number * v_line, b_offsets=v_offsets, b_from=0,
-                c=products, c_first=number * product, c_row=unit, start=zeros, start_first=0,
-            )  # fmt: skip
+            for c in range(0, sizes.channels, sizes.block):
+                microkernel.multiply_tile(
+                    call.tile, rows=filters, vectors=vectors,
+                    count=min(sizes.block, sizes.channels - c), add=c > 0,
+                    a=u, a_first=u_first + number * u_line + c * lanes + begin, a_row=1,
+                    a_offsets=u_offsets, a_from=0,
+                    b=v, b_first=v_first + number * v_line + c * unit, b_offsets=v_offsets,
+                    b_from=0,
+                    c=products, c_first=number * product, c_row=unit, start=zeros, start_first=0,
+                )  # fmt: skip
         for k in range(filters):
             filter_ = group * sizes.filters + pack * lanes + begin + k
             for lane in range(0, tiles, lanes):
