@@ -280,19 +280,17 @@ _DECLARE = (
 
 def _around(mask: np.ndarray, pixels: int) -> np.ndarray:
     """Return the elements up to some pixels away from those of a mask, along both axes."""
-    near = np.zeros_like(mask)
-    height, width = mask.shape[-2:]
-    for down in range(-pixels, pixels + 1):
-        for across in range(-pixels, pixels + 1):
-            to, of = (
-                (
-                    slice(max(0, down * sign), height + min(0, down * sign)),
-                    slice(max(0, across * sign), width + min(0, across * sign)),
-                )
-                for sign in (1, -1)
+    for axis in (-2, -1):
+        near = mask.copy()
+        for away in range(1, min(pixels, mask.shape[axis] - 1) + 1):
+            ahead, behind = (
+                tuple(slice(None) if a != axis else part for a in range(-mask.ndim, 0))
+                for part in (slice(away, None), slice(None, -away))
             )
-            near[(..., *to)] |= mask[(..., *of)]
-    return near
+            near[ahead] |= mask[behind]
+            near[behind] |= mask[ahead]
+        mask = near
+    return mask
 
 
 def _check_fresh(backend: Backend, results: dict[str, Any], inputs: dict[str, np.ndarray]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnnkernels import registry
-from cnnkernels.conformance import CORNER, check
+from cnnkernels.conformance import CORNER, check, checks
 from cnnkernels.conformance.broken_winograd import NumpyWinograd
 from cnnkernels.conformance.fills import filled, fills_of
 from cnnkernels.contract import Conv2D, directions
@@ -153,3 +153,14 @@ def test_no_number_on_the_way_exceeds_what_the_type_holds_exactly(outputs, fill,
         assert accuracy.magnitude(name, *given).max() <= 2 ** (24 if dtype == "float32" else 53)
         right = getattr(data, name)
         assert np.count_nonzero(right) > 0.3 * right.size
+
+
+def test_what_lies_around_a_mask_ends_at_the_image():
+    mask = np.zeros((1, 2, 9, 3), bool)
+    mask[0, 1, 4, 0] = True
+    near = np.zeros_like(mask)
+    near[0, 1, 2:7, :3] = True
+    np.testing.assert_array_equal(checks._around(mask, 2), near)
+    narrow = checks._around(mask[..., :1], 9)
+    assert narrow[0, 1].all()
+    assert not narrow[0, 0].any()
