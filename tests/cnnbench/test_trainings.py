@@ -1,7 +1,6 @@
 """Who passes the checks trains; losses are held against float64's; a row says what was run."""
 
 import dataclasses
-import functools
 import tempfile
 from pathlib import Path
 
@@ -25,15 +24,7 @@ BAD = {
     "declines": ("unsupported", "no such chip here"),
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strangers")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def exact_once():
-    """Train in float64 once for all runs here: they have the same losses."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainings, "_exact_losses", functools.cache(trainings._exact_losses))
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strangers", "exact_once")]
 
 
 def trained(run, backends, steps, budget=EFFORT, full=False, baseline="numpy", whole=False):

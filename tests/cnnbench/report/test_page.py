@@ -19,6 +19,8 @@ from cnnbench.results import Run
 
 plotly = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
 
+pytestmark = pytest.mark.usefixtures("short_trainings", "exact_once")
+
 ROOT = Path(__file__).parents[3]
 MOST_BYTES = 6_000_000
 FIGURES = (
@@ -51,8 +53,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        words = "compare --quick --threads 2 --backends numpy,torch-cpu --json run.json"
-        patch.setattr("sys.argv", ["cnnbench", *words.split()])
+        words = "compare --quick --threads 2 --backends numpy,torch-cpu --baseline numpy"
+        patch.setattr("sys.argv", ["cnnbench", *words.split(), "--json", "run.json"])
         with pytest.raises(SystemExit, match=r"^0$"):
             cli.main()
     return folder
