@@ -1,4 +1,4 @@
-"""What all tests share: threads that sleep while they wait, and a pipe with a reader."""
+"""What all tests share: threads that don't spin while they wait, and a pipe with a reader."""
 
 import os
 
@@ -7,6 +7,10 @@ import pytest
 # Two test processes share two cores. OpenMP threads spin while they wait for one another, and take
 # the core from the thread they wait for. Processes that tests start inherit this.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# OpenBLAS's threads spin whatever they are told: beside another process, the matrix products of an
+# expected result took ten times as long on two threads. Workers set their own number.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.fixture

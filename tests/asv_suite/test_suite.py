@@ -72,6 +72,24 @@ def test_one_thread_is_set_in_asvs_processes_alone(program, threads, tmp_path):
     assert done.stdout.split() == [threads]
 
 
+def smaller(sizes):
+    """Return a layer of one image with a quarter of the channels, depthwise if it was."""
+    names = {"in_channels", "channels", "out_channels"}
+    few = {name: -(-size // 4) if name in names else size for name, size in sizes.items()}
+    if "groups" in sizes and sizes["groups"] == sizes["in_channels"]:
+        few["groups"] = few["in_channels"]
+    return few | {"batch": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_layers():
+    """Make real layers small here; `bench/speed` computes all of them at their own size."""
+    with pytest.MonkeyPatch.context() as patch:
+        few = {case: smaller(sizes) for case, sizes in cases.REAL.items()}
+        patch.setattr(cases, "CASES", cases.CASES | few)
+        yield
+
+
 @pytest.fixture(scope="module")
 def expected_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("expected")

@@ -1,5 +1,7 @@
 """Fixtures of this room: backends of strangers, who may do anything, and a run to measure into."""
 
+import dataclasses
+import functools
 import os
 import shutil
 import time
@@ -7,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cnnbench import budget, sides, timing, trainings
+from cnnbench.digits import recipes
+from cnnbench.recommend import whole_steps
 from cnnbench.results import Run
 from cnnkernels.registry import GROUP
 
@@ -67,6 +72,42 @@ def strangers(strangers_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(strangers_folder), prepend=os.pathsep)
         patch.setenv("STRANGERS_MARK", str(tmp_path_factory.mktemp("marks") / "mark"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def exact_losses():
+    """Return the float64 losses that trainings are compared with, found once for each options."""
+    return functools.cache(trainings._exact_losses)
+
+
+@pytest.fixture(scope="module")
+def exact_once(exact_losses):
+    """Let runs with the same options share the float64 training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainings, "_exact_losses", exact_losses)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_trainings():
+    """Let quick comparisons train for two epochs, in one round."""
+    digits = recipes.RECIPES["digits"]
+    few = dataclasses.replace(digits, options=dataclasses.replace(digits.options, epochs=2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipes.RECIPES, "digits", few)
+        patch.setattr(budget, "QUICK", dataclasses.replace(budget.QUICK, rounds=1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_sides():
+    """Let the sides of a round take little time, for tests that no time matters to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sides, "SIDE_SECONDS", 0.002)
+        patch.setattr(timing, "REST_SECONDS", 0.001)
+        patch.setattr(whole_steps, "SIDE_SECONDS", 0.01)
+        patch.setattr(whole_steps, "PROFILE_SECONDS", 0.05)
         yield
 
 

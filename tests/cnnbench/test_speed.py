@@ -36,7 +36,7 @@ TIMES = (
     "nchw_seconds",
 )
 
-pytestmark = pytest.mark.usefixtures("strangers")
+pytestmark = pytest.mark.usefixtures("strangers", "short_sides")
 
 VERDICTS = {"FASTER", "SLOWER", "SAME", "UNCLEAR"}
 

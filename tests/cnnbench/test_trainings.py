@@ -24,13 +24,17 @@ BAD = {
     "declines": ("unsupported", "no such chip here"),
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strangers")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strangers", "exact_once")]
 
 
-def trained(run, backends, steps, recipe=RECIPE, budget=EFFORT, full=False, baseline="numpy"):
+def trained(run, backends, steps, budget=EFFORT, full=False, baseline="numpy", whole=False):
+    """Train; unless it is a whole run, the floor is known, and first steps are left out."""
     progress = steps()
+    if not whole:
+        run.environment.setdefault("aa_floor", {"1": 0.01})
+        budget = dataclasses.replace(budget, first_steps=False)
     with tempfile.TemporaryDirectory() as caches:
-        trainings.train(run, backends, [1], baseline, recipe, full, budget, progress, Path(caches))
+        trainings.train(run, backends, [1], baseline, RECIPE, full, budget, progress, Path(caches))
     return {row.backend: row for row in run.rows if row.op == "train"}
 
 
@@ -38,7 +42,7 @@ def trained(run, backends, steps, recipe=RECIPE, budget=EFFORT, full=False, base
 def everyone(fresh_run, steps, tmp_path_factory):
     """A run of everyone, as it was written."""
     run = fresh_run(tmp_path_factory.mktemp("run") / "run.json")
-    trained(run, ["numpy", "prints", *BAD], steps)
+    trained(run, ["numpy", "prints", *BAD], steps, whole=True)
     return results.read(run.paths[0])
 
 
@@ -105,7 +109,7 @@ def test_the_losses_are_the_same_to_the_bit_in_another_process(everyone):
 def program(fresh_run, steps):
     """The rows of a program beside a backend."""
     pytest.importorskip("numba")
-    return trained(fresh_run(), ["numpy", "numba (compiled run)"], steps)
+    return trained(fresh_run(), ["numpy", "numba (compiled run)"], steps, whole=True)
 
 
 def test_a_program_has_a_row_like_any_other_but_for_the_time_of_a_step(program):
@@ -189,7 +193,7 @@ def test_what_is_beyond_the_budget_is_stopped_and_says_exactly_what_was_run(stop
 def test_what_compiling_takes_leaves_nobody_fewer_rounds(
     first, rounds, fresh_run, steps, monkeypatch
 ):
-    budget = Budget(rounds=3, seconds=0.2, training_seconds=10.0, first_steps=False)
+    budget = Budget(rounds=3, seconds=0.2, training_seconds=10.0)
     asked = trainings.WorkerPool.ask
     pace = iter([first])
 
@@ -259,7 +263,6 @@ def test_nobody_is_ok_whose_turn_an_interrupted_run_has_not_come_to(fresh_run, s
                 raise KeyboardInterrupt
 
     run = fresh_run()
-    run.environment["aa_floor"] = {"1": 0.01}
     with pytest.raises(KeyboardInterrupt):
         trained(run, ["declines", "numpy", "prints"], Interrupting)
     assert [row.outcome for row in run.rows if row.backend == "declines"] == ["unsupported"]

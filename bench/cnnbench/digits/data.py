@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import importlib.metadata
+import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import platformdirs
+
+from cnnkernels import files
 
 CLASSES = 10
 """Number of classes of the digits."""
@@ -18,6 +25,7 @@ _WHITE = 255
 _USUAL = 0.1, 10.0
 """Usual range of the largest absolute pixel, in images from 0 to 1 or of mean 0, deviation 1."""
 _TEST_SHARE = 0.25
+_PARTS = "train_images", "train_labels", "test_images", "test_labels"
 
 
 class DataError(ValueError):
@@ -56,7 +64,10 @@ def load(path: str = "") -> Dataset:
     DataError
         If the file cannot be trained on.
     """
-    images, labels = unsplit(path)
+    return _split(*unsplit(path)) if path else _kept_digits()
+
+
+def _split(images: np.ndarray, labels: np.ndarray) -> Dataset:
     from sklearn.model_selection import train_test_split
 
     split = train_test_split(
@@ -88,6 +99,27 @@ def remark(path: str) -> str | None:
         f"{path}: pixels go up to {largest:.3g} in size, but initial weights and learning rates "
         "suit about 1: scale the images if training goes badly"
     )
+
+
+def _kept_digits() -> Dataset:
+    """Return the digits, which stay in a file of the user's cache folder once they are split.
+
+    Importing scikit-learn takes a second, and every worker that trains would import it. The file's
+    name changes with scikit-learn's version and with this module.
+    """
+    source = importlib.metadata.version("scikit-learn").encode() + Path(__file__).read_bytes()
+    name = f"digits-{hashlib.sha256(source).hexdigest()[:16]}.npz"
+    path = Path(platformdirs.user_cache_dir("cnnbench", False), name)
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        kept = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        return Dataset(**{part: kept[part] for part in _PARTS}, classes=CLASSES)
+    made = _split(*_digits())
+    packed = io.BytesIO()
+    np.savez(packed, allow_pickle=False, **{part: getattr(made, part) for part in _PARTS})
+    with contextlib.suppress(OSError):  # each process imports scikit-learn again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, packed.getvalue())
+    return made
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

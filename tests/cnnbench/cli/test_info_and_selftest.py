@@ -46,6 +46,7 @@ def test_info_says_which_cores_a_quota_leaves_and_measures_with_them(command, mo
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_sides")
 def test_selftest_catches_every_broken_kernel_and_prints_the_floor(command):
     code, out, _ = command("selftest", "--threads", "1", "--baseline", "numpy")
     count = len(conformance.BROKEN)

@@ -5,14 +5,15 @@ import re
 
 import pytest
 
-from cnnbench import results
+from cnnbench import results, speed
 from cnnbench.digits.options import Options
 from cnnbench.digits.training import planned
 from cnnkernels import plan
 from cnnkernels.descriptor import parse
 
-TINY = "mb2ic3ih6oc4oh6kh3ph1"
+pytestmark = pytest.mark.usefixtures("short_sides", "exact_once")
 
+TINY = "mb2ic3ih6oc4oh6kh3ph1"
 
 LAYERS = f'{TINY}n"one*2"\nmb2ic4ih6oh3kh2sh2ph0n"pool"\n'
 
@@ -51,7 +52,14 @@ def test_recommend_chooses_for_layers_and_show_shows_the_same(command, tmp_path)
     assert command("report", "--from", "out.json")[0] == 0
 
 
+@pytest.fixture
+def known_floor(monkeypatch):
+    """Know how noisy this machine is, without starting two more workers to measure it."""
+    monkeypatch.setattr(speed, "measure_floor", lambda *_: 0.01)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("known_floor")
 def test_recommend_measures_a_model_of_pytorchs_and_keeps_the_older_plan(command, tmp_path):
     pytest.importorskip("torch")
     (tmp_path / "tiny_net.py").write_text(MODEL)

@@ -8,6 +8,8 @@ import pytest
 
 from cnnbench import results
 
+pytestmark = pytest.mark.usefixtures("exact_once")
+
 TINY = "mb2ic3ih6oc4oh6kh3ph1"
 
 PROMISED = """
@@ -195,38 +197,27 @@ def test_train_writes_a_row_and_prints_it(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_programs_are_compared_in_training_alone(command, tmp_path):
-    pytest.importorskip("numba")
-    name, path = "numba (compiled run)", tmp_path / "out.json"
-    code, out, err = command(
-        "compare", "--quick", "--backends", name, "--baseline", "numpy", "--threads", "1",
-        "--json", path,
-    )  # fmt: skip
-    assert code == 0, err
-    rows = results.read(path).rows
-    assert [row.backend for row in rows if row.op == "train"] == [name, "numpy"]
-    assert {row.backend for row in rows if row.op != "train"} == {"numpy"}
-    assert {row.outcome for row in rows} == {"ok"}
-    assert f"The fastest program for this CNN alone is {name}:" in " ".join(out.split())
-
-
-@pytest.mark.slow
+@pytest.mark.usefixtures("short_trainings")
 def test_compare_checks_times_trains_and_ends_in_an_answer_with_its_evidence(command, tmp_path):
-    path = tmp_path / "out.json"
+    pytest.importorskip("numba")
+    program, path = "numba (compiled run)", tmp_path / "out.json"
     code, out, err = command(
-        "compare", "--quick", "--backends", "numpy", "--baseline", "numpy", "--threads", "1",
+        "compare", "--quick", "--backends", program, "--baseline", "numpy", "--threads", "1",
         "--json", path,
     )  # fmt: skip
     assert code == 0, err
     told = " ".join(out.split())
     assert re.search(
-        r"Train with numpy here: .* for 10 epochs on 1 thread, test accuracy .* %", told
+        r"Train with numpy here: .* for 2 epochs on 1 thread, test accuracy .* %", told
     )
     assert "12 checks passed, 0 wrong or failed, 0 not supported here" in told
     rows = results.read(path).rows
-    assert [row.op for row in rows].count("train") == 1
     assert sum(row.case == "digits (sum)" for row in rows) == 6
     assert {row.outcome for row in rows} == {"ok"}
+    # A program is compared in training alone.
+    assert [row.backend for row in rows if row.op == "train"] == [program, "numpy"]
+    assert {row.backend for row in rows if row.op != "train"} == {"numpy"}
+    assert f"The fastest program for this CNN alone is {program}:" in told
     code, shown, _ = command("show", path)
     assert code == 0
     for title in ("Correctness: ", "digits.conv1 ", "digits (sum) ", "First calls, ", "Training: "):

@@ -8,7 +8,7 @@ from cnnbench.digits import data
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load()
+    return data._split(*data._digits())
 
 
 def test_images_and_labels_have_their_shapes_and_dtypes(digits):
@@ -54,11 +54,30 @@ def test_every_class_has_its_share_in_both_parts(digits):
     assert np.abs(test - (train + test) / 4).max() <= 1
 
 
-def test_the_split_is_the_same_every_time(digits):
-    data.load.cache_clear()
-    again = data.load()
+@pytest.mark.parametrize("kept", [None, b"", b"PK\x03\x04 half a file"])
+def test_the_split_is_the_same_every_time_from_scikit_learn_or_a_file(
+    kept, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(data.platformdirs, "user_cache_dir", lambda *_: tmp_path / "cache")
+    if kept is not None:  # a file that nobody can read
+        data._kept_digits()
+        (path,) = (tmp_path / "cache").iterdir()
+        path.write_bytes(kept)
+    split = data._digits
+    for source in (split, None):  # the second time it must be read from the file
+        monkeypatch.setattr(data, "_digits", source)
+        again = data._kept_digits()
+        assert again.classes == digits.classes
+        for part in data._PARTS:
+            np.testing.assert_array_equal(getattr(again, part), getattr(digits, part))
+            assert getattr(again, part).dtype == getattr(digits, part).dtype
+
+
+def test_digits_that_cannot_be_kept_are_split_again(digits, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(data.platformdirs, "user_cache_dir", lambda *_: tmp_path / "file")
+    again = data._kept_digits()
     np.testing.assert_array_equal(again.train_images, digits.train_images)
-    np.testing.assert_array_equal(again.test_labels, digits.test_labels)
 
 
 # --------------------------------------------------------------------------------------------

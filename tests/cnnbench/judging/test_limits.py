@@ -18,9 +18,15 @@ def test_ceilings_that_fail_are_a_reason(monkeypatch):
     assert re.search("^NUMBA_THREADING_LAYER: expected .*, got .nonsense.$", found["reason"])
 
 
+@pytest.fixture(scope="module")
+def measured():
+    """Return the ceilings of one thread."""
+    return measure_ceilings(1)
+
+
 @pytest.mark.slow
-def test_the_peak_is_the_machines_whatever_numba_is_told_to_compile_for(monkeypatch):
-    own = measure_ceilings(1)["flops"]["float32"]
+def test_the_peak_is_the_machines_whatever_numba_is_told_to_compile_for(measured, monkeypatch):
+    own = measured["flops"]["float32"]
     for name, value in (("CPU_NAME", "generic"), ("ENABLE_AVX", "0"), ("DISABLE_JIT", "1")):
         monkeypatch.setenv(f"NUMBA_{name}", value)
     crippled = measure_ceilings(1)["flops"]["float32"]
@@ -28,15 +34,14 @@ def test_the_peak_is_the_machines_whatever_numba_is_told_to_compile_for(monkeypa
 
 
 @pytest.mark.slow
-def test_ceilings_are_measured_for_a_number_of_threads():
-    found = measure_ceilings(1)
-    assert found["threads"] == 1
-    assert set(found["flops"]) == {"float32", "float64"}
-    assert all(math.isfinite(rate) and rate > 0 for rate in found["flops"].values())
-    sizes = [int(size) for size in found["bandwidth"]]
+def test_ceilings_are_measured_for_a_number_of_threads(measured):
+    assert measured["threads"] == 1
+    assert set(measured["flops"]) == {"float32", "float64"}
+    assert all(math.isfinite(rate) and rate > 0 for rate in measured["flops"].values())
+    sizes = [int(size) for size in measured["bandwidth"]]
     assert sizes == sorted(sizes)
     assert sizes[0] <= 2**15 < 2**28 <= sizes[-1]
-    assert min(found["bandwidth"].values()) > 0
+    assert min(measured["bandwidth"].values()) > 0
 
 
 def test_a_higher_peak_lowers_the_shares_of_what_was_judged_by_the_lower(monkeypatch):
