@@ -42,8 +42,10 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 compare: $(STAMP)
 	$(BIN)/cnnbench compare $(ARGS)
 
+# In the order of the files: sorted by their number of tests, those that compile most kernels would
+# begin together and compile the same ones, and the longest runs would come last.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)

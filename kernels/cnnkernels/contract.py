@@ -121,6 +121,10 @@ class Conv2DKernel(Protocol):
         ``y[n,k,p,q] = b[k] + sum over c,r,s of w[k,c,r,s] * x[n, c, p*stride + r*dilation - top,
         q*stride + s*dilation - left]``, where pixels outside the image are zero.
 
+        A NaN or an infinite pixel reaches the outputs whose window sees it, and no others. An
+        algorithm that declares its accuracy may also spoil outputs up to `Accuracy.reach` pixels
+        further, and may turn infinities into NaNs.
+
         Parameters
         ----------
         problem : Conv2D

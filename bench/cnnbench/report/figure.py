@@ -32,8 +32,8 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 }
 """
 
-_OURS = ("numba-simd", "numba (compiled run)", "numba")
-"""Bars of this project, drawn in color."""
+_OURS = "numba"
+"""Begins the names of this project's fast backends and programs, whose bars have a color."""
 
 
 class _Bar(NamedTuple):
@@ -65,7 +65,7 @@ def training(run: Run) -> _Panel:
         key=lambda row: row.seconds or 0.0,
     )
     bars = [
-        _Bar(row.backend, row.seconds or 0.0, numbers.seconds(row.seconds), row.backend in _OURS)
+        _Bar(row.backend, row.seconds or 0.0, numbers.seconds(row.seconds), _is_ours(row))
         for row in rows
     ]
     epochs = len(rows[0].details["epochs"])
@@ -87,11 +87,12 @@ def layers(run: Run) -> _Panel:
     peak = run.environment["ceilings"]["1"]["flops"]["float32"] / 1e9
     name = sums[0].case.removesuffix(" (sum)")
     bars = [bar for direction in _directions(sums) for bar in _bars(sums, direction)]
+    rates = "Effective GFLOP/s" if any("products" in row.details for row in run.rows) else "GFLOP/s"
     return _Panel(
         f"Convolutions of {name}",
-        "GFLOP/s, 1 thread; longer is better",
+        f"{rates}, 1 thread; longer is better",
         bars,
-        peak,
+        max(peak, *(bar.length for bar in bars)),
         (peak, "FMA peak"),
     )
 
@@ -105,7 +106,11 @@ def _bars(rows: Sequence[Row], direction: str) -> Iterator[_Bar]:
     for row in rows:
         if row.direction == direction and row.gflops:
             value = f"{row.gflops:.0f}"
-            yield _Bar(row.backend, row.gflops, value, row.backend in _OURS)
+            yield _Bar(row.backend, row.gflops, value, _is_ours(row))
+
+
+def _is_ours(row: Row) -> bool:
+    return row.backend.startswith(_OURS)
 
 
 def figure(panels: Sequence[_Panel], source: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench import cli, results
+from cnnbench import cli, results, speed
 from cnnbench.digits import trainers
 from cnnbench.digits.network import ARCHITECTURES
 from cnnbench.report import learnt, page
@@ -51,7 +51,9 @@ def folder(tmp_path_factory):
     """Where a short comparison left its rows and its page."""
     pytest.importorskip("torch", reason="PyTorch is not installed")
     folder = tmp_path_factory.mktemp("compared")
+    ceilings = {"flops": {"float32": 1e15}, "bandwidth": {"16384": 1e13, "1048576": 1e12}}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "measure_ceilings", lambda _: ceilings)  # that nothing exceeds
         patch.chdir(folder)
         words = "compare --quick --threads 2 --backends numpy,torch-cpu --baseline numpy"
         patch.setattr("sys.argv", ["cnnbench", *words.split(), "--json", "run.json"])

@@ -17,7 +17,7 @@ PROBLEMS = pytest.mark.parametrize("descriptor", DESCRIPTORS)
 def changing(backend, descriptor):
     """Yield the call, and its changing call for each direction, with and without conversion."""
     problem = parse(descriptor)
-    right = filled(problem, "real")
+    right = filled(problem, "real", accuracy=backend.accuracy(problem))
     call = Call(backend, problem, right)
     _, cache = call.forward()
     for direction in directions(problem):

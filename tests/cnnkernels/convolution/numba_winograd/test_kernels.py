@@ -162,10 +162,9 @@ def test_other_windows_are_unsupported(descriptor, reason):
 
 def test_sums_and_products_of_transforms_are_neither_reordered_nor_fused():
     # Numba adds its flags to operations that have none.
-    jit = pytest.importorskip("cnnkernels.jit")
     vector_code = pytest.importorskip("cnnkernels.convolution.numba_winograd.vector_code")
 
-    @jit.kernel
+    @numba.njit(fastmath=True)
     def everything(m, of, to):
         vector_code.transform_images(m, of, 0, 1, 1, to, 0, 1, 1)
         vector_code.transform_weights(m, of, 0, 1, 1, to, 0, 1, 1)
@@ -180,3 +179,19 @@ def test_sums_and_products_of_transforms_are_neither_reordered_nor_fused():
     operations = re.findall(r"= (f(?:add|sub|mul) .*)", code)
     assert len(operations) > 100
     assert {re.match(r"f\w+ ([a-z ]*)", found)[1] for found in operations} == {"nsz "}
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+@pytest.mark.parametrize("size", [1e38, 1e-42])
+def test_huge_and_subnormal_numbers_are_computed_like_others(outputs, size):
+    # Intermediate numbers overflow and underflow before direct sums do; nothing else happens.
+    problem = parse(CASES["several units"])
+    random = np.random.default_rng(6)
+    x, w, b, dy = (random.standard_normal(shape).astype("f4") for shape in problem.shapes)
+    got = results(winograd.Winograd(outputs), problem, x, (w * size).astype("f4"), b * 0, dy)
+    right = reference.convolution(problem, x, (w * size).astype("f4"), b * 0, dy)
+    for name in ("y", "dx"):
+        finite = np.isfinite(got[name])
+        assert finite.all() or size > 1
+        error = np.abs(got[name] - getattr(right, name))[finite]
+        assert (error <= 1e-3 * np.abs(getattr(right, name)).max() + 1e-40).all()
