@@ -154,7 +154,8 @@ def test_a_declared_algorithm_may_depart_by_its_bounds_and_as_far_as_noise_in_im
     assert row.outcome == outcome
 
 
-def test_noise_in_black_pixels_moves_losses_further_than_rounding_in_weights():
+def test_noise_in_black_pixels_moves_losses_further_than_rounding_in_weights(monkeypatch):
+    monkeypatch.setattr(trainings, "NUDGES", trainings.NUDGES[:2])
     exact = trainings._exact_losses(RECIPE.options, declared=True)
     assert exact.noisy_spread[-1] > 10 * exact.spread[-1]
 

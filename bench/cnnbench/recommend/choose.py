@@ -220,9 +220,10 @@ def _decide(
     A lead below the A/A floor counts as likely, not certain: whole steps decide.
     """
     of_layer: dict[str, list[Row]] = {}
-    for row in distinct(rows):
-        if row.problem == str(layer.case):
-            of_layer.setdefault(row.backend, []).append(row)
+    mine = [row for row in rows if row.problem == str(layer.case)]
+    for row in mine:
+        of_layer.setdefault(row.backend, []).append(row)
+    owners = {row.backend for row in distinct(mine)}
     decision = Decision(layer, None, {}, {})
     for backend, theirs in of_layer.items():
         reason = _refusal(theirs, wishes)
@@ -242,7 +243,9 @@ def _decide(
         )
     if not decision.candidates:
         return decision
-    best = min(decision.candidates, key=lambda name: decision.candidates[name].seconds)
+    # A kernel that two backends share is chosen under its own backend's name.
+    named = [name for name in decision.candidates if name in owners] or decision.candidates
+    best = min(named, key=lambda name: decision.candidates[name].seconds)
     base = decision.candidates.get(baseline)
     why = "the fastest"
     if base is not None and best != baseline:
