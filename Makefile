@@ -58,7 +58,8 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 readme: $(STAMP)
-	$(BIN)/python -m cnnbench.report.readme docs/measuring.md docs/training.md
+	$(BIN)/python -m cnnbench.report.readme docs/measuring.md docs/training.md \
+	  kernels/cnnkernels/convolution/numba_winograd/README.md
 	$(BIN)/python -m cnnbench.report.index results
 	$(BIN)/python -m cnnbench.report.figure $(FIGURE) docs/figures/speed.svg
 

@@ -24,8 +24,8 @@ One run of each kind on each machine. File names give command, subject and date.
 performance history; `cnnbench history` shows it. `make readme` regenerates this page.
 """
 
-_CLAIM = "numba-simd"
-"""The backend whose speed a line states, where the run has it."""
+_CLAIMS = ("numba-winograd-f4", "numba-simd")
+"""Backends whose speed a line states: the first of them that the run has."""
 
 _VERDICTS = ("FASTER", "SAME", "UNCLEAR", "SLOWER")
 
@@ -79,14 +79,14 @@ def sentence(run: Run) -> str:
 def _against_baseline(run: Run) -> str:
     """Return the speed of one backend relative to the baseline, at the lowest thread count.
 
-    The backend is numba-simd if the run has it, else the first one. The ratios are those of the
-    totals over all layers, the verdicts those of the layers.
+    The backend is one of `_CLAIMS`, else the run's first one. The ratios are those of the totals
+    over all layers, the verdicts those of the layers.
     """
     timed = [row for row in run.rows if row.ratio and row.backend != row.baseline]
     if not timed:
         return "No ratios."
     backends = {row.backend for row in timed}
-    backend = _CLAIM if _CLAIM in backends else timed[0].backend
+    backend = next((name for name in _CLAIMS if name in backends), timed[0].backend)
     threads = min(row.threads for row in timed if row.backend == backend)
     mine = [row for row in timed if (row.backend, row.threads) == (backend, threads)]
     ratios = ", ".join(
