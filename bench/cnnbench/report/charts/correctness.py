@@ -44,6 +44,7 @@ def errors(rows: Sequence[Row], markers: dict[str, Any]) -> Iterator[Chart]:
     larger = dict.fromkeys(row.backend for row in known if (row.error_over_bound or 0.0) > 1)
     if wrong:
         title = f"Wrong: {', '.join(wrong)}"
+        title += "" if larger else "; all other errors lie left of the line at 1"
     elif larger:
         title = f"Right of the line at 1, within the bounds they declare: {', '.join(larger)}"
     else:
