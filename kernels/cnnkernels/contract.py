@@ -10,6 +10,7 @@ column, k output channel, r s kernel row and column, p q output row and column.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -56,6 +57,7 @@ __all__ = [
     "Needs",
     "Problem",
     "Unsupported",
+    "declared",
     "directions",
     "dtype_name",
 ]
@@ -178,6 +180,12 @@ class Conv2DKernel(Protocol):
         ...
 
 
+def declared(kernel: Conv2DKernel, problem: Conv2D) -> Accuracy | None:
+    """Return the accuracy that a kernel declares for a problem; None for direct sums."""
+    declare: Callable[[Conv2D], Accuracy | None] | None = getattr(kernel, "accuracy", None)
+    return None if declare is None else declare(problem)
+
+
 class MaxPool2DKernel(Protocol):
     """The functions of a pooling kernel, a plain module that satisfies this protocol."""
 
@@ -291,11 +299,7 @@ class Backend:
 
     def accuracy(self, problem: Problem) -> Accuracy | None:
         """Return the accuracy that the problem's kernel declares; None for direct sums."""
-        declare = getattr(self.convolution, "accuracy", None)
-        if declare is None or not isinstance(problem, Conv2D):
-            return None
-        declared: Accuracy | None = declare(problem)
-        return declared
+        return declared(self.convolution, problem) if isinstance(problem, Conv2D) else None
 
     def owner(self, problem: Problem) -> str:
         """Return the backend whose kernel computes a problem: this one's name, or `fallback`."""

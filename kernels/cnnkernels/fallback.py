@@ -14,6 +14,7 @@ from cnnkernels.contract import (
     Conv2DGradients,
     Conv2DKernel,
     Needs,
+    declared,
 )
 
 _CHOICES = 4096
@@ -47,9 +48,7 @@ class WithFallback:
 
     def accuracy(self, problem: Conv2D) -> Accuracy | None:
         """Return what the problem's kernel declares; None for direct sums."""
-        declare = getattr(self.chosen(problem), "accuracy", None)
-        declared: Accuracy | None = declare and declare(problem)
-        return declared
+        return declared(self.chosen(problem), problem)
 
     def cache_spec(self, problem: Conv2D) -> tuple[ArraySpec, ...]:
         """Return the cache specification of the problem's kernel."""

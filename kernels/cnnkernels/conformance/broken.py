@@ -17,6 +17,7 @@ from cnnkernels import arrays, backends, contract
 from cnnkernels.conformance import broken_winograd
 from cnnkernels.contract import Backend, Cache, Conv2D, Conv2DGradients, MaxPool2D, Needs
 from cnnkernels.convolution import im2col
+from cnnkernels.fallback import WithFallback
 from cnnkernels.geometry import Padding
 from cnnkernels.pooling import windows
 from cnnkernels.problem import SlidingWindow
@@ -33,8 +34,9 @@ def _pooling(name: str, what: str, **replaced: Callable[..., Any]) -> Backend:
 
 
 def _winograd(name: str, kernel: broken_winograd.NumpyWinograd) -> Backend:
-    what = str(type(kernel).__doc__).splitlines()[0].rstrip(".")
-    return _patched(f"winograd-{name}", what[0].lower() + what[1:], convolution=kernel)
+    fault = str(type(kernel).__doc__).splitlines()[0].rstrip(".")
+    described = fault[0].lower() + fault[1:]
+    return _patched(f"winograd-{name}", described, convolution=WithFallback(kernel, im2col))
 
 
 def _patched(name: str, what: str, **kernels: Any) -> Backend:

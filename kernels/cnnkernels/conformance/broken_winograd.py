@@ -1,7 +1,7 @@
 """Deliberately broken Winograd kernels, with the accuracy that a right F(4x4, 3x3) declares.
 
-Each is F(4x4, 3x3) in NumPy with one fault; other problems than 3x3 of stride 1 are computed by
-im2col. A right one is here too: the checks must let it pass.
+Each is F(4x4, 3x3) in NumPy with one fault, for 3x3 filters of stride 1. A right one is here too:
+the checks must let it pass.
 """
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from cnnkernels import contract
-from cnnkernels.contract import Cache, Conv2D, Conv2DGradients, Needs
-from cnnkernels.convolution import im2col
+from cnnkernels import arrays, contract
+from cnnkernels.contract import ArraySpec, Cache, Conv2D, Conv2DGradients, Needs
 from cnnkernels.winograd.accuracy import Accuracy
-from cnnkernels.winograd.algorithm import Matrices, correlated, matrices, weight_gradients
+from cnnkernels.winograd.algorithm import (
+    Correlation,
+    Matrices,
+    correlated,
+    matrices,
+    of_backward_data,
+    of_forward,
+    weight_gradients,
+)
 from cnnkernels.winograd.transforms import TAPS
 
 _OUTPUTS = 4
@@ -28,52 +35,49 @@ class NumpyWinograd:
     gradient_matrices: Matrices = matrices(_OUTPUTS)
     stored: Callable[[np.ndarray], np.ndarray] = staticmethod(np.asarray)
 
-    unsupported = staticmethod(im2col.unsupported)
-    cache_spec = staticmethod(im2col.cache_spec)
+    def unsupported(self, problem: Conv2D) -> str | None:
+        """Return why the algorithm cannot compute a problem, or None."""
+        square = problem.kernel_size == (TAPS, TAPS)
+        adjacent = problem.stride == problem.dilation == (1, 1)
+        return None if square and adjacent else "3x3 filters of stride 1 only"
 
-    def accuracy(self, problem: Conv2D) -> Accuracy | None:
-        """Return F(4x4, 3x3)'s accuracy where the algorithm is used."""
-        return Accuracy(problem, _OUTPUTS) if _applies(problem) else None
+    def accuracy(self, problem: Conv2D) -> Accuracy:
+        """Return the accuracy of a right F(4x4, 3x3)."""
+        return Accuracy(problem, _OUTPUTS)
+
+    def cache_spec(self, problem: Conv2D) -> tuple[ArraySpec, ...]:
+        """Return (): backward needs its arguments only."""
+        del problem
+        return ()
 
     def forward(self, problem: Conv2D, x: Any, w: Any, b: Any) -> tuple[np.ndarray, Cache]:
         """See `contract.Conv2DKernel.forward`."""
-        y, cache = im2col.forward(problem, x, w, b)
-        if _applies(problem):
-            groups = w.reshape(problem.groups, -1, *w.shape[1:])
-            (top, _), (left, _) = problem.padding
-            y[...] = self.correlated(x, groups, (top, left), y.shape[2:])
-            if b is not None:
-                y += b[:, None, None]
-        return y, cache
+        y = arrays.empty(problem.shapes.y, problem.dtype)
+        y[...] = self.correlated(of_forward(problem, x, w))
+        if b is not None:
+            y += b[:, None, None]
+        return y, ()
 
     def backward(
         self, problem: Conv2D, dy: Any, x: Any, w: Any, cache: Cache, needs: Needs = contract.ALL
     ) -> Conv2DGradients:
         """See `contract.Conv2DKernel.backward`."""
-        gradients = im2col.backward(problem, dy, x, w, cache, needs)
-        if not _applies(problem):
-            return gradients
-        (top, _), (left, _) = problem.padding
-        if gradients.dx is not None:
-            turned = w.reshape(problem.groups, -1, *w.shape[1:]).swapaxes(1, 2)[..., ::-1, ::-1]
-            around = (TAPS - 1 - top, TAPS - 1 - left)
-            gradients.dx[...] = self.correlated(dy, turned, around, x.shape[2:])
-        if gradients.dw is not None:
-            gradients.dw[...] = weight_gradients(
-                self.gradient_matrices, x, dy, problem.groups, (top, left)
-            )
-        return gradients
+        del cache
+        dx = dw = db = None
+        if needs.dx:
+            dx = arrays.empty(problem.shapes.x, problem.dtype)
+            dx[...] = self.correlated(of_backward_data(problem, dy, w))
+        if needs.dw:
+            dw = arrays.empty(problem.shapes.w, problem.dtype)
+            dw[...] = weight_gradients(self.gradient_matrices, problem, x, dy)
+        if needs.db and problem.bias:
+            db = dy.sum((0, 2, 3), out=arrays.empty(problem.shapes.b, problem.dtype))
+        return Conv2DGradients(dx, dw, db)
 
-    def correlated(
-        self, images: np.ndarray, w: np.ndarray, padding: tuple[int, int], size: tuple[int, ...]
-    ) -> np.ndarray:
-        """Return the correlation of images with filters, with this kernel's fault."""
+    def correlated(self, correlation: Correlation) -> np.ndarray:
+        """Return a correlation of images with filters, with this kernel's fault."""
         with np.errstate(invalid="ignore"):
-            return correlated(self.given, images, w, padding, size, self.stored)
-
-
-def _applies(problem: Conv2D) -> bool:
-    return problem.kernel_size == (TAPS, TAPS) and problem.stride == problem.dilation == (1, 1)
+            return correlated(self.given, correlation, self.stored)
 
 
 class WrongEntry(NumpyWinograd):
@@ -104,36 +108,33 @@ class ExchangedPhases(NumpyWinograd):
 class LostEdge(NumpyWinograd):
     """The last tile of a row is not computed if the image's edge cuts it."""
 
-    def correlated(  # noqa: D102
-        self, images: np.ndarray, w: np.ndarray, padding: tuple[int, int], size: tuple[int, ...]
-    ) -> np.ndarray:
-        y = super().correlated(images, w, padding, size)
-        y[..., size[1] // _OUTPUTS * _OUTPUTS :] = 0
+    def correlated(self, correlation: Correlation) -> np.ndarray:  # noqa: D102
+        y = super().correlated(correlation)
+        y[..., correlation.size[1] // _OUTPUTS * _OUTPUTS :] = 0
         return y
 
 
 class BlockTwice(NumpyWinograd):
     """The last channel is added up twice if there are more than two."""
 
-    def correlated(  # noqa: D102
-        self, images: np.ndarray, w: np.ndarray, padding: tuple[int, int], size: tuple[int, ...]
-    ) -> np.ndarray:
-        y = super().correlated(images, w, padding, size)
+    def correlated(self, correlation: Correlation) -> np.ndarray:  # noqa: D102
+        y = super().correlated(correlation)
+        w = correlation.w
         if w.shape[2] > 2:
             last = np.zeros_like(w)
             last[:, :, -1] = w[:, :, -1]
-            y += super().correlated(images, last, padding, size)
+            y += super().correlated(correlation._replace(w=last))
         return y
 
 
 class NeighborsMixed(NumpyWinograd):
     """Tiles at an image's lower edge see the next image in place of padding."""
 
-    def correlated(  # noqa: D102
-        self, images: np.ndarray, w: np.ndarray, padding: tuple[int, int], size: tuple[int, ...]
-    ) -> np.ndarray:
+    def correlated(self, correlation: Correlation) -> np.ndarray:  # noqa: D102
+        images = correlation.images
         following = np.roll(images[:, :, :1], -1, axis=0)
-        return super().correlated(np.concatenate((images, following), axis=2), w, padding, size)
+        longer = np.concatenate((images, following), axis=2)
+        return super().correlated(correlation._replace(images=longer))
 
 
 class HalfTheDigits(NumpyWinograd):

@@ -28,6 +28,8 @@ from cnnkernels.winograd.algorithm import (
     Matrices,
     correlated,
     matrices,
+    of_backward_data,
+    of_forward,
     tiles_along,
     weight_gradients,
 )
@@ -64,16 +66,12 @@ class Accuracy:
         """Return the magnitude of each element of a result."""
         problem = self._problem
         x, w, b, dy = (np.abs(np.asarray(array, np.float64)) for array in (x, w, b, dy))
-        w = w.reshape(problem.groups, -1, *w.shape[1:])
-        (top, _), (left, _) = problem.padding
         if result == "y":
-            y = correlated(self._given, x, w, (top, left), dy.shape[2:])
+            y = correlated(self._given, of_forward(problem, x, w))
             return y + b[:, None, None] if b.size else y
         if result == "dx":
-            turned = w.swapaxes(1, 2)[..., ::-1, ::-1]
-            around = (TAPS - 1 - top, TAPS - 1 - left)
-            return correlated(self._given, dy, turned, around, x.shape[2:])
-        return weight_gradients(self._given, x, dy, problem.groups, (top, left))
+            return correlated(self._given, of_backward_data(problem, dy, w))
+        return weight_gradients(self._given, problem, x, dy)
 
     def products(self, direction: Direction) -> int:
         """Return how many products of tiles a direction computes."""

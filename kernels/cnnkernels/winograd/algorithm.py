@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from cnnkernels.problem import Conv2D
 from cnnkernels.winograd.transforms import TAPS, transforms
 
 
@@ -32,6 +33,25 @@ class Matrices(NamedTuple):
         return len(self.output)
 
 
+class Correlation(NamedTuple):
+    """The operands of a correlation.
+
+    Attributes
+    ----------
+    images : array, (N, groups * C, H, W)
+    w : array, (groups, K, C, 3, 3)
+    padding : tuple of int
+        Rows above and columns left of an image; negative ones leave out pixels.
+    size : tuple of int
+        Rows and columns of the result.
+    """
+
+    images: np.ndarray
+    w: np.ndarray
+    padding: tuple[int, int]
+    size: tuple[int, ...]
+
+
 @functools.cache
 def matrices(outputs: int) -> Matrices:
     """Return the matrices of F(outputs, 3)."""
@@ -44,32 +64,34 @@ def tiles_along(size: int, outputs: int) -> int:
     return -(-size // outputs)
 
 
+def of_forward(problem: Conv2D, x: np.ndarray, w: np.ndarray) -> Correlation:
+    """Return the correlation that is a problem's forward."""
+    (top, _), (left, _) = problem.padding
+    return Correlation(x, _in_groups(problem, w), (top, left), problem.shapes.y[2:])
+
+
+def of_backward_data(problem: Conv2D, dy: np.ndarray, w: np.ndarray) -> Correlation:
+    """Return the correlation that is a problem's backward-data, of turned filters."""
+    (top, _), (left, _) = problem.padding
+    turned = _in_groups(problem, w).swapaxes(1, 2)[..., ::-1, ::-1]
+    return Correlation(dy, turned, (TAPS - 1 - top, TAPS - 1 - left), problem.shapes.x[2:])
+
+
+def _in_groups(problem: Conv2D, w: np.ndarray) -> np.ndarray:
+    filters, *others = w.shape
+    return w.reshape(problem.groups, filters // problem.groups, *others)
+
+
 def correlated(
     given: Matrices,
-    images: np.ndarray,
-    w: np.ndarray,
-    padding: tuple[int, int],
-    size: tuple[int, ...],
+    correlation: Correlation,
     stored: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> np.ndarray:
-    """Return the correlation of images with filters: y, or dx if filters are turned.
+    """Return a correlation of images with filters, (N, groups * K, *size), float64.
 
-    Parameters
-    ----------
-    given : Matrices
-    images : array, (N, groups * C, H, W)
-    w : array, (groups, K, C, 3, 3)
-    padding : tuple of int
-        Rows above and columns left of an image.
-    size : tuple of int
-        Rows and columns of the result.
-    stored : callable
-        Rounds transformed images and weights as they are stored.
-
-    Returns
-    -------
-    array, (N, groups * K, *size), float64
+    `stored` rounds transformed images and weights as they are stored.
     """
+    images, w, padding, size = correlation
     m = given.outputs
     groups, filters = w.shape[:2]
     weights = stored(_divided(given, _both(given.weights, w.transpose(3, 4, 0, 1, 2))))
@@ -84,15 +106,14 @@ def correlated(
     return y
 
 
-def weight_gradients(
-    given: Matrices, x: np.ndarray, dy: np.ndarray, groups: int, padding: tuple[int, int]
-) -> np.ndarray:
+def weight_gradients(given: Matrices, problem: Conv2D, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """Return the gradient of the weights, (K, C / groups, 3, 3), float64."""
+    groups, ((top, _), (left, _)) = problem.groups, problem.padding
     m, size = given.outputs, dy.shape[2:]
     channels = (dy.shape[1] // groups, x.shape[1] // groups)
     sums = np.zeros((len(given.image), len(given.image), groups, *channels))
     for image, gradient in zip(x, dy, strict=True):
-        tiles = _both(given.image, _tiles_of(image, m, groups, padding, size, TAPS - 1))
+        tiles = _both(given.image, _tiles_of(image, m, groups, (top, left), size, TAPS - 1))
         of_y = _both(given.gradient, _tiles_of(gradient, m, groups, (0, 0), size, 0))
         sums += of_y @ tiles.swapaxes(3, 4)
     dw = _both(given.weights_back, _divided(given, sums))

@@ -7,7 +7,13 @@ from cnnkernels.conformance import reference
 from cnnkernels.contract import Conv2D
 from cnnkernels.descriptor import parse
 from cnnkernels.winograd.accuracy import Accuracy
-from cnnkernels.winograd.algorithm import correlated, matrices, weight_gradients
+from cnnkernels.winograd.algorithm import (
+    correlated,
+    matrices,
+    of_backward_data,
+    of_forward,
+    weight_gradients,
+)
 
 CASES = [
     "mb1ic1ih4oc1kh3ph1",
@@ -29,15 +35,12 @@ def test_multiples_give_the_references_integers(case, outputs):
     w *= Accuracy(problem, outputs).integral
     dy *= Accuracy(problem, outputs).integral
     given = matrices(outputs)
-    groups = w.reshape(problem.groups, -1, *w.shape[1:])
-    (top, _), (left, _) = problem.padding
     right = reference.convolution(problem, x, w, np.zeros_like(b), dy)
-    y = correlated(given, x, groups, (top, left), dy.shape[2:])
+    y = correlated(given, of_forward(problem, x, w))
     np.testing.assert_array_equal(y, right.y)
-    turned = groups.swapaxes(1, 2)[..., ::-1, ::-1]
-    dx = correlated(given, dy, turned, (2 - top, 2 - left), x.shape[2:])
+    dx = correlated(given, of_backward_data(problem, dy, w))
     np.testing.assert_array_equal(dx, right.dx)
-    dw = weight_gradients(given, x, dy, problem.groups, (top, left))
+    dw = weight_gradients(given, problem, x, dy)
     np.testing.assert_array_equal(dw, right.dw)
 
 
