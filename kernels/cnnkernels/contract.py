@@ -66,7 +66,11 @@ Array: TypeAlias = Any
 """A dense array of a backend's own kind: `numpy.ndarray`, or `torch.Tensor` on some device."""
 
 Cache: TypeAlias = tuple[Array, ...]
-"""Arrays that forward saves for backward; only the kernel that made them can read them."""
+"""Arrays that forward saves for backward; only the kernel that made them can read them.
+
+An array whose first axis is as long as the batch has one entry for each image, so that batches can
+be joined and split along it.
+"""
 
 ArraySpec: TypeAlias = tuple[tuple[int, ...], str]
 """Shape and dtype name of one array."""

@@ -13,11 +13,15 @@ backends that were chosen at compilation.
 CUDA tensors need the backend torch-cuda, whose kernels are PyTorch's own; layers call them
 without an operator. This backend turns TF32 off in the whole process.
 
+Transforms of `torch.func` fold a batch into the images where weights are shared, and loop over it
+where they are not. They run uncompiled: to compile them, call ``revert(model)`` before.
+
 Kernels compute gradients, not tangents. In forward mode, layers call PyTorch's own functions;
 operators called from a graph compiled or exported earlier raise an error.
 """
 
-from cnnkernels.torch.conversion import ConversionWarning, convert, problem_of, revert
+from cnnkernels.torch.choosing import ConversionWarning
+from cnnkernels.torch.conversion import convert, problem_of, revert
 from cnnkernels.torch.functional import conv2d, max_pool2d
 from cnnkernels.torch.layers import Conv2d, MaxPool2d
 from cnnkernels.torch.thread_counts import set_threads, threads

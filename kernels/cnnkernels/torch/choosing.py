@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -13,6 +14,11 @@ from cnnkernels import registry
 from cnnkernels.contract import Backend, Problem, Unsupported
 from cnnkernels.plan import Plan
 from cnnkernels.torch import problems, thread_counts
+
+
+class ConversionWarning(UserWarning):
+    """A layer stays PyTorch's, or runs PyTorch's own function; the message says why."""
+
 
 _NATIVE = "torch-cpu"
 """The backend that a plan chooses if PyTorch's own layer is fastest; that layer then runs."""
@@ -50,25 +56,63 @@ def usable(backend: Backend) -> Backend:
     return backend
 
 
+def follows_plan(backend: str | Plan) -> bool:
+    """Whether a plan chooses the backend of each problem."""
+    return isinstance(backend, Plan) or backend == registry.AUTO
+
+
+def require_one_size(x: Tensor) -> None:
+    """Reject images whose number `torch.export` leaves open: a plan chooses by it."""
+    if not torch.compiler.is_dynamo_compiling() and isinstance(x.shape[0], torch.SymInt):
+        raise Unsupported(
+            "a plan chooses backends for batches of one size; for batches of any size name a "
+            'backend, as in cnnkernels.torch.convert(model, "numba-simd")'
+        )
+
+
 @torch.compiler.assume_constant_result
-def chosen(backend: str | Plan, measuring: bool, kind: type[Problem], *facts: Any) -> str:
-    """Return the name of the backend for a problem; `torch.compile` treats it as a constant.
+def named(backend: str | Plan) -> str:
+    """Return the name of a backend for layers; `torch.compile` treats it as a constant."""
+    with thread_counts.kept():
+        return usable(registry.load(checked(backend))).name
+
+
+@torch.compiler.assume_constant_result
+def planned(backend: str | Plan, measuring: bool, kind: type[Problem], *facts: Any) -> str:
+    """Return the backend that a plan has chosen; `torch.compile` treats it as a constant.
 
     Parameters
     ----------
     backend : str or Plan
-        As for layers.
+        A plan, or 'auto', which follows the active plan.
     measuring : bool
         Whether the plan may now measure a problem without a choice.
     kind, *facts
         The problem, as arguments of `problems.problem_of`.
     """
     with thread_counts.kept():
-        if isinstance(checked(backend), str) and backend != registry.AUTO:
-            return usable(registry.load(backend)).name
-        plan = plans.current() if isinstance(backend, str) else backend
+        plan = backend if isinstance(backend, Plan) else plans.current()
         problem = problems.problem_of(kind, *facts)
         return usable(plan.backend_for(problem, measuring=measuring)).name
+
+
+@torch.compiler.assume_constant_result
+def _autocast(device: str) -> bool:
+    """Whether autocast is on for a type of device; warn if it is."""
+    on: bool = torch.is_autocast_enabled(device)
+    if on:
+        warnings.warn(
+            "under torch.autocast, converted layers run PyTorch's own functions",
+            ConversionWarning,
+            stacklevel=2,
+        )
+    return on
+
+
+def pytorch_decides(x: Tensor) -> bool:
+    """Whether PyTorch's own function runs because PyTorch also chooses dtypes or has no data."""
+    kind: str = x.device.type
+    return kind == "meta" or _autocast(kind)
 
 
 def stays_native(backend: str | Plan, chosen: str, x: Tensor) -> bool:
@@ -86,8 +130,8 @@ def stays_native(backend: str | Plan, chosen: str, x: Tensor) -> bool:
             f"for a GPU convert the model to {_CUDA!r}, or restore PyTorch's own layers: "
             "cnnkernels.torch.revert(model)"
         )
-    follows = isinstance(backend, Plan) or backend == registry.AUTO
-    return chosen == _CUDA or (chosen == _NATIVE and follows) or forward_mode()
+    left_to_pytorch = chosen == _NATIVE and follows_plan(backend)
+    return chosen == _CUDA or left_to_pytorch or forward_mode()
 
 
 @torch.compiler.assume_constant_result

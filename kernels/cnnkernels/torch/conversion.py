@@ -17,15 +17,11 @@ from cnnkernels import registry
 from cnnkernels.contract import Problem, Unsupported
 from cnnkernels.plan import Plan, PlanWarning
 from cnnkernels.torch import problems, thread_counts
-from cnnkernels.torch.choosing import checked, usable
+from cnnkernels.torch.choosing import ConversionWarning, checked, usable
 from cnnkernels.torch.functional import require
 from cnnkernels.torch.layers import NO_INDICES, Conv2d, MaxPool2d, padded
 
 Module = TypeVar("Module", bound=nn.Module)
-
-
-class ConversionWarning(UserWarning):
-    """A layer cannot be converted or reverted, and stays as it is; the message says why."""
 
 
 _CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
@@ -78,6 +74,11 @@ def convert(
     Parametrizations (such as `torch.nn.utils.parametrizations.weight_norm`) are preserved, and can
     be registered and removed before and after. The same holds for the hooks of
     `torch.nn.utils.weight_norm` and `torch.nn.utils.prune`.
+
+    Under `torch.autocast`, PyTorch's own functions run, with a warning.
+
+    Call `revert` before `torch.jit.script`, which supports PyTorch's own layers only, and before
+    `torch.ao.quantization.fuse_modules`, which knows them by their class.
 
     Call `revert` before quantization. `torch.ao.quantization` (`prepare`, `prepare_qat`) replaces
     PyTorch's own layers only and would leave converted ones in floating point, so a converted layer
@@ -195,7 +196,7 @@ def problem_of(layer: nn.Module, x: Tensor) -> Problem:
                 w, layer.stride, padding, layer.dilation, layer.groups
             )
             images = x[None] if x.ndim == 3 else x
-            return problems.conv2d(images, w, layer.bias is not None, geometry)
+            return problems.conv2d(images.shape, x.dtype, w, layer.bias is not None, geometry)
         window = problems.max_pool2d_geometry(
             layer.kernel_size, layer.stride, layer.padding, layer.dilation
         )

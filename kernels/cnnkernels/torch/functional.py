@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.nn import functional
+from torch.overrides import handle_torch_function, has_torch_function
 
 from cnnkernels import registry
 from cnnkernels.contract import Conv2D, MaxPool2D
@@ -44,7 +45,7 @@ def conv2d(
     -------
     Tensor, (N, K, P, Q) or (K, P, Q)
         Contiguous, unless PyTorch's own function runs: for torch-cuda, if a plan has chosen
-        torch-cpu, and in forward mode.
+        torch-cpu, in forward mode, under `torch.autocast`, and for tensors without data (meta).
 
     Raises
     ------
@@ -60,13 +61,26 @@ def conv2d(
     `torch.autograd.forward_ad.dual_level`, PyTorch's own function runs, with and without
     `torch.compile`. A graph compiled or exported outside of them raises an error inside.
     """
+    y: Tensor
+    if has_torch_function((x, w, b)):  # a subclass, or what torch.fx traces with
+        named = {"stride": stride, "padding": padding, "dilation": dilation}
+        y = handle_torch_function(
+            conv2d, (x, w, b), x, w, b, **named, groups=groups, backend=backend
+        )
+        return y
+    if isinstance(x, Tensor) and choosing.pytorch_decides(x):
+        y = functional.conv2d(x, w, b, stride, padding, dilation, groups)
+        return y
     for name, tensor in (("x", x), ("w", w), ("b", b)):
         require(name, tensor, x)
     geometry = problems.conv2d_geometry(w, stride, padding, dilation, groups)
     images = x[None] if x.ndim == 3 else x
-    facts = problems.conv2d_facts(images, w, b is not None, geometry)
-    chosen = choosing.chosen(backend, not isinstance(x, FakeTensor), Conv2D, *facts)
-    y: Tensor
+    if choosing.follows_plan(backend):
+        choosing.require_one_size(images)
+        facts = problems.conv2d_facts(images.shape, x.dtype, w, b is not None, geometry)
+        chosen = choosing.planned(backend, not isinstance(x, FakeTensor), Conv2D, *facts)
+    else:
+        chosen = choosing.named(backend)
     if choosing.stays_native(backend, chosen, x):
         y = functional.conv2d(x, w, b, stride, padding, dilation, groups)
         return y
@@ -105,12 +119,25 @@ def max_pool2d(
     TypeError, ValueError, Unsupported
         As `conv2d`.
     """
+    y: Tensor
+    if has_torch_function((x,)):
+        named = {"stride": stride, "padding": padding, "dilation": dilation}
+        y = handle_torch_function(
+            max_pool2d, (x,), x, kernel_size, **named, ceil_mode=ceil_mode, backend=backend
+        )
+        return y
+    if isinstance(x, Tensor) and choosing.pytorch_decides(x):
+        y = functional.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
+        return y
     require("x", x, x)
     geometry = problems.max_pool2d_geometry(kernel_size, stride, padding, dilation)
     images = x[None] if x.ndim == 3 else x
-    facts = problems.max_pool2d_facts(images.shape, x.dtype, geometry, ceil_mode)
-    chosen = choosing.chosen(backend, not isinstance(x, FakeTensor), MaxPool2D, *facts)
-    y: Tensor
+    if choosing.follows_plan(backend):
+        choosing.require_one_size(images)
+        facts = problems.max_pool2d_facts(images.shape, x.dtype, geometry, ceil_mode)
+        chosen = choosing.planned(backend, not isinstance(x, FakeTensor), MaxPool2D, *facts)
+    else:
+        chosen = choosing.named(backend)
     if choosing.stays_native(backend, chosen, x):
         y = functional.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
         return y
@@ -123,10 +150,7 @@ def require(name: str, tensor: object, x: Tensor) -> None:
     if tensor is None:
         return
     if not isinstance(tensor, Tensor):
-        told = f"{name}: expected a Tensor, got {type(tensor).__name__}"
-        if isinstance(tensor, fx.Proxy):
-            told += "; to trace a model by torch.fx, use cnnkernels.torch.revert(model) before"
-        raise TypeError(told)
+        raise TypeError(f"{name}: expected a Tensor, got {type(tensor).__name__}")
     if tensor.device != x.device:
         raise ValueError(
             f"{name}: expected a tensor on {x.device}, where x is, got one on {tensor.device}: "
@@ -134,7 +158,7 @@ def require(name: str, tensor: object, x: Tensor) -> None:
         )
     if tensor.dtype not in (torch.float32, torch.float64):
         raise TypeError(
-            f"{name}: expected float32 or float64, got {tensor.dtype}; under autocast and in other "
+            f"{name}: expected float32 or float64, got {tensor.dtype}; in other "
             "dtypes use PyTorch's own layers: cnnkernels.torch.revert(model)"
         )
     if tensor.dtype != x.dtype:

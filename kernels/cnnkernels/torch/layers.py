@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from cnnkernels import registry
@@ -35,6 +35,24 @@ class _Layer(nn.Module):
             )
         super().__setattr__(name, value)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's images; `torch.fx` traces it as one call, as of PyTorch's layers."""
+        y: Any
+        if isinstance(x, fx.Proxy):
+            y = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+        else:
+            y = self._computed(x)
+        return y
+
+    def _computed(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __prepare_scriptable__(self) -> Any:
+        raise Unsupported(
+            f"torch.jit.script cannot compile {type(self).__name__} of cnnkernels; before it call "
+            "cnnkernels.torch.revert(model), or use torch.jit.trace or torch.compile"
+        )
+
     def extra_repr(self) -> str:
         """Return PyTorch's text plus the backend."""
         return f"{super().extra_repr()}, backend={_shown(self.backend)}"
@@ -63,6 +81,9 @@ class Conv2d(_Layer, nn.Conv2d):
 
     The layer stores its plan, which is pickled and copied with it.
     """
+
+    def _computed(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight, self.bias)
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x, padding = padded(self, x)
@@ -106,8 +127,7 @@ class MaxPool2d(_Layer, nn.MaxPool2d):
         if self.return_indices:
             raise Unsupported(NO_INDICES)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the maxima."""
+    def _computed(self, x: Tensor) -> Tensor:
         return max_pool2d(
             x,
             self.kernel_size,

@@ -51,14 +51,18 @@ def conv2d_geometry(
     return [*strides, *high, *wide, *dilations, groups]
 
 
-def conv2d_facts(x: Tensor, w: Tensor, bias: bool, geometry: Sequence[int]) -> tuple[Any, ...]:
+def conv2d_facts(
+    shape: Sequence[int], dtype: torch.dtype, w: Tensor, bias: bool, geometry: Sequence[int]
+) -> tuple[Any, ...]:
     """Return everything that determines a convolution's problem, as a hashable tuple."""
-    return _ints(x.shape), _ints(w.shape), bias, tuple(geometry), _name(x.dtype)
+    return _ints(shape), _ints(w.shape), bias, tuple(geometry), _name(dtype)
 
 
-def conv2d(x: Tensor, w: Tensor, bias: bool, geometry: Geometry) -> Conv2D:
-    """Return the problem of a convolution."""
-    return _conv2d(*conv2d_facts(x, w, bias, _ints(geometry)))
+def conv2d(
+    shape: Sequence[int], dtype: torch.dtype, w: Tensor, bias: bool, geometry: Geometry
+) -> Conv2D:
+    """Return the problem of a convolution, for images of the given shape."""
+    return _conv2d(*conv2d_facts(shape, dtype, w, bias, _ints(geometry)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -99,7 +103,7 @@ def max_pool2d_geometry(
 ) -> Geometry:
     """Return a max-pooling's geometry from the arguments of `torch.nn.functional.max_pool2d`."""
     kernel = _pair("kernel_size", kernel_size, 1)
-    strides = kernel if stride is None else _pair("stride", stride, 1)
+    strides = kernel if stride is None or stride == [] else _pair("stride", stride, 1)
     pads, dilations = _pair("padding", padding, 0), _pair("dilation", dilation, 1)
     return [*kernel, *strides, *pads, *dilations]
 
@@ -138,9 +142,14 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _pair(name: str, value: int | Sequence[int], least: int) -> geometry.Pair:
-    """Like `geometry.pair`, but skip the check of plain integers: the problem checks them."""
+    """Like `geometry.pair`, but take one number in a sequence for both axes, as PyTorch does.
+
+    Plain integers are left to the problem's own checks.
+    """
     if type(value) is int:
         return value, value
     if type(value) is tuple and tuple(map(type, value)) == (int, int):
         return value
+    if isinstance(value, list | tuple) and len(value) == 1:
+        (value,) = value
     return geometry.pair(name, value, least)

@@ -33,8 +33,3 @@ def test_torch_compile(draw, model, close_steps):
     x = draw(3, 2, 6, 6, dtype=torch.float32, grad=False)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     close_steps(compiled, model(torch.float32), x)
-
-
-def test_symbolic_tracing_is_told_to_revert(model):
-    with pytest.raises(TypeError, match=r"got Proxy; .*cnnkernels\.torch\.revert\(model\)"):
-        torch.fx.symbolic_trace(layers.convert(model(), "numpy"))

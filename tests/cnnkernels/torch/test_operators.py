@@ -33,11 +33,11 @@ def test_pytorch_accepts_the_operators(backend, draw):
         maxima, winners = operators.max_pool2d.operator(x, window, False, backend)
     torch.library.opcheck(
         operators.conv2d.backward_operator,
-        (y, x.detach(), w.detach(), cache, True, geometry, backend, [True, False, True]),
+        (y, x.detach(), w.detach(), True, geometry, backend, [True, False, True], cache),
     )
     torch.library.opcheck(
         operators.max_pool2d.backward_operator,
-        (maxima, winners, [2, 2, 5, 5], window, False, backend),
+        (maxima, [2, 2, 5, 5], window, False, backend, winners),
     )
 
 

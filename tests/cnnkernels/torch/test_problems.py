@@ -38,7 +38,7 @@ def test_numbers_of_any_type_are_integers_of_rows_and_columns(number, draw, clos
             ValueError,
             r"expected an integer or a pair \(height, width\), got \(1, 2, 3\)",
         ),
-        ((1,), ValueError, r"expected an integer or a pair \(height, width\), got \(1,\)"),
+        ((), ValueError, r"expected an integer or a pair \(height, width\), got \(\)"),
         (1.5, TypeError, "expected an integer, got 1.5 of type float"),
         ((1.5, 2), TypeError, "expected an integer, got 1.5 of type float"),
         (True, TypeError, "expected an integer, got True"),
