@@ -20,11 +20,20 @@ _FIRST_CALL_SECONDS = 5.0
 _CHECK_SECONDS = 0.4
 """For each case, direction and backend."""
 
+_MODEL_CHECK_SECONDS = 5.0
+"""For each layer of a PyTorch model, by all backends, several at once."""
+
+_WAYS = 5
+"""Ways of training a PyTorch model that take turns: slow ones are dropped before."""
+
 _ROUND_SECONDS = 0.12
 """Two sides of a fast call, rests included."""
 
 _RATE = 3e10
 """Floating-point operations a second of a typical backend."""
+
+_STEP_RATE = 1e11
+"""That of a training step, on all cores."""
 
 
 def of_timing(sets: Sequence[CaseSet], backends: int, threads: int, budget: Budget) -> float:
@@ -37,6 +46,16 @@ def of_timing(sets: Sequence[CaseSet], backends: int, threads: int, budget: Budg
         one_backend += len(directions(case.problem)) * each
     each_count = _SETUP_SECONDS + backends * one_backend
     return threads * each_count + backends * _FIRST_CALL_SECONDS
+
+
+def of_steps(layers: CaseSet, backends: int, budget: Budget) -> float:
+    """Return the seconds of checking a PyTorch model's layers and timing its training steps."""
+    passes = 3  # forward, and backward twice
+    in_layers = sum(case.layers * case.problem.flops(FORWARD) for case in layers.cases)
+    step = passes * in_layers / _STEP_RATE
+    checks = len(layers.cases) * _MODEL_CHECK_SECONDS
+    turns = 2 * 2 * budget.rounds * (step + 0.1)  # layers inside steps, then whole steps
+    return _SETUP_SECONDS + checks + backends * _FIRST_CALL_SECONDS + _WAYS * turns
 
 
 def of_training(trainers: int, threads: int, budget: Budget) -> float:

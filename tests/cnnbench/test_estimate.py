@@ -4,7 +4,9 @@ import pytest
 
 from cnnbench import estimate
 from cnnbench.budget import QUICK, Budget
-from cnnbench.cases import load
+from cnnbench.cases import CaseSet, load
+from cnnkernels.contract import Conv2D
+from cnnkernels.descriptor import Case
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,12 @@ def test_a_training_takes_its_budget_for_each_trainer_and_thread_count():
 )
 def test_an_estimate_is_in_minutes(seconds, words):
     assert estimate.in_words(seconds) == words
+
+
+def test_an_estimate_for_a_model_is_within_a_factor_of_two_of_a_measured_run():
+    stages = ((64, 32, 4), (128, 16, 3), (256, 8, 3), (512, 4, 3))
+    cases = [
+        Case(Conv2D(32, c, size, size, c, 3, padding=1), "", layers) for c, size, layers in stages
+    ]
+    estimated = estimate.of_steps(CaseSet("resnet18", tuple(cases)), 9, Budget(rounds=6))
+    assert 192 / 2 < estimated < 2 * 192

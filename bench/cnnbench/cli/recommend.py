@@ -69,6 +69,12 @@ def recommend(
     quick: Annotated[
         bool, typer.Option("--quick", help="Measure for a third of the time.")
     ] = False,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="For a PyTorch model: measure slow backends and torch.compile as well."
+        ),
+    ] = False,
     json_file: Json = None,
     save: Save = False,
     machine: Machine = None,
@@ -116,9 +122,14 @@ def recommend(
     run = new_run()
     keep(run, "recommend", model, json_file, save, machine)
     budget = Budget(seconds=2.0, call_seconds=choose.budget(network))
+    if isinstance(trained, list) and not full:
+        budget = dataclasses.replace(budget, rounds=LEAST_ROUNDS)
     if quick:
         budget = dataclasses.replace(budget, rounds=LEAST_ROUNDS, seconds=0.7)
-    seconds = estimate.of_timing([network.cases], len(names), 1, budget)
+    if isinstance(trained, list):
+        seconds = estimate.of_steps(network.cases, len(names), budget)
+    else:
+        seconds = estimate.of_timing([network.cases], len(names), 1, budget)
     console = console_of_text()
     with (
         hearing(run) as heard,
@@ -127,7 +138,17 @@ def recommend(
         temporary_folder() as caches,
     ):
         found = choose.recommend(
-            run, network, trained, names, count, baseline, wishes, budget, progress, caches
+            run,
+            network,
+            trained,
+            names,
+            count,
+            baseline,
+            wishes,
+            budget,
+            progress,
+            caches,
+            full=full,
         )
         run.environment["plan_file"] = str(output)
         older = results.set_aside(output)

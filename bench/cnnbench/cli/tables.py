@@ -95,8 +95,9 @@ def show_recommendation(console: Console, found: Recommendation, plan: Path) -> 
     """Print a recommendation, and how to follow it."""
     from cnnbench.report import recommendation, tables
 
-    for sheet in recommendation.sheets(found):
-        tables.show(console, sheet)
     console.print(found.answer, style="bold", highlight=False)
     for line in recommendation.how_to_follow(found, plan):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
+    console.print()
+    for sheet in recommendation.sheets(found):
+        tables.show(console, sheet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import fnmatch
@@ -14,9 +15,12 @@ from typing import Any
 from cnnbench import speed, timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.digits.options import Options
-from cnnbench.recommend import whole_steps
+from cnnbench.recommend import in_steps, whole_steps
 from cnnbench.recommend.networks import Call, Layer, ModelError, Network, of_calls
 from cnnbench.recommend.recommendation import (
+    AUTOCAST,
+    COMPILED,
+    COMPILED_PLAN,
     LAYOUTS,
     NATIVE,
     NATIVE_NHWC,
@@ -25,6 +29,7 @@ from cnnbench.recommend.recommendation import (
     Decision,
     Recommendation,
 )
+from cnnbench.recommend.ways import Ways, model_worker
 from cnnbench.report import numbers
 from cnnbench.results import TOO_SLOW, Row, Run, distinct, longest
 from cnnbench.workers.pool import WorkerPool
@@ -81,7 +86,7 @@ def capture(model: str, shape: Sequence[int], threads: int) -> Network:
     ModelError
         If PyTorch is not installed, or the model cannot be made or run.
     """
-    with whole_steps.model_worker(threads) as worker:
+    with model_worker(threads) as worker:
         found = _asked(worker, "capture", model=model, shape=list(shape))
     calls = [Call(**call) for call in found["calls"]]
     if not calls:
@@ -104,6 +109,8 @@ def recommend(
     budget: Budget,
     progress: Progress,
     caches: Path,
+    *,
+    full: bool = False,
 ) -> Recommendation:
     """Measure every capable backend on each layer, choose, and measure whole steps.
 
@@ -118,6 +125,8 @@ def recommend(
     backends, threads, baseline, budget, progress, caches
         As `speed.time` takes them.
     wishes : Wishes
+    full : bool
+        For a PyTorch model: whether to measure slow backends, and `torch.compile`.
 
     Raises
     ------
@@ -126,48 +135,63 @@ def recommend(
     """
     is_model = trained is not None and not isinstance(trained, Options)
     _require_known_layers(network, wishes.pins)  # before anything is measured
-    candidates, barred = _candidates(backends, threads, wishes)
-    directions = {layer.problem: layer.directions for layer in network.layers}
-    speed.time(
-        run, [network.cases], candidates, [threads], baseline, budget, progress, caches, directions
-    )
-    floor = run.environment["aa_floor"][str(threads)]
-    base = run.environment["baseline"][str(threads)]
-    overheads: dict[str, float] = {}
-    if is_model:
-        with whole_steps.model_worker(threads) as worker:
-            overheads = _asked(worker, "overheads")
-    decisions = [
-        _decide(layer, run.rows, base, floor, wishes, overheads) for layer in network.layers
-    ]
-    _group_slow(decisions)
-    _pin(decisions, wishes.pins, barred)
-    choices = {d.layer.problem: d.choice for d in decisions if d.choice is not None}
-    if not choices:
-        why = next((w for d in decisions for w in d.refused.values()), "no backend was given")
-        raise ModelError(f"no backend is left for {network.name}: {why}")
-    made = {
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(run.environment["command"]),
-        "commit": str(run.environment["commit"]),
-    }
-    found = Recommendation(
-        network,
-        "model" if is_model else "layers" if trained is None else "network",
-        Plan(choices, "", threads, made=made),
-        decisions,
-        barred,
-        base,
-        overheads,
-        dataclasses.asdict(trained) if isinstance(trained, Options) else {},
-    )
-    found.plan.fallback = _fallback(found, [name for name in candidates if name not in barred])
-    if trained is not None:
-        try:
-            whole_steps.measure(found, trained, candidates, budget, progress, caches, floor)
-        finally:
-            # After an interrupt some rows may have no time yet.
-            run.add(row for row in found.steps if row.outcome != "ok" or row.seconds is not None)
+    with contextlib.ExitStack() as stack:
+        barred = {name: "it is excluded" for name in backends if name in wishes.excluded}
+        candidates = [name for name in backends if name not in barred]
+        pool = stack.enter_context(WorkerPool(candidates, threads, yielding=True))
+        barred |= _barred(pool, wishes)
+        candidates = [name for name in candidates if name not in barred]
+        layers = in_steps.Measured({}, {}, 0.0)
+        work: Options | Ways | None
+        if trained is None or isinstance(trained, Options):
+            work = trained
+            only = {layer.problem: layer.directions for layer in network.layers}
+            sets = [network.cases]
+            pool.close()  # that of speed.time caches compiled code in its own folder
+            speed.time(run, sets, candidates, [threads], baseline, budget, progress, caches, only)
+        else:
+            work = stack.enter_context(Ways(network.name, trained, threads))
+            layers = in_steps.time(
+                run, network, pool, candidates, baseline, budget, progress, work, everything=full
+            )
+        floor = run.environment["aa_floor"][str(threads)]
+        base = run.environment["baseline"][str(threads)]
+        decisions = [
+            _decide(layer, run.rows, base, floor, wishes, is_model) for layer in network.layers
+        ]
+        _group_slow(decisions)
+        _pin(decisions, wishes.pins, barred)
+        choices = {d.layer.problem: d.choice for d in decisions if d.choice is not None}
+        if not choices:
+            why = next((w for d in decisions for w in d.refused.values()), "no backend was given")
+            raise ModelError(f"no backend is left for {network.name}: {why}")
+        made = {
+            "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": " ".join(run.environment["command"]),
+            "commit": str(run.environment["commit"]),
+        }
+        found = Recommendation(
+            network=network,
+            kind="model" if is_model else "layers" if trained is None else "network",
+            plan=Plan(choices, "", threads, made=made),
+            decisions=decisions,
+            barred=barred,
+            baseline=base,
+            slow=layers.slow,
+            rests=layers.rests,
+            left=layers.left,
+            max_error=wishes.max_error,
+            options=dataclasses.asdict(trained) if isinstance(trained, Options) else {},
+        )
+        found.plan.fallback = _fallback(found, [n for n in candidates if n not in barred])
+        if work is not None:
+            try:
+                whole_steps.measure(
+                    found, work, candidates, budget, progress, caches, floor, compiled=full
+                )
+            finally:
+                # After an interrupt some rows may have no time yet.
+                run.add(r for r in found.steps if r.outcome != "ok" or r.seconds is not None)
     _conclude(found, floor)
     busy = timing.busy_warning(floor)
     if busy is not None:
@@ -176,22 +200,17 @@ def recommend(
     return found
 
 
-def _candidates(
-    backends: Sequence[str], threads: int, wishes: Wishes
-) -> tuple[list[str], dict[str, str]]:
-    """Return the backends to measure, and the reason for each one that may not be chosen."""
-    barred = {name: "it is excluded" for name in backends if name in wishes.excluded}
-    with WorkerPool([name for name in backends if name not in barred], threads) as pool:
-        for name in pool.present:
-            reason = _unwished(pool.about(name), wishes)
-            if reason is not None:
-                barred[name] = reason
-        if all(name in barred for name in pool.present):
-            why = "; ".join(
-                f"{name}: {barred.get(name) or pool.absent[name][1]}" for name in backends
-            )
-            raise ModelError(f"no backend is left to choose from: {why}")
-    return [name for name in backends if name not in barred], barred
+def _barred(pool: WorkerPool, wishes: Wishes) -> dict[str, str]:
+    """Return the reason for each backend that may not be chosen."""
+    reasons = {name: _unwished(pool.about(name), wishes) for name in pool.present}
+    barred = {name: reason for name, reason in reasons.items() if reason is not None}
+    if len(barred) == len(pool.present):
+        why = "; ".join(
+            f"{name}: {barred[name] if name in barred else pool.absent[name][1]}"
+            for name in pool.backends
+        )
+        raise ModelError(f"no backend is left to choose from: {why}")
+    return barred
 
 
 def _unwished(about: Mapping[str, Any], wishes: Wishes) -> str | None:
@@ -213,11 +232,12 @@ def _decide(
     baseline: str,
     floor: float,
     wishes: Wishes,
-    overheads: Mapping[str, float],
+    in_steps: bool,
 ) -> Decision:
     """Choose the fastest backend, or the baseline if no other is reliably faster.
 
-    A lead below the A/A floor counts as likely, not certain: whole steps decide.
+    A lead below the A/A floor counts as likely, not certain: whole steps decide. So does, inside
+    steps, a lead whose interval spans 1.
     """
     of_layer: dict[str, list[Row]] = {}
     mine = [row for row in rows if row.problem == str(layer.case)]
@@ -230,16 +250,14 @@ def _decide(
         if reason is not None:
             decision.refused[backend] = reason
             continue
-        overhead = overheads.get("native" if backend == NATIVE else "converted", 0.0)
         sides = [row.details.get("nchw_samples") or row.samples for row in theirs]
         medians = [row.nchw_seconds or row.seconds or math.nan for row in theirs]
         if backend == NATIVE_NHWC:
-            decision.channels_last = overheads.get("native", 0.0) + sum(
-                row.seconds or math.nan for row in theirs
-            )
+            decision.channels_last = sum(row.seconds or math.nan for row in theirs)
+            if in_steps:  # of a whole model in this layout: a layer alone would need conversions
+                continue
         decision.candidates[backend] = Candidate(
-            overhead + sum(medians),
-            [overhead + sum(parts) for parts in zip(*sides, strict=False)],
+            sum(medians), [sum(parts) for parts in zip(*sides, strict=False)]
         )
     if not decision.candidates:
         return decision
@@ -252,8 +270,8 @@ def _decide(
         found = timing.ratio(decision.candidates[best].samples, base.samples)
         if timing.verdict(found, floor) == "FASTER":
             why = "faster"
-        elif found.low > 1.0:
-            why = "likely faster"
+        elif found.low > 1.0 or (in_steps and found.value > 1 + max(floor, timing.SAME_WITHIN)):
+            why = "likely faster"  # inside steps a single hiccup of the system widens an interval
         else:
             best, why = baseline, "a tie"
     decision.choice = decision.choose(best, why, baseline)
@@ -343,7 +361,7 @@ def _fallback(found: Recommendation, allowed: Sequence[str]) -> str:
 def _conclude(found: Recommendation, floor: float) -> None:
     """Recommend what is certainly faster than the reference, else the reference.
 
-    A mix is less simple, so it must also be certainly faster than the best single backend.
+    Of ways that cannot be told apart, the one without conversion, else the faster one.
     """
     if found.kind == "layers":
         _conclude_of_layers(found)
@@ -359,12 +377,13 @@ def _conclude(found: Recommendation, floor: float) -> None:
 
     certain = [row for row in others if not allowed or against(row, allowed[0]) == "FASTER"]
     if certain:
-        uniform = [row for row in certain if row.backend != AUTO]
-        mix = next((row for row in certain if row.backend == AUTO), None)
-        best = uniform[0] if uniform else certain[0]
-        if mix is not None and uniform and against(mix, best) == "FASTER":
-            best = mix
-        if best.backend != AUTO:
+        best = certain[0]
+        unconverted = [row for row in certain if row.backend in (COMPILED, AUTOCAST)]
+        if unconverted and against(best, unconverted[0]) != "FASTER":
+            best = unconverted[0]
+        if best.backend in (COMPILED, AUTOCAST):
+            found.follow, found.stay = False, best.backend
+        elif best.backend not in (AUTO, COMPILED_PLAN):
             found.plan = found.uniform(best.backend)
         ties = [r for r in certain if r is not best and against(r, best) in ("SAME", "UNCLEAR")]
         found.answer = _to_train_with(found, best, ties, allowed or rivals)
@@ -390,10 +409,10 @@ def _conclude(found: Recommendation, floor: float) -> None:
 def _to_train_with(
     found: Recommendation, best: Row, ties: Sequence[Row], rivals: Sequence[Row]
 ) -> str:
-    text = (
-        f"Train {found.network.name} with {_words(found.plan)}: {numbers.seconds(best.seconds)} "
-        "a step"
-    )
+    how = best.backend if found.stay else _words(found.plan)
+    if best.backend == COMPILED_PLAN:
+        how += ", under torch.compile"
+    text = f"Train {found.network.name} with {how}: {numbers.seconds(best.seconds)} a step"
     if rivals:
         rival, reason = rivals[0], found.why_not(rivals[0].backend)
         text += f", {_apart(best, rival)} as fast as {rival.backend}"

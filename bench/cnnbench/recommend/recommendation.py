@@ -24,8 +24,25 @@ NATIVE_NHWC = "torch-cpu-nhwc"
 CHANNELS_LAST = "torch-cpu, channels_last"
 """A whole PyTorch model in the channels_last layout."""
 
+AUTOCAST = "torch-cpu, bf16 autocast"
+"""A whole PyTorch model whose forward computes in bfloat16 where PyTorch deems it safe."""
+
+AUTOCAST_ERROR = 2.0**16
+"""The rounding error of bfloat16, relative to that of float32: it has 16 bits less."""
+
+COMPILED = "torch.compile"
+"""A whole PyTorch model, compiled."""
+
+COMPILED_PLAN = "the plan, torch.compile"
+"""A PyTorch model that follows the plan, compiled."""
+
 LAYOUTS = (NATIVE, CHANNELS_LAST)
 """The layouts of an unconverted PyTorch model; a converted one must beat the faster."""
+
+_BFLOAT16 = (
+    f"bfloat16 rounds {AUTOCAST_ERROR:.0f} times as coarsely as float32; --max-error "
+    f"{AUTOCAST_ERROR:.0f} would allow it"
+)
 
 PINNED = "pinned"
 """The reason for a backend fixed by the user."""
@@ -100,9 +117,16 @@ class Recommendation:
     barred : dict of str to str
         Backends that may not be chosen for any layer, with the reason.
     baseline : str
-    overheads : dict of str to float
-        Seconds per layer and step besides the kernels, as `torch_model.overheads` returns them;
-        empty unless it is a PyTorch model.
+    slow : dict of str to float
+        Backends that a first probe showed to be several times slower than the fastest, with how
+        many times; they were not measured further.
+    rests : dict of str to float
+        By way of training a PyTorch model, the seconds of a step outside the layers, measured with
+        the layers.
+    left : float
+        The seconds in convolutions and max-poolings of a PyTorch model that no backend computes.
+    max_error : float or None
+        As `choose.Wishes` has it.
     options : dict
         Training options of one of the suite's own networks.
     steps : list of Row
@@ -120,7 +144,10 @@ class Recommendation:
     decisions: list[Decision]
     barred: dict[str, str]
     baseline: str
-    overheads: dict[str, float]
+    slow: dict[str, float] = field(default_factory=dict)
+    rests: dict[str, float] = field(default_factory=dict)
+    left: float = 0.0
+    max_error: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     steps: list[Row] = field(default_factory=list)
     follow: bool = True
@@ -159,10 +186,7 @@ class Recommendation:
         candidate = decision.candidates.get(name)
         if candidate is None:
             return None
-        dispatch = 0.0
-        if name == NATIVE != way and self.overheads:  # PyTorch's own layer, reached through a plan
-            dispatch = self.overheads["kept"] - self.overheads["native"]
-        return candidate.seconds + dispatch
+        return candidate.seconds
 
     def _converts(self, way: str) -> bool:
         """Whether this is a PyTorch model converted to one backend, except for pinned layers."""
@@ -193,6 +217,11 @@ class Recommendation:
         """Return why a way of training may not be recommended; None if it may."""
         if way == AUTO:
             return None
+        if way == AUTOCAST:
+            allowed = self.max_error is not None and self.max_error >= AUTOCAST_ERROR
+            return None if allowed else _BFLOAT16
+        if way in (COMPILED, COMPILED_PLAN):
+            return None
         if way == CHANNELS_LAST:
             in_layout = self.barred.get(NATIVE_NHWC) or self._refused(NATIVE_NHWC)
             return self.why_not(NATIVE) or in_layout
@@ -204,6 +233,8 @@ class Recommendation:
         return reason
 
     def _refused(self, backend: str) -> str | None:
+        if backend in self.slow:
+            return f"{self.slow[backend]:.0f} times slower than the fastest in a first probe"
         for decision in self.decisions:
             if backend in decision.refused:
                 return f"{decision.layer.names[0]}: {decision.refused[backend]}"
@@ -217,7 +248,10 @@ class Recommendation:
             "left": [list(pair) for pair in self.network.left],
             "baseline": self.baseline,
             "barred": self.barred,
-            "overheads": self.overheads,
+            "slow": self.slow,
+            "rests": self.rests,
+            "left_seconds": self.left,
+            "max_error": self.max_error,
             "options": self.options,
             "follow": self.follow,
             "stay": self.stay,
@@ -280,10 +314,15 @@ def kept(run: Run) -> Recommendation | None:
             plan=Plan(choices, **plain["plan"]),
             decisions=decisions,
             steps=[row for row in run.rows if row.op == "step"],
+            # Absent from recommendations that older versions saved:
+            slow=plain.get("slow", {}),
+            rests=plain.get("rests", {}),
+            left=plain.get("left_seconds", 0.0),
+            max_error=plain.get("max_error"),
             **{
                 name: plain[name]
                 for name in (
-                    "kind", "baseline", "barred", "overheads", "options", "follow", "stay", "answer"
+                    "kind", "baseline", "barred", "options", "follow", "stay", "answer"
                 )
             },
         )  # fmt: skip

@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import cnnkernels.torch as layers
 from cnnbench.recommend.networks import Call, ModelError
-from cnnkernels import plan, registry
-from cnnkernels.contract import Conv2D, Needs, Unsupported
-from cnnkernels.plan import Choice, Plan
+from cnnkernels import plan
+from cnnkernels.contract import Conv2D, Problem, Unsupported
+from cnnkernels.descriptor import parse
 
 _SEED = 20
 _LEARNING_RATE = 1e-3
@@ -89,6 +89,10 @@ class Training:
         Whether model and images have that layout.
     converted : bool
         Whether the model is converted, following the current plan.
+    autocast : bool
+        Whether forward runs under ``torch.autocast`` with bfloat16.
+    compiled : bool
+        Whether the model is compiled by `torch.compile`.
 
     Raises
     ------
@@ -103,8 +107,11 @@ class Training:
         *,
         channels_last: bool = False,
         converted: bool = False,
+        autocast: bool = False,
+        compiled: bool = False,
     ) -> None:
         self._place = place
+        self._autocast = autocast
         self.model = load(place).train()
         self._images = torch.randn(*shape, generator=torch.Generator().manual_seed(_SEED))
         if channels_last:
@@ -112,6 +119,9 @@ class Training:
             self._images = self._images.to(memory_format=torch.channels_last)
         if converted:
             layers.convert(self.model, plan.current())
+        self._call: Callable[[Tensor], Any] = self.model
+        if compiled:
+            self._call = torch.compile(self.model)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not trained:
             raise ModelError(f"{place}: the model has no trainable parameter")
@@ -121,7 +131,9 @@ class Training:
         """Run forward, backward and the optimizer."""
         self._optimizer.zero_grad(set_to_none=True)
         try:
-            outputs = list(_tensors(self.model(self._images)))
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+                returned = self._call(self._images)
+            outputs = list(_tensors(returned))
             if not outputs:
                 raise ModelError(
                     f"{self._place}: the model returns no tensor that a loss could use"
@@ -149,29 +161,21 @@ class Training:
             self.step()
         return watch.calls, list(dict.fromkeys(watch.left))
 
-    def profile(self, seconds: float) -> dict[str, float]:
-        """Return the times of a step, of the layers backends compute, and of those left out.
-
-        Parameters
-        ----------
-        seconds : float
-            Approximate duration; at least one step.
+    def watch(self) -> tuple[dict[str, list[float]], float]:
+        """Take a step; return the seconds of its layers, and of those that no backend computes.
 
         Returns
         -------
-        dict of str to float
-            Seconds: 'step'; 'layers', the kernels of the calls from `capture`; 'left', the kernels
-            left out, including functions.
+        layers : dict of str to [float, float]
+            By problem, the seconds of one call in forward and in backward, with the memory and
+            caches of a step. Calls of one problem are averaged.
+        left : float
+            The seconds of other convolutions and max-poolings, including functions.
         """
-        taken: list[tuple[float, float, float]] = []
-        deadline = time.perf_counter() + seconds
-        while not taken or time.perf_counter() < deadline:
-            whole = self.seconds(1)  # without inner clocks, which take time
-            with _Watch(self.model) as watch:
-                self.step()
-            taken.append((whole, *watch.seconds()))
-        names = ("step", "layers", "left")
-        return dict(zip(names, map(statistics.median, zip(*taken, strict=True)), strict=True))
+        watch = _Watch(self.model)
+        with watch:
+            self.step()
+        return watch.seconds()
 
     def seconds(self, steps: int) -> float:
         """Return the median seconds of several steps."""
@@ -204,7 +208,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is untyped her
         self._running: list[tuple[str, bool | None]] = []
         self._ours: Counter[_Key] = Counter()
         self._theirs: Counter[_Key] = Counter()
-        self._seconds: defaultdict[_Key, float] = defaultdict(float)
+        self._seconds: defaultdict[_Key, list[float]] = defaultdict(lambda: [0.0, 0.0])
         self._handles = []
         for name, layer in model.named_modules():
             begins, ends = self._begins(name or "the model"), self._ends
@@ -218,12 +222,18 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is untyped her
             handle.remove()
         super().__exit__(*raised)
 
-    def seconds(self) -> tuple[float, float]:
-        """Return the seconds in layers that backends compute, and in those left out."""
-        ours = 0.0
-        for key, seconds in self._seconds.items():
-            ours += seconds * self._ours[key] / max(1, self._ours[key] + self._theirs[key])
-        return ours, sum(self._seconds.values()) - ours
+    def seconds(self) -> tuple[dict[str, list[float]], float]:
+        """Return what `Training.watch` returns."""
+        problems = {_key_of(parse(call.problem)): call.problem for call in self.calls}
+        of_layers: dict[str, list[float]] = {}
+        left = 0.0
+        for key, passes in self._seconds.items():
+            ours, theirs = self._ours[key], self._theirs[key]
+            of_call = [seconds / max(1, ours + theirs) for seconds in passes]
+            if ours:
+                of_layers[problems[key]] = of_call
+            left += theirs * sum(of_call)
+        return of_layers, left
 
     def _begins(self, name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -253,24 +263,43 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is untyped her
         name = function.overloadpacket.__name__
         if name not in _TIMED:
             return function(*given, **(named or {}))
+        began = time.perf_counter()
+        result = function(*given, **(named or {}))
+        seconds = time.perf_counter() - began
         backward = name.endswith("_backward")
         x, window = given[backward : backward + 2]  # a backward has dy first
-        key = tuple(x.shape), tuple(getattr(window, "shape", window))
+        y = given[0] if backward else result[0] if isinstance(result, tuple) else result
+        key = _sizes(x), _sizes(window), _sizes(y)
         if not backward:
             where, ours = self._running[-1] if self._running else ("the model", None)
             (self._ours if ours else self._theirs)[key] += 1
             if ours is None:
                 self.left.append((where, _AS_FUNCTION.format(_TIMED[name])))
-        began = time.perf_counter()
-        result = function(*given, **(named or {}))
-        self._seconds[key] += time.perf_counter() - began
+        self._seconds[key][backward] += seconds
         return result
 
 
-_Key: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
-"""The shape of the images, and that of the weights or the window."""
+_Key: TypeAlias = tuple[tuple[int, ...], ...]
+"""The sizes of the images, of the weights or the window, and of the result."""
+
+
+def _sizes(given: Tensor | Sequence[int]) -> tuple[int, ...]:
+    """Return a tensor's shape, or a window's rows and columns."""
+    if isinstance(given, Tensor):
+        return tuple(given.shape)
+    return tuple(given) if len(given) < 8 else tuple(given[:2])
+
+
+def _key_of(problem: Problem) -> _Key:
+    window = problem.shapes.w if isinstance(problem, Conv2D) else problem.kernel_size
+    return problem.shapes.x, window, problem.shapes.y
+
 
 _TIMED = {
+    "conv2d": "a convolution",
+    "conv2d_backward": "a convolution",
+    "max_pool2d": "a max-pooling",
+    "max_pool2d_backward": "a max-pooling",
     "convolution": "a convolution",
     "convolution_backward": "a convolution",
     "max_pool2d_with_indices": "a max-pooling",
@@ -282,7 +311,7 @@ _TIMED = {
     "adaptive_max_pool3d": "a max-pooling",
     "adaptive_max_pool3d_backward": "a max-pooling",
 }
-"""PyTorch's names of convolutions and max-poolings, below autograd."""
+"""Names of convolutions and max-poolings below autograd: converted layers', and PyTorch's."""
 
 _AS_FUNCTION = (
     "{} called as a function: only layers, torch.nn.Conv2d and torch.nn.MaxPool2d, are converted"
@@ -306,57 +335,3 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for value in output:
             yield from _tensors(value)
-
-
-_TIMES, _REPEATS = 200, 7
-
-
-def overheads() -> dict[str, float]:
-    """Return the overhead in seconds of a layer's forward and backward besides the kernels.
-
-    Measured on an image of one pixel: the layer with autograd, minus the kernels alone.
-
-    Returns
-    -------
-    dict of str to float
-        'native': PyTorch's own layer. 'kept': the same layer in a converted model, where the plan
-        leaves it to PyTorch. 'converted': one of our operators. The last two include looking up the
-        problem in a plan.
-    """
-    problem = Conv2D(1, 1, 1, 1, 1, 1)
-
-    def planned(backend: str) -> Plan:
-        return Plan({problem: Choice(backend)}, backend, torch.get_num_threads())
-
-    found = {}
-    for name, backend, layer in (
-        ("native", "torch-cpu", nn.Conv2d(1, 1, 1)),
-        ("kept", "torch-cpu", layers.Conv2d(1, 1, 1, backend=planned("torch-cpu"))),
-        ("converted", "numpy", layers.Conv2d(1, 1, 1, backend=planned("numpy"))),
-    ):
-        kernel, put = registry.load(backend).convolution, registry.load(backend).arrays.put
-        x = torch.ones(1, 1, 1, 1, requires_grad=True)
-        given = [put(t.detach().numpy()) for t in (x, layer.weight, layer.bias)]
-        dy = torch.ones(1, 1, 1, 1)
-        theirs = put(dy.numpy())
-
-        def called(layer: nn.Module = layer, x: Tensor = x, dy: Tensor = dy) -> None:
-            torch.autograd.grad(layer(x), (x, *layer.parameters()), dy)
-
-        def alone(kernel: Any = kernel, given: Sequence[Any] = given, theirs: Any = theirs) -> None:
-            _, cache = kernel.forward(problem, *given)
-            kernel.backward(problem, theirs, *given[:2], cache, Needs())
-
-        found[name] = max(0.0, _seconds(called) - _seconds(alone))
-    return found
-
-
-def _seconds(function: Callable[[], None]) -> float:
-    function()
-    parts = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        for _ in range(_TIMES):
-            function()
-        parts.append((time.perf_counter() - began) / _TIMES)
-    return statistics.median(parts)

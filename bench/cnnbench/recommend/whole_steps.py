@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +16,22 @@ from cnnbench import timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.digits.options import Options
 from cnnbench.judging.comparing import compare
-from cnnbench.recommend.networks import ModelError
-from cnnbench.recommend.recommendation import CHANNELS_LAST, LAYOUTS, NATIVE, Recommendation
+from cnnbench.recommend.recommendation import (
+    AUTOCAST,
+    CHANNELS_LAST,
+    COMPILED,
+    COMPILED_PLAN,
+    LAYOUTS,
+    NATIVE,
+    Recommendation,
+)
+from cnnbench.recommend.ways import Taker, Ways
 from cnnbench.results import Row
 from cnnbench.timing import Contestant
 from cnnbench.workers.pool import cache_of, failing
-from cnnbench.workers.worker import Worker, WorkerError
+from cnnbench.workers.worker import Worker
 from cnnkernels import plan as plans
-from cnnkernels.plan import Plan
 from cnnkernels.registry import AUTO
-
-PYTORCH = "torch eager"
-"""The worker with PyTorch; it uses our kernels only in converted models."""
 
 SIDE_SECONDS = 0.1
 """Each timed side takes as many steps as fit into this."""
@@ -40,12 +44,14 @@ MOST_SECONDS = 15.0
 
 def measure(
     found: Recommendation,
-    trained: Options | Sequence[int],
+    trained: Options | Ways,
     candidates: Sequence[str],
     budget: Budget,
     progress: Progress,
     caches: Path,
     floor: float,
+    *,
+    compiled: bool = False,
 ) -> None:
     """Time training steps side by side, each way of training in its own process.
 
@@ -55,42 +61,36 @@ def measure(
     ----------
     found : Recommendation
         Has the plan, and receives the rows.
-    trained, budget, progress, caches
+    trained : Options or Ways
+        Options for one of the suite's own networks, or the ways to train a PyTorch model.
+    budget, progress, caches
         As `choose.recommend` takes them.
     candidates : sequence of str
         Backends that may be chosen.
     floor : float
         The A/A floor.
+    compiled : bool
+        Whether to time a PyTorch model under `torch.compile` as well, which takes minutes.
     """
     contestants: list[tuple[Row, Contestant]] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cnnbench-")))
-
-        def following(plan: Plan, name: str) -> dict[str, str]:
-            plan.save(folder / f"{name}.json")
-            return {plans.VARIABLE: str(folder / f"{name}.json"), **cache_of(name, caches)}
-
         able = sorted(
             (name for name in candidates if found.total(name) is not None),
             key=lambda name: found.total(name) or 0.0,
         )
-        ways: dict[str, _Way] = {}
+        starts: dict[str, Callable[[], Taker]] = {}
         if isinstance(trained, Options):
             for name in able:
-                ways[name] = _own(stack, name, cache_of(name, caches), found, trained)
+                starts[name] = _own(stack, name, cache_of(name, caches), found, trained)
             if found.mixed or not able:
-                ways[AUTO] = _own(stack, AUTO, following(found.plan, AUTO), found, trained)
+                found.plan.save(folder / "plan.json")
+                environment = {plans.VARIABLE: str(folder / "plan.json"), **cache_of(AUTO, caches)}
+                starts[AUTO] = _own(stack, AUTO, environment, found, trained)
         else:
-            ways[NATIVE] = _converted(stack, {}, found, trained)
-            ways[CHANNELS_LAST] = _converted(stack, {}, found, trained, channels_last=True)
-            for name in [name for name in able if name != NATIVE][:1]:
-                environment = following(found.uniform(name), name)
-                ways[name] = _converted(stack, environment, found, trained, converted=True)
-            if found.mixed or not set(ways) & set(able):
-                environment = following(found.plan, AUTO)
-                ways[AUTO] = _converted(stack, environment, found, trained, converted=True)
-        progress.begin(len(ways) + budget.rounds)
-        for name, start in ways.items():
+            starts = _of_model(found, trained, able, compiled=compiled)
+        progress.begin(len(starts) + budget.rounds)
+        for name, start in starts.items():
             progress.step(f"a training step by {name}")
             row = Row(found.network.name, "", "step", "step", name, found.plan.threads, "ok")
             found.steps.append(row)
@@ -112,32 +112,7 @@ def measure(
             _predict(found)
 
 
-@dataclass(frozen=True)
-class _Taker:
-    """One way of taking training steps, in a worker.
-
-    Attributes
-    ----------
-    seconds : float
-        Rough time of a step.
-    take : callable
-        Takes a number of steps, and returns the seconds of one.
-    about : dict of str to float
-        A profile, if one was taken: 'profiled_seconds' of a step, 'rest_seconds' of it outside the
-        layers that backends compute, and 'left_seconds' of the rest in other convolutions and
-        max-poolings.
-    """
-
-    seconds: float
-    take: Callable[[int], float]
-    about: Mapping[str, float] = field(default_factory=dict)
-
-
-_Way = Callable[[], _Taker]
-"""Starts a worker."""
-
-
-def _step_contestant(row: Row, taker: _Taker, budget: Budget) -> Contestant:
+def _step_contestant(row: Row, taker: Taker, budget: Budget) -> Contestant:
     steps = max(1, math.ceil(SIDE_SECONDS / taker.seconds))
 
     def side() -> float:
@@ -158,11 +133,11 @@ def _own(
     environment: dict[str, str],
     found: Recommendation,
     options: Options,
-) -> _Way:
+) -> Callable[[], Taker]:
     """Return a way to train one of the suite's networks with a backend."""
     asked = dataclasses.asdict(options)
 
-    def start() -> _Taker:
+    def start() -> Taker:
         worker = stack.enter_context(Worker(name, found.plan.threads, environment))
         once = worker.ask("start_network", **asked)
         profile = worker.ask("profile", seconds=PROFILE_SECONDS, **asked)
@@ -173,37 +148,32 @@ def _own(
             "rest_seconds": profile["step"] - in_layers,
             "left_seconds": 0.0,
         }
-        return _Taker(once, lambda steps: float(worker.ask("steps", steps=steps)), about)
+        return Taker(once, lambda steps: float(worker.ask("steps", steps=steps)), about=about)
 
     return start
 
 
-def _converted(
-    stack: contextlib.ExitStack,
-    environment: dict[str, str],
-    found: Recommendation,
-    shape: Sequence[int],
-    **how: bool,
-) -> _Way:
-    """Return a way to train a PyTorch model: unchanged, in the other layout, or converted."""
-
-    def start() -> _Taker:
-        worker = stack.enter_context(model_worker(found.plan.threads, environment))
-        once = worker.ask("start_model", model=found.network.name, shape=list(shape), **how)
-        about = {}
-        if not how:
-            profile = worker.ask("profile_model", seconds=PROFILE_SECONDS)
-            calls = sum(len(layer.names) for layer in found.network.layers)
-            # The overhead of PyTorch's layers counts as part of the layers, not of the rest.
-            in_layers = profile["layers"] + calls * found.overheads["native"]
-            about = {
-                "profiled_seconds": profile["step"],
-                "rest_seconds": max(0.0, profile["step"] - in_layers),
-                "left_seconds": profile["left"],
-            }
-        return _Taker(once, lambda steps: float(worker.ask("steps", steps=steps)), about)
-
-    return start
+def _of_model(
+    found: Recommendation, ways: Ways, able: Sequence[str], *, compiled: bool
+) -> dict[str, Callable[[], Taker]]:
+    """Return the ways to train a PyTorch model: PyTorch's own, and converted."""
+    starts: dict[str, Callable[[], Taker]] = {
+        NATIVE: lambda: ways.start(NATIVE),
+        CHANNELS_LAST: lambda: ways.start(CHANNELS_LAST, channels_last=True),
+        AUTOCAST: lambda: ways.start(AUTOCAST, autocast=True),
+    }
+    best = next((name for name in able if name != NATIVE), None)
+    if best is not None:
+        starts[best] = lambda: ways.start(best, found.uniform(best))
+    if found.mixed or not {NATIVE, best} & set(able):
+        starts[AUTO] = lambda: ways.start(AUTO, found.plan)
+    if compiled:
+        starts[COMPILED] = lambda: ways.start(COMPILED, compiled=True)
+        chosen = AUTO if AUTO in starts else best
+        if chosen is not None:
+            plan = found.plan if chosen == AUTO else found.uniform(chosen)
+            starts[COMPILED_PLAN] = lambda: ways.start(COMPILED_PLAN, plan, compiled=True)
+    return starts
 
 
 def _compare_with_the_better_layout(found: Recommendation, floor: float) -> None:
@@ -222,32 +192,38 @@ def _compare_with_the_better_layout(found: Recommendation, floor: float) -> None
 
 
 def _predict(found: Recommendation) -> None:
-    """Set the predicted time of each step: the layers, each measured alone, plus the rest.
+    """Set the predicted time of each step: its layers, and the rest of a step.
 
-    The rest comes from a profile of the same way of training, or, for a PyTorch model, from a
-    profile of the unchanged model.
+    A network of the suite's own has a rest for each way, from a profile. For a PyTorch model,
+    layers and rests were measured before, together. The machine's speed may have changed since, so
+    they predict how each step compares with that of unchanged PyTorch, whose time is measured.
     """
-    profiled = {row.backend: row.details.get("rest_seconds") for row in found.steps}
+    rows = {row.backend: row for row in found.steps}
+    if found.kind != "model":
+        for row in found.steps:
+            row.details["layer_seconds"] = in_layers = found.total(row.backend)
+            rest = row.details.get("rest_seconds")
+            if in_layers is not None and rest is not None:
+                row.details |= {"rest_of": row.backend, "predicted_seconds": in_layers + rest}
+        return
+    native, usual = rows.get(NATIVE), _modelled(found, NATIVE)
     for row in found.steps:
-        rest_of = NATIVE if found.kind == "model" else row.backend
-        total, rest_seconds = found.total(row.backend), profiled.get(rest_of)
-        row.details["layer_seconds"] = total
-        if total is not None and rest_seconds is not None:
-            row.details |= {"rest_of": rest_of, "predicted_seconds": total + rest_seconds}
+        seconds = _modelled(found, row.backend)
+        row.details["layer_seconds"] = found.total(row.backend)
+        if seconds and usual and native is not None and native.seconds is not None:
+            row.details["predicted_seconds"] = native.seconds * seconds / usual
+            row.details["rest_seconds"] = _rest(found, row.backend)
 
 
-@contextlib.contextmanager
-def model_worker(threads: int, environment: dict[str, str] | None = None) -> Iterator[Worker]:
-    """Yield a worker with PyTorch.
+def _modelled(found: Recommendation, way: str) -> float | None:
+    """Return the seconds of a step's layers and rest, as measured before; None if unknown."""
+    in_layers, rest = found.total(way), _rest(found, way)
+    return None if in_layers is None or rest is None or rest <= 0 else in_layers + rest
 
-    Raises
-    ------
-    ModelError
-        If PyTorch is not installed.
-    """
-    try:
-        worker = Worker(PYTORCH, threads, environment)
-    except WorkerError as error:
-        raise ModelError(f"a PyTorch model needs PyTorch: {error}") from None
-    with worker:
-        yield worker
+
+def _rest(found: Recommendation, way: str) -> float | None:
+    """Return the rest of a step; that of the mix is the rest of another converted model."""
+    if way in found.rests:
+        return found.rests[way]
+    converted = [rest for name, rest in found.rests.items() if name not in LAYOUTS]
+    return statistics.median(converted) if way == AUTO and converted else None

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cnnbench.digits.options import Options
-from cnnbench.recommend.recommendation import CHANNELS_LAST, NATIVE, Decision, Recommendation
+from cnnbench.recommend.recommendation import (
+    AUTOCAST,
+    CHANNELS_LAST,
+    COMPILED,
+    NATIVE,
+    Decision,
+    Recommendation,
+)
 from cnnbench.report import numbers
 from cnnbench.report.tables import Sheet, threads_in_words
 from cnnbench.results import Row
@@ -15,46 +22,52 @@ from cnnkernels.registry import AUTO
 
 
 def sheets(found: Recommendation) -> Iterator[Sheet]:
-    """Yield the backend of each layer, each backend's total, and whole steps."""
-    yield _layers(found)
-    yield _totals(found)
+    """Yield whole steps, and the backend of each layer."""
     if found.steps:
         yield steps_sheet(found)
+    else:
+        yield _totals(found)
+    yield _layers(found)
 
 
 def _layers(found: Recommendation) -> Sheet:
     lines = []
     notes = [f"{name}: left to PyTorch: {why}" for name, why in found.network.left]
     notes += [f"{backend}: left out: {why}" for backend, why in found.barred.items()]
+    if found.slow:
+        factors = sorted(found.slow.values())
+        words = " to ".join(dict.fromkeys(f"{factor:.0f}" for factor in (factors[0], factors[-1])))
+        notes.append(
+            f"{', '.join(found.slow)}: {words} times slower than the fastest in a first probe, not "
+            "measured further"
+        )
     refused: dict[str, list[str]] = {}
     for decision in found.decisions:
-        lines.append(_line(decision, found.baseline))
+        lines.append(_line(decision))
         for backend, why in decision.refused.items():
             refused.setdefault(f"{backend}: {why}", []).append(decision.layer.names[0])
     for reason, layers in refused.items():
         where = "" if len(layers) == len(found.decisions) else f" ({', '.join(layers)})"
         notes.append(reason + where)
     return Sheet(
-        f"{found.network.name}: a forward and the backward that training needs, "
+        "Layers, forward and the backward that training needs, "
         f"{threads_in_words(found.plan.threads)}",
-        ("layer", "calls", "fastest", "time", found.baseline, "times as fast", "why"),
+        ("layer", "calls", "backend", "time", f"vs {found.baseline}", "why"),
         tuple(lines),
         tuple(notes),
     )
 
 
-def _line(decision: Decision, baseline: str) -> tuple[str, ...]:
+def _line(decision: Decision) -> tuple[str, ...]:
     name, calls = decision.layer.names[0], str(len(decision.layer.names))
-    choice, base = decision.choice, decision.candidates.get(baseline)
-    theirs = numbers.seconds(None if base is None else base.seconds)
+    choice = decision.choice
     if choice is None:
-        return name, calls, "none", "-", theirs, "-", "see below"
+        return name, calls, "none", "-", "-", "see below"
     return (
         name,
         calls,
         choice.backend,
         numbers.seconds(choice.seconds[choice.backend]),
-        theirs,
         numbers.interval(choice.ratio, choice.low, choice.high),
         choice.why,
     )
@@ -63,24 +76,15 @@ def _line(decision: Decision, baseline: str) -> tuple[str, ...]:
 def _totals(found: Recommendation) -> Sheet:
     names = dict.fromkeys(name for decision in found.decisions for name in decision.candidates)
     totals = {name: found.total(name) for name in (*names, *([AUTO] if found.mixed else []))}
-    notes = []
-    if found.overheads:
-        native, kept, converted = (
-            numbers.seconds(found.overheads[name]) for name in ("native", "kept", "converted")
-        )
-        notes.append(
-            f"counted for each layer beside its kernels: PyTorch's own {native}; converted, the "
-            f"plan looked up, {converted}, or {kept} where it is left to PyTorch"
-        )
     return Sheet(
-        "Convolutions and max-poolings of a training step, each layer measured alone",
+        "Convolutions and max-poolings of a training step"
+        + ("" if found.kind == "model" else ", each layer measured alone"),
         ("all by", "a step"),
         tuple(
             ("each by the fastest" if name == AUTO else name, numbers.seconds(total))
             for name, total in totals.items()
             if total is not None
         ),
-        tuple(notes),
     )
 
 
@@ -129,29 +133,38 @@ def _of_the_rest(found: Recommendation) -> Iterator[str]:
     """Yield notes on the predictions, and on the time that no plan can reduce."""
     base = next((row for row in found.steps if row.backend == found.reference), None)
     rest = None if base is None else base.details.get("rest_seconds")
-    if base is None or rest is None:
+    if base is None or rest is None or rest <= 0:
         return
-    whose = f"{NATIVE}'s" if found.kind == "model" else "that of the same line"
-    yield (
-        "predicted: the layers, each measured alone, and the rest of a step, which is "
-        f"{whose}, from a profile"
-    )
-    left = base.details["left_seconds"]
+    if found.kind == "model":
+        left, step = found.left, (base.details["layer_seconds"] or 0.0) + rest
+        yield (
+            f"predicted: {NATIVE}'s step, times the sums of layers and rest, both measured inside "
+            "steps, over its own"
+        )
+    else:
+        left, step = base.details["left_seconds"], base.details["profiled_seconds"]
+        yield (
+            "predicted: the layers, each measured alone, and the rest of a step, that of the same "
+            "line, from a profile"
+        )
     if left:
         yield (
-            f"{numbers.seconds(left)} of {base.backend}'s step are in convolutions and "
+            f"{numbers.percent(left / step)} of {base.backend}'s step is in convolutions and "
             "max-poolings that are left to PyTorch"
         )
     neither = max(0.0, rest - left)
     yield (
-        f"{numbers.seconds(neither)} of {base.backend}'s step, "
-        f"{numbers.percent(neither / base.details['profiled_seconds'])}, is neither convolution "
-        "nor max-pooling: no plan makes it faster"
+        f"{numbers.seconds(neither)} of {base.backend}'s step, {numbers.percent(neither / step)}, "
+        "is neither convolution nor max-pooling: no plan makes it faster"
     )
 
 
 def how_to_follow(found: Recommendation, path: Path) -> list[str]:
     """Return the lines of code that apply a recommendation; none if nothing changes."""
+    if found.stay == COMPILED:
+        return ["model = torch.compile(model)"]
+    if found.stay == AUTOCAST:
+        return ['with torch.autocast("cpu", torch.bfloat16):', "    y = model(images)"]
     if found.stay == CHANNELS_LAST:
         return [
             "model = model.to(memory_format=torch.channels_last)",

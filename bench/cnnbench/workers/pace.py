@@ -28,10 +28,10 @@ class Pace:
 
     def too_slow(self, problem: Problem, budget: float) -> str | None:
         """Return the reason to skip a call that exceeds the budget in seconds; None if it fits."""
-        seconds = _work(problem) * self._seconds_a_tap(type(problem))
+        seconds = _work(problem) * self.seconds_a_tap(type(problem))
         return None if seconds <= budget else f"{TOO_SLOW} (about {_words(seconds)})"
 
-    def _seconds_a_tap(self, kind: type[Problem]) -> float:
+    def seconds_a_tap(self, kind: type[Problem]) -> float:
         """Return the seconds of one multiply-add or comparison, measured on growing problems.
 
         The shortest of several times counts, so neither a hiccup nor compiling matters.

@@ -23,11 +23,22 @@ class WorkerPool:
     threads : int
     caches : path, optional
         A folder in which each backend caches its compiled code, instead of the user's cache.
+    yielding : bool
+        Whether idle threads sleep instead of spinning. Workers that are asked at the same time then
+        disturb each other less, and times are not those of other programs.
     """
 
-    def __init__(self, backends: Sequence[str], threads: int, caches: Path | None = None) -> None:
+    def __init__(
+        self,
+        backends: Sequence[str],
+        threads: int,
+        caches: Path | None = None,
+        *,
+        yielding: bool = False,
+    ) -> None:
         self.backends, self.threads = tuple(dict.fromkeys(backends)), threads
         self._caches = caches
+        self._policy = {"OMP_WAIT_POLICY": "passive"} if yielding else {}
         self.absent: dict[str, tuple[Outcome, str]] = {}
         self._about: dict[str, dict[str, Any]] = {}
         self._workers: dict[str, Worker] = {}
@@ -78,8 +89,8 @@ class WorkerPool:
             worker.close()
 
     def _start(self, backend: str) -> None:
-        cache = cache_of(backend, self._caches)
-        self._workers[backend] = Worker(backend, self.threads, cache, load=False)
+        environment = cache_of(backend, self._caches) | self._policy
+        self._workers[backend] = Worker(backend, self.threads, environment, load=False)
 
     def _load(self, backend: str) -> None:
         worker = self._workers[backend]

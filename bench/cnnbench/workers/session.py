@@ -31,7 +31,7 @@ from cnnkernels.conformance import (
     filled,
     spots_of,
 )
-from cnnkernels.contract import FORWARD, Backend, Direction, Unsupported
+from cnnkernels.contract import FORWARD, Backend, Conv2D, Direction, MaxPool2D, Unsupported
 from cnnkernels.descriptor import parse
 
 _LARGE = 2**24
@@ -95,6 +95,14 @@ class _Session:
         if reason is not None:
             return asdict(Check(self._backend.name, str(problem), "unsupported", reason))
         return asdict(check(self._backend, problem, Path(folder) if folder else None))
+
+    def unsupported(self, descriptors: list[str]) -> list[str | None]:
+        """Return for each problem why the backend cannot compute it, or None."""
+        return [self._backend.unsupported(parse(descriptor)) for descriptor in descriptors]
+
+    def pace(self, pooling: bool) -> float:
+        """Return the rough seconds of one multiply-add, or of one comparison in max-pooling."""
+        return self._pace.seconds_a_tap(MaxPool2D if pooling else Conv2D)
 
     def prepare(self, descriptor: str, folder: str | None) -> None:
         """Prepare a problem's arrays, and call forward once."""
@@ -221,16 +229,14 @@ class _Session:
         seconds: float = self._training.seconds(steps)
         return seconds
 
-    def profile_model(self, seconds: float) -> dict[str, float]:
-        """Return the seconds of a step of the PyTorch model, and of its layers."""
-        found: dict[str, float] = self._training.profile(seconds)
-        return found
+    def watch(self, whole: bool) -> dict[str, Any]:
+        """Take a step of the PyTorch model, and return the seconds of its layers.
 
-    def overheads(self) -> dict[str, float]:
-        """Return the overhead of calling a PyTorch layer, converted and unconverted."""
-        from cnnbench.recommend.torch_model import overheads
-
-        return overheads()
+        With `whole`, first take one without inner clocks, and return its seconds as 'step'.
+        """
+        step = self.steps(1) if whole else None
+        of_layers, left = self._training.watch()
+        return {"step": step, "layers": of_layers, "left": left}
 
     @property
     def _backend(self) -> Backend:

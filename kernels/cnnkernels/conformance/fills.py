@@ -284,7 +284,7 @@ def _thinned(
         largest = magnitude(kept).max(initial=0)
         if largest <= _EXACT[dtype]:
             break
-        share *= min(0.9, _EXACT[dtype] / largest)
+        share *= 0.9 * min(1.0, _EXACT[dtype] / largest)  # each evaluation takes long
         if share * chance.size < 1:
             raise TooLargeError(f"one product exceeds what {dtype} holds exactly")
         kept = array * (chance <= np.quantile(chance, share))

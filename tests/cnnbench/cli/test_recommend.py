@@ -8,6 +8,7 @@ import pytest
 from cnnbench import results, speed
 from cnnbench.digits.options import Options
 from cnnbench.digits.training import planned
+from cnnbench.recommend import in_steps
 from cnnkernels import plan
 from cnnkernels.descriptor import parse
 
@@ -55,7 +56,8 @@ def test_recommend_chooses_for_layers_and_show_shows_the_same(command, tmp_path)
 @pytest.fixture
 def known_floor(monkeypatch):
     """Know how noisy this machine is, without starting two more workers to measure it."""
-    monkeypatch.setattr(speed, "measure_floor", lambda *_: 0.01)
+    for place in speed, in_steps:
+        monkeypatch.setattr(place, "measure_floor", lambda *_: 0.01)
 
 
 @pytest.mark.slow

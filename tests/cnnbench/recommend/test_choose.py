@@ -11,10 +11,10 @@ import pytest
 from cnnbench import results
 from cnnbench.budget import Budget
 from cnnbench.digits.options import Options
-from cnnbench.recommend import choose, networks, recommendation, whole_steps
+from cnnbench.recommend import choose, in_steps, networks, recommendation, whole_steps
 from cnnbench.recommend.choose import Wishes
 from cnnbench.recommend.networks import Call, ModelError
-from cnnbench.recommend.recommendation import CHANNELS_LAST
+from cnnbench.recommend.recommendation import AUTOCAST, CHANNELS_LAST, COMPILED
 from cnnbench.results import Row, Run
 from cnnkernels.descriptor import parse
 from cnnkernels.registry import AUTO
@@ -25,7 +25,6 @@ NETWORK = networks.of_calls(
 )
 FLOOR = 0.02
 DETERMINISTIC = ("numba", "numba-simd")
-OVERHEADS = {"native": 0.0, "kept": 0.0, "converted": 0.0}
 
 
 def samples(seconds, noise=0.0):
@@ -70,7 +69,14 @@ class World:
                     row.details = dict(self.details.get(backend, {}))
                     run.rows.append(row)
 
-    def measure(self, found, *_):
+    def time_in_steps(self, run, network, pool, backends, baseline, *_, everything):
+        assert not everything
+        assert set(backends) <= set(pool.present)
+        self.time(run, [network.cases], backends, None, baseline)
+        return in_steps.Measured({"naive": 900.0}, {"torch-cpu": 2.0}, 0.5)
+
+    def measure(self, found, *_, compiled):
+        assert not compiled
         self.measured = found.plan
         for way, seconds in self.steps.items():
             if way == CHANNELS_LAST and found.kind != "model":
@@ -82,7 +88,11 @@ class World:
 
 class WorkerPool:
     def __init__(self, backends, world):
-        self.present, self.absent, self._world = backends, {}, world
+        self.backends = self.present = backends
+        self.absent, self._world = {}, world
+
+    def close(self):
+        pass
 
     def about(self, name):
         return {
@@ -95,12 +105,14 @@ class WorkerPool:
 def world(monkeypatch):
     made = World()
     monkeypatch.setattr(choose.speed, "time", made.time)
+    monkeypatch.setattr(choose.in_steps, "time", made.time_in_steps)
     monkeypatch.setattr(whole_steps, "measure", made.measure)
     monkeypatch.setattr(
-        choose, "WorkerPool", lambda names, _: contextlib.nullcontext(WorkerPool(names, made))
+        choose,
+        "WorkerPool",
+        lambda names, *_, **__: contextlib.nullcontext(WorkerPool(names, made)),
     )
-    monkeypatch.setattr(whole_steps, "model_worker", lambda _: contextlib.nullcontext("a worker"))
-    monkeypatch.setattr(choose, "_asked", lambda *_: OVERHEADS)
+    monkeypatch.setattr(choose, "Ways", lambda *_: contextlib.nullcontext("ways"))
     return made
 
 
@@ -140,6 +152,21 @@ def test_each_layer_has_its_fastest_and_the_interval_of_it(recommended):
     assert (found.total("torch-cpu"), found.total("numba-simd"), found.total(AUTO)) == (8, 10, 6)
 
 
+def test_a_hiccup_inside_steps_decides_nothing(world, recommended):
+    timed = world.time
+
+    def with_hiccup(run, *more):
+        timed(run, *more)
+        for row in run.rows:
+            if row.backend == "numba-simd" and row.case == "conv":
+                row.samples = [*row.samples[:11], 100 * row.samples[11]]
+
+    world.time = with_hiccup
+    (choice, _) = (decision.choice for decision in recommended().decisions)
+    assert (choice.backend, choice.why) == ("numba-simd", "likely faster")
+    assert choice.low < 1
+
+
 def test_a_tie_stays_with_the_baseline(world, recommended):
     world.layers["numba-simd"] = (3.98, 8.0)
     world.noise["numba-simd", "conv"] = 0.1
@@ -153,26 +180,15 @@ def test_faster_by_less_than_the_floor_is_likely_alone(world, recommended):
     assert (choice.backend, choice.why) == ("numba-simd", "likely faster")
 
 
-def test_a_plans_lookup_is_counted_where_a_mix_leaves_a_layer_to_pytorch(recommended, monkeypatch):
-    told = {"native": 0.1, "kept": 0.3, "converted": 1.0}
-    monkeypatch.setattr(choose, "_asked", lambda *_: told)
+def test_layers_in_channels_last_are_for_whole_models_in_it(recommended):
     found = recommended()
-    assert found.total("torch-cpu") == pytest.approx(8 + 2 * 0.1)
-    assert found.total("numba-simd") == pytest.approx(10 + 2 * 1.0)
-    assert found.total(AUTO) == pytest.approx(2 + 1.0 + 4 + 0.3)
+    assert (found.total("torch-cpu-nhwc"), found.total(CHANNELS_LAST)) == (None, 18)
+    assert "torch-cpu-nhwc" not in found.decisions[0].candidates
 
 
-def test_channels_last_is_expected_without_conversion(world, recommended):
-    timed = world.time
-
-    def with_conversion(run, *more):
-        timed(run, *more)
-        for row in run.rows:
-            row.nchw_seconds = 50.0 if row.backend == "torch-cpu-nhwc" else None
-
-    choose.speed.time = with_conversion
+def test_what_was_measured_with_the_layers_is_kept(recommended):
     found = recommended()
-    assert (found.total("torch-cpu-nhwc"), found.total(CHANNELS_LAST)) == (200, 18)
+    assert (found.slow, found.rests, found.left) == ({"naive": 900.0}, {"torch-cpu": 2.0}, 0.5)
 
 
 # --------------------------------------------------------------------------------------------
@@ -189,13 +205,33 @@ def test_a_mix_that_is_certainly_faster_is_to_be_trained_with(recommended):
     )
 
 
-def test_a_mix_has_to_beat_the_best_single_backend_for_certain(world, recommended):
+def test_of_ways_that_cannot_be_told_apart_the_faster_is_taken(world, recommended):
     world.steps |= {"numba-simd": 5.02, AUTO: 5.0}
     world.noise[AUTO] = 0.05
     found = recommended()
-    assert chosen(found) == ("numba-simd",) * 3
-    assert found.answer.startswith("Train net with numba-simd for every layer: 5.02 s a step")
-    assert "no certain difference from the mix (5.00 s)" in found.answer
+    assert chosen(found) == ("numba-simd", "torch-cpu", "torch-cpu")
+    assert "no certain difference from numba-simd (5.02 s)" in found.answer
+    world.steps |= {"numba-simd": 5.0, AUTO: 5.02}
+    assert chosen(recommended()) == ("numba-simd",) * 3
+
+
+def test_a_compiled_model_needs_no_conversion(world, recommended):
+    world.steps |= {COMPILED: 5.02, AUTO: 5.0}
+    world.noise[AUTO] = 0.05
+    found = recommended()
+    assert (found.follow, found.stay) == (False, COMPILED)
+    assert found.answer.startswith("Train net with torch.compile: 5.02 s a step")
+    world.steps[COMPILED] = 6.0
+    assert recommended().follow
+
+
+def test_bfloat16_is_shown_and_not_chosen_unless_its_error_is_allowed(world, recommended):
+    world.steps[AUTOCAST] = 1.0
+    found = recommended()
+    assert found.plan.choices[parse(CONV)].backend == "numba-simd"
+    assert "65536 times as coarsely" in found.why_not(AUTOCAST)
+    found = recommended(max_error=65536)
+    assert (found.follow, found.stay) == (False, AUTOCAST)
 
 
 def test_noise_does_not_decide_for_a_change(world, recommended):
@@ -263,8 +299,8 @@ def test_layers_alone_that_nobody_does_faster(world, recommended):
 
 
 def test_a_way_that_failed_is_not_taken(world, recommended, monkeypatch):
-    def measure(found, *more):
-        world.measure(found, *more)
+    def measure(found, *more, compiled):
+        world.measure(found, *more, compiled=compiled)
         for row in found.steps:
             if row.backend in ("torch-cpu", AUTO):
                 row.withdraw("failed", "the worker was killed")

@@ -135,18 +135,50 @@ class Slow(TorchDispatchMode):
         return function(*given, **(named or {}))
 
 
-def test_a_profile_tells_layers_from_what_is_left_and_from_the_rest(monkeypatch):
+def test_a_watched_step_tells_layers_from_what_is_left(monkeypatch):
     slow = Slow()
     monkeypatch.setattr(torch_model.time, "perf_counter", lambda: slow.now)
     taken = training("functions")
+    problem = str(Conv2D(2, 3, 8, 8, 3, 3, padding=1))
     with slow:
-        assert taken.profile(0.0) == {"step": 2 * 8.0, "layers": 2 * 5.0, "left": 2 * 3.0}
+        assert taken.watch() == ({problem: [5.0, 5.0]}, 2 * 3.0)
+
+
+def test_layers_of_one_problem_share_its_time(monkeypatch):
+    slow = Slow()
+    monkeypatch.setattr(torch_model.time, "perf_counter", lambda: slow.now)
+    taken = training("twice")
+    with slow:
+        ((passes,), left) = taken.watch()[0].values(), taken.watch()[1]
+    assert (passes, left) == ([5.0, 5.0], 0.0)
 
 
 def test_nothing_is_left_where_all_is_in_layers():
-    found = training("plain").profile(0.0)
-    assert found["left"] == 0
-    assert found["layers"] > 0
+    of_layers, left = training("plain").watch()
+    assert left == 0
+    assert len(of_layers) == 2
+    assert all(seconds > 0 for passes in of_layers.values() for seconds in passes)
+
+
+def test_layers_of_a_converted_model_are_watched_too():
+    plain = training("plain")
+    problems = {call.problem for call in plain.capture()[0]}
+    choices = {plan.descriptor.parse(problem): Choice("numpy") for problem in problems}
+    before = plan.use(Plan(choices, "numpy", torch.get_num_threads()))
+    try:
+        of_layers, left = training("plain", converted=True).watch()
+    finally:
+        plan.use(before)
+    assert (set(of_layers), left) == (problems, 0.0)
+
+
+@pytest.mark.parametrize("how", ["autocast", "compiled"])
+def test_other_ways_of_pytorch_take_steps(how, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: lambda x: model(x) * 2)
+    taken = training("plain", **{how: True})
+    before = taken.model[0].weight.detach().clone()
+    taken.step()
+    assert not torch.equal(taken.model[0].weight, before)
 
 
 def test_a_converted_model_trains_as_the_plain_one_does():
@@ -192,19 +224,3 @@ def test_images_that_do_not_fit_are_said():
 def test_a_module_that_cannot_be_imported_is_said():
     with pytest.raises(ModelError, match=r"no_such_module cannot be imported: ModuleNotFound"):
         torch_model.load("no_such_module:net")
-
-
-def test_overheads_are_of_pytorchs_layer_alone_and_through_a_plan(monkeypatch):
-    asked = []
-    backend_for = Plan.backend_for
-
-    def counting(self, problem, **how):
-        asked.append(self.fallback)
-        return backend_for(self, problem, **how)
-
-    monkeypatch.setattr(Plan, "backend_for", counting)
-    monkeypatch.setattr(torch_model, "_TIMES", 2)
-    found = torch_model.overheads()
-    assert set(found) == {"native", "kept", "converted"}
-    assert min(found.values()) >= 0
-    assert {"torch-cpu", "numpy"} == set(asked)  # of the second and the third

@@ -7,9 +7,17 @@ import pytest
 
 from cnnbench.budget import Budget
 from cnnbench.digits.options import Options
-from cnnbench.recommend import networks, whole_steps
+from cnnbench.recommend import networks, ways, whole_steps
 from cnnbench.recommend.networks import Call
-from cnnbench.recommend.recommendation import CHANNELS_LAST, Candidate, Decision, Recommendation
+from cnnbench.recommend.recommendation import (
+    AUTOCAST,
+    CHANNELS_LAST,
+    COMPILED,
+    COMPILED_PLAN,
+    Candidate,
+    Decision,
+    Recommendation,
+)
 from cnnbench.workers.worker import WorkerError, WorkerUnsupportedError
 from cnnkernels import plan as plans
 from cnnkernels.plan import Plan
@@ -24,9 +32,11 @@ NETWORK = networks.of_calls(
         Call("pool", POOL, dx=True, dw=False),
     ],
 )
-OVERHEADS = {"native": 0.1, "kept": 0.3, "converted": 1.0}
+RESTS = {"torch-cpu": 6.0, CHANNELS_LAST: 5.0, "numpy": 7.0}
 STEPS = {
     "plain": 10.0,
+    "autocast": 7.5,
+    "compiled": 9.5,
     "channels_last": 8.0,
     "converted": 9.0,
     "numpy": 7.0,
@@ -60,7 +70,7 @@ class Worker:
 
     def start_model(self, model, shape, **how):
         assert (model, shape) == ("net:work", [2, 3, 6, 6])
-        self.way = next(iter(how), "plain")
+        self.way = next((name for name, on in reversed(how.items()) if on), "plain")
         return self.start_network()
 
     def start_network(self, **_):
@@ -76,10 +86,6 @@ class Worker:
             raise KeyboardInterrupt
         return STEPS[self.way]
 
-    def profile_model(self, seconds):
-        assert seconds == whole_steps.PROFILE_SECONDS
-        return {"step": 11.0, "layers": 4.0, "left": 2.0}
-
     def profile(self, **_):
         layers = ("conv1", "conv2", "pool", "linear")
         halves = {name: {"forward": 0.5, "backward": 0.5} for name in layers}
@@ -89,6 +95,7 @@ class Worker:
 @pytest.fixture(autouse=True)
 def workers(monkeypatch):
     monkeypatch.setattr(whole_steps, "Worker", Worker)
+    monkeypatch.setattr(ways, "Worker", Worker)
     monkeypatch.setattr(whole_steps.timing, "rest", lambda: None)
     monkeypatch.setattr(Worker, "started", ())
     monkeypatch.setattr(Worker, "broken", ())
@@ -105,7 +112,7 @@ class Silent:
         assert self.left >= 0
 
 
-def measured(kind, seconds, choose):
+def measured(kind, seconds, choose, *, compiled=False):
     """Measure the ways of a network whose layers take so many seconds by backend."""
     decisions = []
     for layer, name in zip(NETWORK.layers, choose, strict=True):
@@ -120,11 +127,19 @@ def measured(kind, seconds, choose):
         decisions,
         {},
         "torch-cpu" if kind == "model" else "numpy",
-        OVERHEADS if kind == "model" else {},
+        rests=RESTS if kind == "model" else {},
     )
-    trained = [2, 3, 6, 6] if kind == "model" else Options(batch_size=2)
-    budget = Budget(rounds=6)
-    whole_steps.measure(found, trained, list(seconds), budget, Silent(), Path("caches"), 0.02)
+    with ways.Ways("net:work", [2, 3, 6, 6], 1) as started:
+        whole_steps.measure(
+            found,
+            started if kind == "model" else Options(batch_size=2),
+            list(seconds),
+            Budget(rounds=6),
+            Silent(),
+            Path("caches"),
+            0.02,
+            compiled=compiled,
+        )
     return found
 
 
@@ -138,19 +153,38 @@ def by_way(found):
 def test_a_model_is_taken_in_both_layouts_by_the_best_backend_and_by_the_mix(workers):
     found = measured("model", MODEL, ("torch-cpu", "numpy"))
     rows = by_way(found)
-    assert list(rows) == ["torch-cpu", CHANNELS_LAST, "numpy", AUTO]
-    assert [row.seconds for row in found.steps] == [10.0, 8.0, 9.0, 9.0]
+    assert list(rows) == ["torch-cpu", CHANNELS_LAST, AUTOCAST, "numpy", AUTO]
+    assert [row.seconds for row in found.steps] == [10.0, 8.0, 7.5, 9.0, 9.0]
     assert {len(row.samples) for row in found.steps} == {12}
-    plain, other, uniform, mix = workers.started
-    assert plain.plan is other.plan is None
+    plain, other, cast, uniform, mix = workers.started
+    assert plain.plan is other.plan is cast.plan is None
     assert {choice.backend for choice in uniform.plan.choices.values()} == {"numpy"}
     assert [choice.backend for choice in mix.plan.choices.values()] == ["torch-cpu", "numpy"]
 
 
 def test_one_backend_for_all_is_no_mix():
     assert list(by_way(measured("model", MODEL, ("numpy", "numpy")))) == [
-        "torch-cpu", CHANNELS_LAST, "numpy"
+        "torch-cpu", CHANNELS_LAST, AUTOCAST, "numpy"
     ]  # fmt: skip
+
+
+def test_compiling_is_tried_if_asked_for(workers):
+    found = measured("model", MODEL, ("torch-cpu", "numpy"), compiled=True)
+    assert list(by_way(found))[-2:] == [COMPILED, COMPILED_PLAN]
+    assert [worker.way for worker in workers.started][-2:] == ["compiled", "compiled"]
+    *_, alone, planned = workers.started
+    assert alone.plan is None
+    assert [choice.backend for choice in planned.plan.choices.values()] == ["torch-cpu", "numpy"]
+
+
+def test_a_worker_with_the_same_plan_is_not_started_again(workers):
+    with ways.Ways("net:work", [2, 3, 6, 6], 1) as started:
+        plan = Plan({}, "numpy", 1)
+        first = started.start("numpy", plan)
+        assert started.start("numpy", Plan({}, "numpy", 1)) is first
+        other = Plan({NETWORK.layers[0].problem: plans.Choice("numpy")}, "numpy", 1)
+        assert started.start("numpy", other) is not first
+    assert len(workers.started) == 2
 
 
 def test_each_way_is_compared_with_pytorch_and_with_its_better_layout():
@@ -163,21 +197,25 @@ def test_each_way_is_compared_with_pytorch_and_with_its_better_layout():
     assert rows[CHANNELS_LAST].details["better_layout"]["verdict"] == "SAME"
 
 
-def test_a_prediction_is_layers_alone_and_the_rest_that_a_profile_found_in_pytorchs_step():
+def test_a_prediction_compares_layers_and_rest_with_those_of_unchanged_pytorch():
     rows = by_way(measured("model", MODEL, ("torch-cpu", "numpy")))
-    rest = 11.0 - 4.0 - 3 * OVERHEADS["native"]
-    assert rows["torch-cpu"].details["rest_seconds"] == pytest.approx(rest)
-    assert rows["torch-cpu"].details["left_seconds"] == 2.0
+    usual = 3 * 1.0 + RESTS["torch-cpu"]
     expected = {
-        "torch-cpu": rest + 3 * 1.0,
-        CHANNELS_LAST: rest + 3 * 0.5,
-        "numpy": rest + 3 * 2.0,
-        AUTO: rest + 2 * (1.0 + 0.2) + 2.0,  # two calls looked up in a plan, and one converted
+        "torch-cpu": usual,
+        CHANNELS_LAST: 3 * 0.5 + RESTS[CHANNELS_LAST],
+        "numpy": 3 * 2.0 + RESTS["numpy"],
+        AUTO: 2 * 1.0 + 2.0 + RESTS["numpy"],
     }
     for way, seconds in expected.items():
-        assert rows[way].details["predicted_seconds"] == pytest.approx(seconds)
-        assert rows[way].details["rest_of"] == "torch-cpu"
-        assert rows[way].details["predicted_seconds"] != rows[way].seconds
+        predicted = rows[way].details["predicted_seconds"]
+        assert predicted == pytest.approx(rows["torch-cpu"].seconds * seconds / usual)
+    assert "predicted_seconds" not in rows[AUTOCAST].details
+
+
+def test_without_a_rest_nothing_is_predicted(monkeypatch):
+    monkeypatch.setitem(RESTS, "torch-cpu", -1.0)
+    rows = by_way(measured("model", MODEL, ("torch-cpu", "numpy")))
+    assert not any("predicted_seconds" in row.details for row in rows.values())
 
 
 def test_a_network_of_the_suites_own_has_a_rest_for_each_backend(workers):
@@ -228,9 +266,9 @@ def test_without_pytorch_a_model_cannot_be_asked_about(monkeypatch):
     def declining(*_):
         raise WorkerUnsupportedError("torch is not installed here")
 
-    monkeypatch.setattr(whole_steps, "Worker", declining)
+    monkeypatch.setattr(ways, "Worker", declining)
     with (
         pytest.raises(networks.ModelError, match="needs PyTorch: torch is not installed here"),
-        whole_steps.model_worker(1),
+        ways.model_worker(1),
     ):
         pass
