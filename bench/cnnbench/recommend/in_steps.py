@@ -109,7 +109,7 @@ def time(
     note(run, "aa_floor", threads, floor)
     progress.step("a first probe of each backend")
     slow = {} if everything else _slow(pool, network, base)
-    takers = _started(
+    takers, failed = _started(
         pool, network, [name for name in backends if name not in slow], ways, progress
     )
     if not everything:
@@ -119,6 +119,9 @@ def time(
                 slow[name] = takers.pop(name).seconds / fastest
     measured = [name for name in backends if name not in slow]
     rows = _checked(pool, network, measured, threads, budget, progress)
+    for row in rows:
+        if row.outcome == "ok" and (error := failed.get(row.backend)) is not None:
+            row.withdraw(error.outcome, f"in a training step: {error}")
     note_threading(run, pool)
     pool.close()
     seen: dict[str, list[Mapping[str, Any]]] = {name: [] for name in takers}
@@ -139,7 +142,8 @@ def _rest(network: Network, steps: Sequence[Mapping[str, Any]]) -> float:
     """Return the seconds of a step outside its layers, the median over pairs of steps."""
     calls = {str(layer.problem): len(layer.names) for layer in network.layers}
     rest: float = statistics.median(
-        step["step"] - sum(calls[name] * sum(passes) for name, passes in step["layers"].items())
+        step["step"]
+        - sum(calls.get(name, 0) * sum(passes) for name, passes in step["layers"].items())
         for step in steps
         if step["step"] is not None
     )
@@ -207,8 +211,8 @@ def _started(
     backends: Sequence[str],
     ways: Ways,
     progress: Progress,
-) -> dict[str, Taker]:
-    """Start training with each backend that computes any of the layers."""
+) -> tuple[dict[str, Taker], dict[str, WorkerError]]:
+    """Start training with each backend that computes any of the layers; return errors as well."""
     problems = [layer.problem for layer in network.layers]
     descriptors = [str(problem) for problem in problems]
     followed: dict[str, Plan | None] = {}
@@ -220,14 +224,17 @@ def _started(
             if able:
                 followed[_way(backend)] = plan if _way(backend) == backend != NATIVE else None
     ways.prepare(followed)
-    takers = {}
+    takers: dict[str, Taker] = {}
+    failed: dict[str, WorkerError] = {}
     for backend in backends:
         progress.step(f"first training steps with {backend}")
-        with contextlib.suppress(WorkerError):
-            if (way := _way(backend)) in followed:
-                how = {"channels_last": True} if way == CHANNELS_LAST else {}
+        if (way := _way(backend)) in followed:
+            how = {"channels_last": True} if way == CHANNELS_LAST else {}
+            try:
                 takers[backend] = ways.start(way, followed[way], **how)
-    return takers
+            except WorkerError as error:
+                failed[backend] = error
+    return takers, failed
 
 
 def _way(backend: str) -> str:

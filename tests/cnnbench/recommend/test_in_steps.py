@@ -188,7 +188,9 @@ def test_a_wrong_result_has_no_time(timed):
 def test_a_backend_that_cannot_train_is_no_loss_to_others(timed):
     timed(broken={"numba-simd"})
     assert all(row.seconds for row in rows_of(timed.run, "torch-cpu"))
-    assert all(row.seconds is None for row in rows_of(timed.run, "numba-simd"))
+    lost = rows_of(timed.run, "numba-simd")
+    assert {(row.outcome, row.seconds) for row in lost} == {("failed", None)}
+    assert {row.reason for row in lost} == {"in a training step: out of memory"}
 
 
 def test_checks_of_several_layers_run_at_once_but_not_on_one_worker(timed):
