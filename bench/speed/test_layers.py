@@ -25,9 +25,14 @@ _CASES = [
     for case in cases.CASES
 ]
 
+_BACKENDS = [
+    pytest.param(backend, marks=pytest.mark.slow) if backend == "naive" else backend
+    for backend in cases.BACKENDS
+]
+
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize("backend", cases.BACKENDS)
+@pytest.mark.parametrize("backend", _BACKENDS)
 @pytest.mark.parametrize("case", _CASES)
 def test_layer(benchmark: Any, case: str, backend: str, direction: str) -> None:
     """Time a call, and compare its result with the reference."""

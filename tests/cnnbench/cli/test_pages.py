@@ -65,6 +65,7 @@ def test_report_takes_the_newest_run_and_says_so_where_there_is_none(command, tm
     assert (code, out) == (0, "report.html: 0 rows of .cnnbench/check.json\n")
 
 
+@pytest.mark.slow
 def test_history_writes_a_page_and_says_what_is_on_it(command, tmp_path, monkeypatch):
     pytest.importorskip("asv")
     pytest.importorskip("plotly")

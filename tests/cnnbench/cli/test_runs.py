@@ -125,7 +125,7 @@ def test_check_says_once_that_a_backend_is_too_slow(command, monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "code", "reason"),
     [
-        ("wrong", 1, "wrong: y[0, 0, 0, 0] is"),
+        pytest.param("wrong", 1, "wrong: y[0, 0, 0, 0] is", marks=pytest.mark.slow),
         pytest.param(
             "killed", 1, "failed: the worker was killed by SIGKILL", marks=pytest.mark.slow
         ),

@@ -21,7 +21,14 @@ def wait_for(condition, running):
 
 
 @pytest.mark.usefixtures("strangers")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_check_keeps_its_rows_says_where_and_leaves_no_process(
     tmp_path, monkeypatch, number, process
 ):
@@ -77,6 +84,7 @@ def test_an_interrupted_training_keeps_its_rows_and_leaves_no_process(
         os.kill(int(mark.read_text()), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strangers")
 def test_a_command_that_was_told_to_ignore_hangups_goes_on(tmp_path, monkeypatch, process):
     mark = tmp_path / "mark"

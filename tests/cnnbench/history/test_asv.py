@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from cnnbench.history import asv, series
 
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_asv_publishes_the_committed_history(tmp_path):
     path = asv.derived(ROOT, tmp_path, branches=["HEAD"], html_dir="html")
     log = tmp_path / "asv.log"

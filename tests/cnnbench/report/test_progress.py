@@ -6,6 +6,8 @@ import select
 import sys
 import time
 
+import pytest
+
 from cnnbench.report.progress import ProgressBar
 
 
@@ -26,6 +28,7 @@ def test_an_unknown_duration_is_not_mentioned(capsys):
     assert capsys.readouterr().err == "100 %  one\n"
 
 
+@pytest.mark.slow
 def test_in_a_terminal_the_clock_ticks_during_a_step(monkeypatch):
     ours, theirs = pty.openpty()
     with open(theirs, "w") as terminal:

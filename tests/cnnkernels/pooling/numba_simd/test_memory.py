@@ -46,6 +46,7 @@ def extremes(seed, count):
             count -= 1
 
 
+@pytest.mark.slow
 def test_blockings_are_in_proportion_to_the_images():
     for problem in extremes(5, 400):
         most = memory.allowed(problem.bytes_moved("forward"))
