@@ -141,7 +141,7 @@ def recommend(
         pool = stack.enter_context(WorkerPool(candidates, threads, yielding=True))
         barred |= _barred(pool, wishes)
         candidates = [name for name in candidates if name not in barred]
-        layers = in_steps.Measured({}, {}, 0.0)
+        layers = in_steps.Measured()
         work: Options | Ways | None
         if trained is None or isinstance(trained, Options):
             work = trained
@@ -232,7 +232,7 @@ def _decide(
     baseline: str,
     floor: float,
     wishes: Wishes,
-    in_steps: bool,
+    inside_steps: bool,
 ) -> Decision:
     """Choose the fastest backend, or the baseline if no other is reliably faster.
 
@@ -254,7 +254,9 @@ def _decide(
         medians = [row.nchw_seconds or row.seconds or math.nan for row in theirs]
         if backend == NATIVE_NHWC:
             decision.channels_last = sum(row.seconds or math.nan for row in theirs)
-            if in_steps:  # of a whole model in this layout: a layer alone would need conversions
+            if (
+                inside_steps
+            ):  # of a whole model in this layout: a layer alone would need conversions
                 continue
         decision.candidates[backend] = Candidate(
             sum(medians), [sum(parts) for parts in zip(*sides, strict=False)]
@@ -270,7 +272,7 @@ def _decide(
         found = timing.ratio(decision.candidates[best].samples, base.samples)
         if timing.verdict(found, floor) == "FASTER":
             why = "faster"
-        elif found.low > 1.0 or (in_steps and found.value > 1 + max(floor, timing.SAME_WITHIN)):
+        elif found.low > 1.0 or (inside_steps and found.value > 1 + max(floor, timing.SAME_WITHIN)):
             why = "likely faster"  # inside steps a single hiccup of the system widens an interval
         else:
             best, why = baseline, "a tie"

@@ -13,7 +13,7 @@ import statistics
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ MOST_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Measured:
-    """What else the measurement of layers found.
+    """The findings of measuring layers inside steps, besides the rows.
 
     Attributes
     ----------
@@ -68,9 +68,9 @@ class Measured:
         The seconds in other convolutions and max-poolings of the unchanged model.
     """
 
-    slow: dict[str, float]
-    rests: dict[str, float]
-    left: float
+    slow: dict[str, float] = field(default_factory=dict)
+    rests: dict[str, float] = field(default_factory=dict)
+    left: float = 0.0
 
 
 def time(

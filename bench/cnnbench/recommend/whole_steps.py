@@ -199,17 +199,15 @@ def _predict(found: Recommendation) -> None:
     they predict how each step compares with that of unchanged PyTorch, whose time is measured.
     """
     rows = {row.backend: row for row in found.steps}
-    if found.kind != "model":
-        for row in found.steps:
-            row.details["layer_seconds"] = in_layers = found.total(row.backend)
+    native, usual = rows.get(NATIVE), _modelled(found, NATIVE)
+    for row in found.steps:
+        row.details["layer_seconds"] = in_layers = found.total(row.backend)
+        if found.kind != "model":
             rest = row.details.get("rest_seconds")
             if in_layers is not None and rest is not None:
                 row.details |= {"rest_of": row.backend, "predicted_seconds": in_layers + rest}
-        return
-    native, usual = rows.get(NATIVE), _modelled(found, NATIVE)
-    for row in found.steps:
+            continue
         seconds = _modelled(found, row.backend)
-        row.details["layer_seconds"] = found.total(row.backend)
         if seconds and usual and native is not None and native.seconds is not None:
             row.details["predicted_seconds"] = native.seconds * seconds / usual
             row.details["rest_seconds"] = _rest(found, row.backend)

@@ -77,8 +77,7 @@ def _totals(found: Recommendation) -> Sheet:
     names = dict.fromkeys(name for decision in found.decisions for name in decision.candidates)
     totals = {name: found.total(name) for name in (*names, *([AUTO] if found.mixed else []))}
     return Sheet(
-        "Convolutions and max-poolings of a training step"
-        + ("" if found.kind == "model" else ", each layer measured alone"),
+        "Convolutions and max-poolings of a training step, each layer measured alone",
         ("all by", "a step"),
         tuple(
             ("each by the fastest" if name == AUTO else name, numbers.seconds(total))
