@@ -1,7 +1,5 @@
 """Layers are timed inside steps, by backends that are worth it, and only if they are right."""
 
-import threading
-
 import numpy as np
 import pytest
 
@@ -99,9 +97,6 @@ CONV_, POOL_ = (str(layer.problem) for layer in NETWORK.layers)
 
 
 class Silent:
-    def __init__(self):
-        self.left, self.lock = 0, threading.Lock()
-
     def begin(self, total):
         self.left = total
 
