@@ -32,7 +32,7 @@ EXPECTED = {
     "unloadable": (("failed", "KeyError: 'secret'"),) * 2,
 }
 
-pytestmark = pytest.mark.usefixtures("strangers")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strangers")]
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +112,12 @@ def outcomes(fresh_run, steps, backend, threads):
     return [(row.outcome, row.reason) for row in run.rows[::4]]
 
 
-@pytest.mark.slow
 def test_who_promises_the_same_bits_and_gives_others_at_two_threads_is_wrong(fresh_run, steps):
     one, two = outcomes(fresh_run, steps, "unsteady", [1, 2])
     assert one == ("ok", "")
     assert two == ("wrong", "gave different bits with 2 threads than with 1")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "fine"), [("one-thread", 1), ("two-threads", 2)])
 def test_who_fails_at_one_thread_count_is_not_held_to_its_bits_there(
     fresh_run, steps, backend, fine

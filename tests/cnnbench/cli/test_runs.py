@@ -8,7 +8,7 @@ import pytest
 
 from cnnbench import results
 
-pytestmark = pytest.mark.usefixtures("exact_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("exact_once")]
 
 TINY = "mb2ic3ih6oc4oh6kh3ph1"
 
@@ -91,7 +91,6 @@ def test_a_reader_that_has_gone_is_one_sentence_and_the_rows_are_kept(command, t
     assert len(results.read(own).rows) == 4
 
 
-@pytest.mark.slow
 def test_saved_rows_are_under_the_machines_name(command, tmp_path):
     words = ("check", "--backends", "numpy", "--cases", TINY, "--save", "--machine", "My Box!")
     for count in (1, 2):
@@ -125,13 +124,11 @@ def test_check_says_once_that_a_backend_is_too_slow(command, monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "code", "reason"),
     [
-        pytest.param("wrong", 1, "wrong: y[0, 0, 0, 0] is", marks=pytest.mark.slow),
-        pytest.param(
-            "killed", 1, "failed: the worker was killed by SIGKILL", marks=pytest.mark.slow
-        ),
-        pytest.param("unloadable", 1, "failed to load: KeyError: 'secret'", marks=pytest.mark.slow),
-        pytest.param("declines", 0, "unsupported: no such chip here", marks=pytest.mark.slow),
-        pytest.param("prints", 0, "ok", marks=pytest.mark.slow),
+        ("wrong", 1, "wrong: y[0, 0, 0, 0] is"),
+        ("killed", 1, "failed: the worker was killed by SIGKILL"),
+        ("unloadable", 1, "failed to load: KeyError: 'secret'"),
+        ("declines", 0, "unsupported: no such chip here"),
+        ("prints", 0, "ok"),
     ],
 )
 def test_check_exits_1_on_what_is_wrong_or_failed(tmp_path, backend, code, reason, ended):
@@ -146,14 +143,12 @@ def test_check_exits_1_on_what_is_wrong_or_failed(tmp_path, backend, code, reaso
     assert [row.outcome for row in results.read(kept).rows if row.backend == "numpy"] == ["ok"] * 4
 
 
-@pytest.mark.slow
 def test_everyone_here_is_right_about_the_digits_or_says_why_not(command):
     code, out, _ = command("check", "--cases", "digits", "--batch", "3")
     assert code == 0, out
     assert re.search(r"digits\.conv2( +ok [\d.]+){3}", out)
 
 
-@pytest.mark.slow
 def test_time_writes_rows_with_all_promised_names_and_show_shows_them(command, tmp_path):
     path = tmp_path / "out.json"
     code, out, err = command(
@@ -180,7 +175,6 @@ def test_time_writes_rows_with_all_promised_names_and_show_shows_them(command, t
     assert all(line in shown for line in out.splitlines() if line.startswith((" naive", " numpy")))
 
 
-@pytest.mark.slow
 def test_train_writes_a_row_and_prints_it(command, tmp_path):
     path = tmp_path / "out.json"
     code, out, err = command(
@@ -196,7 +190,6 @@ def test_train_writes_a_row_and_prints_it(command, tmp_path):
     assert command("show", path)[0] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("short_trainings")
 def test_compare_checks_times_trains_and_ends_in_an_answer_with_its_evidence(command, tmp_path):
     pytest.importorskip("numba")

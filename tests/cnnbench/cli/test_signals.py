@@ -10,6 +10,8 @@ import pytest
 from cnnbench import results
 from cnnkernels import conformance
 
+pytestmark = pytest.mark.slow
+
 TINY = "mb2ic3ih6oc4oh6kh3ph1"
 
 
@@ -21,14 +23,7 @@ def wait_for(condition, running):
 
 
 @pytest.mark.usefixtures("strangers")
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGINT,
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_check_keeps_its_rows_says_where_and_leaves_no_process(
     tmp_path, monkeypatch, number, process
 ):
@@ -59,7 +54,6 @@ def test_an_interrupted_check_keeps_its_rows_says_where_and_leaves_no_process(
         os.kill(int(mark.read_text()), 0)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("strangers")
 def test_an_interrupted_training_keeps_its_rows_and_leaves_no_process(
     tmp_path, monkeypatch, process
@@ -84,7 +78,6 @@ def test_an_interrupted_training_keeps_its_rows_and_leaves_no_process(
         os.kill(int(mark.read_text()), 0)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("strangers")
 def test_a_command_that_was_told_to_ignore_hangups_goes_on(tmp_path, monkeypatch, process):
     mark = tmp_path / "mark"
@@ -120,7 +113,6 @@ def test_an_interrupted_selftest_says_where_its_rows_are_only_if_they_are_somewh
     assert err.rstrip().endswith("kept 0 rows in out.json")
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("strangers")
 def test_a_killed_command_leaves_whole_files_and_no_process(tmp_path, monkeypatch, ends, process):
     path, mark = tmp_path / "out.json", tmp_path / "mark"

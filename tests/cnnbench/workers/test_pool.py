@@ -13,7 +13,7 @@ from cnnbench.workers.worker import Worker, WorkerError, WorkerUnsupportedError
 
 CONV = "mb2ic3ih6oc4oh6kh3ph1"
 
-pytestmark = pytest.mark.usefixtures("strangers")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strangers")]
 
 
 def finds(pool, backend):

@@ -15,7 +15,7 @@ POOL = "mb2ic3ih6oh3kh2sh2ph0"
 HUGE = "mb64ic512ih28oc512oh28kh3ph1"
 HUGE_POOL = "mb64ic512ih112oh112kh3ph1"
 
-pytestmark = pytest.mark.usefixtures("strangers")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strangers")]
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,7 @@ def finds(worker, descriptor, folder=None, budget=None):
 # what it answers
 
 
-@pytest.mark.parametrize(
-    "backend",
-    ["numpy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("numba", "naive"))],
-)
+@pytest.mark.parametrize("backend", ["numpy", "numba", "naive"])
 def test_a_worker_checks_and_times_every_direction_of_a_problem(backend, tmp_path):
     with Worker(backend, 1) as worker:
         assert worker.about["backend"] == backend
@@ -90,14 +87,12 @@ def test_what_a_plan_warns_of_in_a_worker_is_warned_of_here(tmp_path):
             finds(worker, POOL)
 
 
-@pytest.mark.slow
 def test_a_worker_trains(numpy_worker):
     done = numpy_worker.ask("train", epochs=1, most_steps=2)
     assert done["steps"] == len(done["step_losses"]) == 2
     assert done["epochs"] == []
 
 
-@pytest.mark.slow
 def test_a_program_trains_and_declines_what_takes_kernels():
     pytest.importorskip("numba")
     with Worker("numba (compiled run)", 1) as worker:
@@ -110,7 +105,6 @@ def test_a_program_trains_and_declines_what_takes_kernels():
         assert done["steps"] == len(done["step_losses"]) == 2
 
 
-@pytest.mark.slow
 def test_torch_compile_without_a_compiler_is_unsupported(tmp_path):
     pytest.importorskip("torch")
     missing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
@@ -136,7 +130,6 @@ def test_thread_pools_are_reported_once_something_was_computed(numpy_worker):
     assert told["numba_threading_layer"] is None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["numba", "torch-cpu"])
 def test_no_pool_of_a_worker_has_more_threads_than_it_was_given(backend):
     try:
