@@ -5,6 +5,7 @@ The reference shares no code with the kernels that it checks. Tests compare it w
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from cnnkernels.contract import Conv2D, MaxPool2D
 from cnnkernels.problem import SlidingWindow
+
+_PIXELS = 128
+"""Pixels of the output computed at once, if images are that small: enough for a fast product."""
 
 
 class ConvolutionResult(NamedTuple):
@@ -45,22 +49,27 @@ def convolution(
     )
     (top, bottom), (left, right) = problem.padding
     group_w = result.dw.reshape(filters.shape)
-    for n in range(problem.batch):
-        padded = np.pad(np.asarray(x[n], np.float64), ((0, 0), (top, bottom), (left, right)))
-        fields = _windows(problem, padded)  # (C, P, Q, R, S)
-        columns = fields.transpose(0, 3, 4, 1, 2).reshape(groups, filters.shape[2], -1)
-        gradient = np.asarray(dy[n], np.float64).reshape(groups, filters.shape[1], -1)
-        result.y[n] = (filters @ columns).reshape(shapes.y[1:])
-        group_w += gradient @ columns.swapaxes(1, 2)
-        back = (filters.swapaxes(1, 2) @ gradient).reshape(
-            problem.in_channels, *problem.kernel_size, *shapes.y[2:]
+    step = max(1, _PIXELS // max(1, math.prod(shapes.y[2:])))
+    for first in range(0, problem.batch, step):
+        some = slice(first, first + step)
+        around = ((0, 0), (0, 0), (top, bottom), (left, right))
+        padded = np.pad(np.asarray(x[some], np.float64), around)
+        fields = _windows(problem, padded)  # (N, C, P, Q, R, S)
+        columns = fields.transpose(1, 4, 5, 0, 2, 3).reshape(groups, filters.shape[2], -1)
+        gradient = np.asarray(dy[some], np.float64).swapaxes(0, 1)
+        by_group = gradient.reshape(groups, filters.shape[1], -1)
+        result.y[some] = (filters @ columns).reshape(gradient.shape).swapaxes(0, 1)
+        group_w += by_group @ columns.swapaxes(1, 2)
+        back = (filters.swapaxes(1, 2) @ by_group).reshape(
+            problem.in_channels, *problem.kernel_size, *gradient.shape[1:]
         )
         spread = np.zeros_like(padded)
         for r, s in np.ndindex(*problem.kernel_size):
             rows = slice(r * problem.dilation[0], None, problem.stride[0])
             cols = slice(s * problem.dilation[1], None, problem.stride[1])
-            spread[:, rows, cols][:, : shapes.y[2], : shapes.y[3]] += back[:, r, s]
-        result.dx[n] = spread[:, top : top + problem.height, left : left + problem.width]
+            pixels = spread[..., rows, cols][..., : shapes.y[2], : shapes.y[3]]
+            pixels += back[:, r, s].swapaxes(0, 1)
+        result.dx[some] = spread[..., top : top + problem.height, left : left + problem.width]
     if problem.bias:
         result.y[...] += np.asarray(b, np.float64)[:, None, None]
         result.db[...] = np.asarray(dy, np.float64).sum(axis=(0, 2, 3))
@@ -97,10 +106,10 @@ def pooling(problem: MaxPool2D, x: np.ndarray, dy: np.ndarray) -> PoolingResult:
 
 
 def _windows(problem: SlidingWindow, padded: np.ndarray) -> np.ndarray:
-    """View padded planes (C, H, W) as windows (C, P, Q, R, S)."""
+    """View padded planes (..., H, W) as windows (..., P, Q, R, S)."""
     rows, cols = (
         d * (k - 1) + 1 for k, d in zip(problem.kernel_size, problem.dilation, strict=True)
     )
-    view = sliding_window_view(padded, (rows, cols), axis=(1, 2))
-    view = view[:, :: problem.stride[0], :: problem.stride[1]]
+    view = sliding_window_view(padded, (rows, cols), axis=(-2, -1))
+    view = view[..., :: problem.stride[0], :: problem.stride[1], :, :]
     return view[..., :: problem.dilation[0], :: problem.dilation[1]]

@@ -7,7 +7,7 @@ faulty matrices, faulty kernels that the checks must catch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from cnnkernels.problem import Conv2D
 from cnnkernels.winograd.transforms import TAPS, transforms
+
+_TILES = 128
+"""Tiles whose products are computed at once, if images are that small."""
 
 
 class Matrices(NamedTuple):
@@ -97,12 +100,13 @@ def correlated(
     weights = stored(_divided(given, _both(given.weights, w.transpose(3, 4, 0, 1, 2))))
     down, across = (tiles_along(n, m) for n in size)
     y = np.empty((len(images), groups * filters, *size))
-    for n, image in enumerate(images):  # one after another, to save memory
-        tiles = _both(given.image, _tiles_of(image, m, groups, padding, size, TAPS - 1))
+    for some in _blocks(len(images), down * across):
+        tiles = _both(given.image, _tiles_of(images[some], m, groups, padding, size, TAPS - 1))
         outputs = _both(given.output, weights @ stored(tiles))
-        outputs = outputs.reshape(m, m, groups * filters, down, across)
-        whole = outputs.transpose(2, 3, 0, 4, 1).reshape(len(y[n]), down * m, across * m)
-        y[n] = whole[:, : size[0], : size[1]]
+        outputs = outputs.reshape(m, m, groups * filters, -1, down, across)
+        outputs = outputs.transpose(3, 2, 4, 0, 5, 1)
+        whole = outputs.reshape(*outputs.shape[:2], down * m, across * m)
+        y[some] = whole[..., : size[0], : size[1]]
     return y
 
 
@@ -112,36 +116,43 @@ def weight_gradients(given: Matrices, problem: Conv2D, x: np.ndarray, dy: np.nda
     m, size = given.outputs, dy.shape[2:]
     channels = (dy.shape[1] // groups, x.shape[1] // groups)
     sums = np.zeros((len(given.image), len(given.image), groups, *channels))
-    for image, gradient in zip(x, dy, strict=True):
-        tiles = _both(given.image, _tiles_of(image, m, groups, (top, left), size, TAPS - 1))
-        of_y = _both(given.gradient, _tiles_of(gradient, m, groups, (0, 0), size, 0))
+    for some in _blocks(len(x), tiles_along(size[0], m) * tiles_along(size[1], m)):
+        tiles = _both(given.image, _tiles_of(x[some], m, groups, (top, left), size, TAPS - 1))
+        of_y = _both(given.gradient, _tiles_of(dy[some], m, groups, (0, 0), size, 0))
         sums += of_y @ tiles.swapaxes(3, 4)
     dw = _both(given.weights_back, _divided(given, sums))
     return dw.transpose(2, 3, 4, 0, 1).reshape(dy.shape[1], channels[1], TAPS, TAPS)
 
 
+def _blocks(images: int, tiles: int) -> Iterator[slice]:
+    """Yield slices of images: few, to save memory, but with tiles enough for a fast product."""
+    step = max(1, _TILES // max(1, tiles))
+    return (slice(first, first + step) for first in range(0, images, step))
+
+
 def _tiles_of(
-    image: np.ndarray,
+    images: np.ndarray,
     outputs: int,
     groups: int,
     padding: tuple[int, int],
     size: tuple[int, ...],
     overlap: int,
 ) -> np.ndarray:
-    """Return an image's overlapping tiles, (side, side, groups, C, tiles), zeros around it."""
-    around = [(0, 0)]
+    """Return images' overlapping tiles, (side, side, groups, C, N * tiles), zeros around them."""
+    around = [(0, 0), (0, 0)]
     # A negative padding leaves out pixels: dx of padding that is wider than the filter.
-    image = image[:, max(0, -padding[0]) :, max(0, -padding[1]) :]
+    images = images[..., max(0, -padding[0]) :, max(0, -padding[1]) :]
     for axis in (0, 1):
         covered = tiles_along(size[axis], outputs) * outputs + overlap
         before = max(0, padding[axis])
-        after = max(0, covered - before - image.shape[axis + 1])
+        after = max(0, covered - before - images.shape[axis + 2])
         around.append((before, after))
     side = outputs + overlap
-    windows = sliding_window_view(np.pad(image, around), (side, side), axis=(1, 2))
+    windows = sliding_window_view(np.pad(images, around), (side, side), axis=(2, 3))
     down, across = (tiles_along(n, outputs) for n in size)
-    tiles = windows[:, ::outputs, ::outputs][:, :down, :across].transpose(3, 4, 0, 1, 2)
-    return tiles.reshape(side, side, groups, len(image) // groups, down * across)
+    tiles = windows[:, :, ::outputs, ::outputs][:, :, :down, :across].transpose(4, 5, 1, 0, 2, 3)
+    number, channels = images.shape[:2]
+    return tiles.reshape(side, side, groups, channels // groups, number * down * across)
 
 
 def _both(matrix: np.ndarray, tiles: np.ndarray) -> np.ndarray:
