@@ -20,8 +20,11 @@ _FIRST_CALL_SECONDS = 5.0
 _CHECK_SECONDS = 0.4
 """For each case, direction and backend."""
 
-_MODEL_CHECK_SECONDS = 5.0
-"""For each layer of a PyTorch model, by all backends, several at once."""
+_MODEL_CHECK_SECONDS = 2.0
+"""For each layer of a PyTorch model, by the backends that are not slow, several at once."""
+
+_FIRST_STEP_SECONDS = 2.0
+"""For each backend, several at once."""
 
 _WAYS = 5
 """Ways of training a PyTorch model that take turns: slow ones are dropped before."""
@@ -55,7 +58,7 @@ def of_steps(layers: CaseSet, backends: int, budget: Budget) -> float:
     step = passes * in_layers / _STEP_RATE
     checks = len(layers.cases) * _MODEL_CHECK_SECONDS
     turns = 2 * 2 * budget.rounds * (step + 0.1)  # layers inside steps, then whole steps
-    return _SETUP_SECONDS + checks + backends * _FIRST_CALL_SECONDS + _WAYS * turns
+    return _SETUP_SECONDS + checks + backends * _FIRST_STEP_SECONDS + _WAYS * turns
 
 
 def of_training(trainers: int, threads: int, budget: Budget) -> float:

@@ -67,7 +67,11 @@ def recommend(
     batch: Annotated[int | None, typer.Option(help="Images per step.", min=1)] = None,
     output: Annotated[Path, typer.Option(help="The plan file to write.")] = Path("plan.json"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Measure for a third of the time.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="Measure for a third of the time; a PyTorch model takes its least anyway.",
+        ),
     ] = False,
     full: Annotated[
         bool,

@@ -32,7 +32,7 @@ from cnnbench.recommend.recommendation import (
 from cnnbench.recommend.ways import Ways, model_worker
 from cnnbench.report import numbers
 from cnnbench.results import TOO_SLOW, Row, Run, distinct, longest
-from cnnbench.workers.pool import WorkerPool
+from cnnbench.workers.pool import WorkerPool, note
 from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels.contract import FORWARD
 from cnnkernels.plan import Plan
@@ -40,6 +40,9 @@ from cnnkernels.registry import AUTO
 
 SLOWEST = 4e9
 """Operations a second on the largest layer, below which a backend is too slow."""
+
+CLEAR_LEAD = 1.1
+"""A lead inside steps that counts although its interval spans 1."""
 
 SLOWEST_ACCEPTED = 0.98
 """A recommendation below this ratio to unchanged PyTorch is called slower."""
@@ -152,9 +155,20 @@ def recommend(
         else:
             work = stack.enter_context(Ways(network.name, trained, threads))
             layers = in_steps.time(
-                run, network, pool, candidates, baseline, budget, progress, work, everything=full
+                run,
+                network,
+                pool,
+                candidates,
+                baseline,
+                budget,
+                progress,
+                work,
+                everything=full,
+                by_speed_alone=wishes.max_error is None,
+                wanted=set(wishes.pins.values()),
             )
-        floor = run.environment["aa_floor"][str(threads)]
+        # That of a model is measured later, with its whole steps, which decide.
+        floor = run.environment.get("aa_floor", {}).get(str(threads), timing.SAME_WITHIN)
         base = run.environment["baseline"][str(threads)]
         decisions = [
             _decide(layer, run.rows, base, floor, wishes, is_model) for layer in network.layers
@@ -178,20 +192,22 @@ def recommend(
             barred=barred,
             baseline=base,
             slow=layers.slow,
-            rests=layers.rests,
-            left=layers.left,
+            parts=layers.parts,
             max_error=wishes.max_error,
             options=dataclasses.asdict(trained) if isinstance(trained, Options) else {},
         )
         found.plan.fallback = _fallback(found, [n for n in candidates if n not in barred])
         if work is not None:
             try:
-                whole_steps.measure(
+                floor = whole_steps.measure(
                     found, work, candidates, budget, progress, caches, floor, compiled=full
                 )
             finally:
                 # After an interrupt some rows may have no time yet.
                 run.add(r for r in found.steps if r.outcome != "ok" or r.seconds is not None)
+        if is_model:
+            note(run, "aa_floor", threads, floor)
+            in_steps.compare_layers((r for r in run.rows if r.op != "step"), base, floor)
     _conclude(found, floor)
     busy = timing.busy_warning(floor)
     if busy is not None:
@@ -237,7 +253,7 @@ def _decide(
     """Choose the fastest backend, or the baseline if no other is reliably faster.
 
     A lead below the A/A floor counts as likely, not certain: whole steps decide. So does, inside
-    steps, a lead whose interval spans 1.
+    steps, a clear lead whose interval spans 1.
     """
     of_layer: dict[str, list[Row]] = {}
     mine = [row for row in rows if row.problem == str(layer.case)]
@@ -272,7 +288,7 @@ def _decide(
         found = timing.ratio(decision.candidates[best].samples, base.samples)
         if timing.verdict(found, floor) == "FASTER":
             why = "faster"
-        elif found.low > 1.0 or (inside_steps and found.value > 1 + max(floor, timing.SAME_WITHIN)):
+        elif found.low > 1.0 or (inside_steps and found.value > CLEAR_LEAD):
             why = "likely faster"  # inside steps a single hiccup of the system widens an interval
         else:
             best, why = baseline, "a tie"

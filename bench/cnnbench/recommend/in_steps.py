@@ -7,13 +7,13 @@ not. So each backend trains the whole model in a process of its own, and the lay
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import statistics
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,33 +22,36 @@ from cnnbench import timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.checking import check_case, fills_folder, rows_of
 from cnnbench.judging.comparing import compare
-from cnnbench.judging.floor import measure_floor, probes
 from cnnbench.judging.limits import judge
+from cnnbench.recommend import parts
 from cnnbench.recommend.networks import Network
-from cnnbench.recommend.recommendation import CHANNELS_LAST, NATIVE, NATIVE_NHWC
-from cnnbench.recommend.ways import Taker, Ways
-from cnnbench.results import Row, Run, distinct
+from cnnbench.recommend.recommendation import AUTOCAST, CHANNELS_LAST, NATIVE, NATIVE_NHWC
+from cnnbench.recommend.ways import AGAIN, Taker, Ways
+from cnnbench.results import Row, Run
 from cnnbench.timing import Contestant
-from cnnbench.workers.pool import WorkerPool, baseline_for, failing, note, note_threading
+from cnnbench.workers.pool import WorkerPool, baseline_for, note, note_threading
 from cnnbench.workers.worker import WorkerError
 from cnnkernels import host
 from cnnkernels.contract import FORWARD, Conv2D, Problem
 from cnnkernels.descriptor import Case
 from cnnkernels.plan import Choice, Plan
 
-TOO_SLOW_FOR_A_STEP = 20.0
-"""A backend whose kernels are as many times slower than the fastest takes no step at all."""
+TOO_SLOW_FOR_ANYTHING = 1000.0
+"""A backend whose kernels are as many times slower than the fastest is never measured."""
+
+TOO_SLOW_FOR_A_LAYER = 20.0
+"""A backend whose kernels are as many times slower than the fastest calls none of the layers."""
+
+TOO_SLOW_FOR_A_STEP = 4.0
+"""A backend that is as many times slower on the largest layer takes no training step."""
 
 SEVERAL = 2.5
 """A backend whose first step is as many times slower than the fastest is not measured further."""
 
 OPEN_WITHIN = 1.15
-"""After the first rounds, backends this much slower on each layer than another take no more."""
+"""Nor is one that after the first rounds is this much slower on each layer than another."""
 
-FIRST_ROUNDS = 2
-
-FLOOR_SECONDS = 0.3
-"""Per contestant, for the A/A floor."""
+FIRST_ROUNDS = 1
 
 MOST_SECONDS = 20.0
 """The longest time for the steps of one backend, unless the minimum of rounds takes longer."""
@@ -62,15 +65,12 @@ class Measured:
     ----------
     slow : dict of str to float
         The backends not measured, each with how many times slower than the fastest it is.
-    rests : dict of str to float
-        By way of training, the seconds of a step outside the layers that backends compute.
-    left : float
-        The seconds in other convolutions and max-poolings of the unchanged model.
+    parts : dict of str to dict
+        By way of training, the seconds of a step by kind of operator, as `parts.of_steps`.
     """
 
     slow: dict[str, float] = field(default_factory=dict)
-    rests: dict[str, float] = field(default_factory=dict)
-    left: float = 0.0
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def time(
@@ -84,85 +84,250 @@ def time(
     ways: Ways,
     *,
     everything: bool,
+    by_speed_alone: bool = True,
+    wanted: Collection[str] = (),
 ) -> Measured:
     """Check each layer on every backend, time it inside steps, and add the rows to the run.
+
+    Backends that turn out to be slow are dropped before they are checked.
 
     Parameters
     ----------
     run, network, backends, baseline, budget, progress
         As `choose.recommend` takes them.
     pool : WorkerPool
-        The backends' workers, which check layers; closed before anything is timed.
+        The backends' workers, which check layers; closed before the last rounds.
     ways : Ways
         Receives the workers, which can take further steps.
     everything : bool
-        Whether backends are measured that are several times slower than the fastest.
+        Whether to measure slow backends as well, unless a step would take hours.
+    by_speed_alone : bool
+        Whether a backend may be dropped because others are faster on every layer; not if these may
+        be ruled out by their error.
+    wanted : collection of str
+        Backends to measure in any case.
     """
     threads = ways.threads
-    layers = len(network.layers)
-    progress.begin(2 + len(backends) * (layers + 1) + budget.rounds)
+    progress.begin(3 + len(backends) * (len(network.layers) + 1) + budget.rounds)
     base = baseline_for(pool, baseline)
-    progress.step(f"A/A floor of {base}")
-    short = dataclasses.replace(budget, seconds=FLOOR_SECONDS)
-    floor = measure_floor(base, threads, probes([network.cases]), short)
     note(run, "baseline", threads, base)
-    note(run, "aa_floor", threads, floor)
     progress.step("a first probe of each backend")
-    slow = {} if everything else _slow(pool, network, base)
-    takers, failed = _started(
-        pool, network, [name for name in backends if name not in slow], ways, progress
+    wanted = {*wanted, base, NATIVE, NATIVE_NHWC}
+    slow = _slow(pool, network, wanted, everything)
+    progress.step("first training steps, several at once")
+    session = _Session(
+        network, pool, [name for name in backends if name not in slow], ways, progress, budget
     )
-    if not everything:
-        fastest = min((taker.seconds for taker in takers.values()), default=0.0)
-        for name in [n for n, taker in takers.items() if taker.seconds > SEVERAL * fastest]:
-            if name != base:
-                slow[name] = takers.pop(name).seconds / fastest
+    fastest = min((taker.seconds for taker in session.takers.values()), default=0.0)
+    for name, taker in [] if everything else list(session.takers.items()):
+        if taker.seconds > SEVERAL * fastest and name not in wanted:
+            slow[name] = taker.seconds / fastest
+            session.drop(name)
+    session.take(0, FIRST_ROUNDS)
+    hopeless = session.hopeless() if by_speed_alone and not everything else {}
+    for name, factor in hopeless.items():
+        if name not in wanted:
+            slow[name] = factor
+            session.drop(name)
     measured = [name for name in backends if name not in slow]
     rows = _checked(pool, network, measured, threads, budget, progress)
-    for row in rows:
-        if row.outcome == "ok" and (error := failed.get(row.backend)) is not None:
-            row.withdraw(error.outcome, f"in a training step: {error}")
     note_threading(run, pool)
     pool.close()
-    seen: dict[str, list[Mapping[str, Any]]] = {name: [] for name in takers}
     try:
-        _time(rows, network, takers, seen, budget, progress)
+        session.take(FIRST_ROUNDS, budget.rounds)
     finally:
+        session.give(rows)
         for row in rows:
             judge(row, _problem(network, row), "cpu", {"reason": "not measured"}, ())
-        for key in dict.fromkeys((row.problem, row.direction) for row in rows):
-            compare([r for r in rows if (r.problem, r.direction) == key], base, floor)
+        compare_layers(rows, base, math.nan)
         run.add(rows)
-    rests = {_way(name): _rest(network, steps) for name, steps in seen.items() if steps}
-    left = statistics.median(step["left"] for step in seen[NATIVE]) if seen.get(NATIVE) else 0.0
-    return Measured(slow, rests, left)
-
-
-def _rest(network: Network, steps: Sequence[Mapping[str, Any]]) -> float:
-    """Return the seconds of a step outside its layers, the median over pairs of steps."""
-    calls = {str(layer.problem): len(layer.names) for layer in network.layers}
-    rest: float = statistics.median(
-        step["step"]
-        - sum(calls.get(name, 0) * sum(passes) for name, passes in step["layers"].items())
-        for step in steps
-        if step["step"] is not None
+    return Measured(
+        slow,
+        {_way(name): parts.of_steps(network, steps) for name, steps in session.seen.items()},
     )
-    return rest
 
 
-def _slow(pool: WorkerPool, network: Network, base: str) -> dict[str, float]:
-    """Return the backends too slow for a training step, by a rough probe."""
-    pooling = not any(isinstance(layer.problem, Conv2D) for layer in network.layers)
+def compare_layers(rows: Iterable[Row], baseline: str, floor: float) -> None:
+    """Set ratio and verdict of layers against the baseline, each direction by itself."""
+    alike: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        alike.setdefault((row.problem, row.direction), []).append(row)
+    for of_one in alike.values():
+        compare(of_one, baseline, floor)
+
+
+class _Session:
+    """Backends that train a model in turns, with the steps they have taken.
+
+    Attributes
+    ----------
+    takers : dict of str to Taker
+        By backend.
+    seen : dict of str to list
+        By backend, the steps that `Taker.watch` timed.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        pool: WorkerPool,
+        backends: Sequence[str],
+        ways: Ways,
+        progress: Progress,
+        budget: Budget,
+    ) -> None:
+        self._network, self._progress = network, progress
+        self.takers: dict[str, Taker] = {}
+        self._failed: dict[str, WorkerError] = {}
+        self._own: dict[str, set[str]] = {}
+        self._start(pool, backends, ways)
+        self.seen: dict[str, list[Mapping[str, Any]]] = {name: [] for name in self.takers}
+        least = min(budget.rounds, timing.LEAST_ROUNDS)
+        self._contestants = [
+            Contestant(
+                name,
+                self._side(name, taker),
+                FIRST_ROUNDS + 2  # its layers serve for a prediction alone
+                if name == NATIVE_NHWC
+                else max(least, budget.rounds_for(taker.seconds, MOST_SECONDS)),
+            )
+            for name, taker in self.takers.items()
+        ]
+        self._random = np.random.default_rng()
+
+    def _start(self, pool: WorkerPool, backends: Sequence[str], ways: Ways) -> None:
+        """Start training with each backend that computes any of the layers."""
+        problems = [layer.problem for layer in self._network.layers]
+        descriptors = [str(problem) for problem in problems]
+        followed: dict[str, Plan | None] = {AUTOCAST: None, AGAIN: None}  # for whole steps, later
+        for backend in backends:
+            with contextlib.suppress(WorkerError):
+                owners = pool.ask(backend, "owners", descriptors=descriptors)
+                able = [p for p, owner in zip(problems, owners, strict=True) if owner is not None]
+                plan = Plan({p: Choice(backend) for p in able}, NATIVE, ways.threads)
+                if able:
+                    followed[_way(backend)] = plan if _way(backend) == backend != NATIVE else None
+                self._own[backend] = {
+                    descriptor
+                    for descriptor, owner in zip(descriptors, owners, strict=True)
+                    if owner == backend
+                }
+        ways.prepare(followed)
+        for backend in backends:
+            self._progress.step(f"a training step with {backend}")
+            if (way := _way(backend)) in followed:
+                try:
+                    self.takers[backend] = ways.start(way, followed[way])
+                except WorkerError as error:
+                    self._failed[backend] = error
+
+    def _side(self, backend: str, taker: Taker) -> Callable[[], float]:
+        """Return a side of a round: a step, kept with the times of its operators."""
+
+        def side() -> float:
+            timing.rest()
+            seen = self.seen[backend]
+            if backend in self._failed or taker.watch is None:
+                return math.nan
+            try:
+                seen.append(taker.watch())
+            except WorkerError as error:
+                self._failed[backend] = error
+                return math.nan
+            return sum(map(sum, seen[-1]["layers"].values()))
+
+        return side
+
+    def drop(self, backend: str) -> None:
+        """Take no further steps with a backend, and forget those it has taken."""
+        del self.takers[backend], self.seen[backend]
+        self._contestants = [c for c in self._contestants if c.name != backend]
+
+    def take(self, first: int, last: int) -> None:
+        """Take the steps of the rounds from `first` up to `last` (exclusive)."""
+        for number in range(
+            first, min(last, max((c.rounds for c in self._contestants), default=0))
+        ):
+            self._progress.step(f"layers inside training steps, round {number + 1}")
+            timing.run_rounds(self._contestants, self._random, number, number + 1)
+
+    def hopeless(self) -> dict[str, float]:
+        """Return the backends that are clearly slower than others on each layer of their own.
+
+        Each has the factor by which its layers take longer than the fastest of each.
+        """
+        calls = {str(layer.problem): len(layer.names) for layer in self._network.layers}
+        seconds = {
+            backend: {
+                problem: calls[problem] * min(sum(step["layers"][problem]) for step in steps)
+                for problem in self._own[backend]
+                if problem in steps[-1]["layers"]
+            }
+            for backend, steps in self.seen.items()
+            if steps and backend != NATIVE_NHWC
+        }
+        fastest = {
+            problem: min(own[problem] for own in seconds.values() if problem in own)
+            for problem in calls
+            if any(problem in own for own in seconds.values())
+        }
+        return {
+            backend: sum(own.values()) / sum(fastest[problem] for problem in own)
+            for backend, own in seconds.items()
+            if own and all(own[problem] > OPEN_WITHIN * fastest[problem] for problem in own)
+        }
+
+    def give(self, rows: Sequence[Row]) -> None:
+        """Give rows of checked layers their times in the steps taken so far."""
+        for row in rows:
+            if row.outcome == "ok" and (error := self._failed.get(row.backend)) is not None:
+                row.withdraw(error.outcome, f"in a training step: {error}")
+            part = 0 if row.direction == FORWARD else 1
+            steps = self.seen.get(row.backend, []) if row.outcome == "ok" else []
+            descriptor = str(_problem(self._network, row))
+            of_layers = [step["layers"] for step in steps]
+            row.samples = [layers[descriptor][part] for layers in of_layers if descriptor in layers]
+            if row.samples:
+                row.seconds = statistics.median(row.samples)
+
+
+def _slow(
+    pool: WorkerPool, network: Network, wanted: Collection[str], everything: bool
+) -> dict[str, float]:
+    """Return the backends too slow for a training step, by two rough probes.
+
+    The first is of small problems, the second of the layers of the network that take the most
+    products: the slowest backends would need minutes for it.
+    """
+    largest = max(network.layers, key=lambda layer: len(layer.names) * layer.problem.flops(FORWARD))
+    paces = _paces(pool, pool.present, "pace", pooling=not isinstance(largest.problem, Conv2D))
+    slow = _slower(paces, TOO_SLOW_FOR_ANYTHING if everything else TOO_SLOW_FOR_A_LAYER)
+    if not everything:
+        others = [name for name in pool.present if name not in slow]
+        of_layer = _paces(pool, others, "call_pace", descriptor=str(largest.problem))
+        slow |= _slower(of_layer, TOO_SLOW_FOR_A_STEP)
+    return {name: factor for name, factor in slow.items() if name not in wanted}
+
+
+def _slower(seconds: Mapping[str, float], limit: float) -> dict[str, float]:
+    """Return what is more than `limit` times slower than the fastest, with how many times."""
+    fastest = min(seconds.values(), default=0.0)
+    return {name: own / fastest for name, own in seconds.items() if own > limit * fastest}
+
+
+def _paces(
+    pool: WorkerPool, backends: Sequence[str], command: str, **given: Any
+) -> dict[str, float]:
+    """Return the answers of the workers that can answer, asked several at once."""
     paces: dict[str, float] = {}
-    for backend in pool.present:
+
+    def ask(backend: str) -> None:
         with contextlib.suppress(WorkerError):
-            paces[backend] = pool.ask(backend, "pace", pooling=pooling)
-    fastest = min(paces.values(), default=0.0)
-    return {
-        name: pace / fastest
-        for name, pace in paces.items()
-        if pace > TOO_SLOW_FOR_A_STEP * fastest and name != base
-    }
+            paces[backend] = pool.ask(backend, command, **given)
+
+    with ThreadPoolExecutor(max_workers=host.cores()) as executor:
+        list(executor.map(ask, backends))
+    return {name: paces[name] for name in backends if name in paces}
 
 
 def _checked(
@@ -174,154 +339,95 @@ def _checked(
     progress: Progress,
 ) -> list[Row]:
     """Check all layers, several at once, and return a row for each direction of a step."""
-    locks = {name: threading.Lock() for name in backends}
-    telling = threading.Lock()
-
-    def of_layer(case: Case) -> list[Row]:
-        rows = []
-        with fills_folder() as folder:
-            for backend in backends:
-                with locks[backend]:
-                    found = check_case(pool, backend, case, folder, budget.call_seconds)
-                with telling:
-                    progress.step(f"checked {backend} on {case.label}")
-                rows += rows_of(case, backend, threads, found)
-        return rows
-
     cases = {layer.case: layer.directions for layer in network.layers}
+    found: dict[tuple[Case, str], list[Row]] = {}
+    telling = threading.Lock()
+    turns = _Turns([(case, backend) for case in cases for backend in backends])
+
+    def check_some(folder: Path) -> None:
+        while (task := turns.take()) is not None:
+            case, backend = task
+            try:
+                with telling:
+                    progress.step(f"checking {backend} on {case.label}")
+                result = check_case(pool, backend, case, folder, budget.call_seconds)
+                found[task] = rows_of(case, backend, threads, result)
+            finally:
+                turns.end(task)
+
     executor = ThreadPoolExecutor(max_workers=host.cores())
-    try:
-        found = list(executor.map(of_layer, cases))
-    except BaseException:
-        pool.close()
-        raise
-    finally:
-        executor.shutdown(cancel_futures=True)
+    with fills_folder() as folder:
+        try:
+            for running in [executor.submit(check_some, folder) for _ in range(host.cores())]:
+                running.result()
+        except BaseException:
+            turns.stop()
+            pool.close()
+            raise
+        finally:
+            executor.shutdown()
     return [
         row
-        for rows, directions in zip(found, cases.values(), strict=True)
-        for row in rows
+        for case, directions in cases.items()
+        for backend in backends
+        for row in found[case, backend]
         if row.direction in directions
     ]
 
 
-def _started(
-    pool: WorkerPool,
-    network: Network,
-    backends: Sequence[str],
-    ways: Ways,
-    progress: Progress,
-) -> tuple[dict[str, Taker], dict[str, WorkerError]]:
-    """Start training with each backend that computes any of the layers; return errors as well."""
-    problems = [layer.problem for layer in network.layers]
-    descriptors = [str(problem) for problem in problems]
-    followed: dict[str, Plan | None] = {}
-    for backend in backends:
-        with contextlib.suppress(WorkerError):
-            reasons = pool.ask(backend, "unsupported", descriptors=descriptors)
-            able = [p for p, why in zip(problems, reasons, strict=True) if why is None]
-            plan = Plan({p: Choice(backend) for p in able}, NATIVE, ways.threads)
-            if able:
-                followed[_way(backend)] = plan if _way(backend) == backend != NATIVE else None
-    ways.prepare(followed)
-    takers: dict[str, Taker] = {}
-    failed: dict[str, WorkerError] = {}
-    for backend in backends:
-        progress.step(f"first training steps with {backend}")
-        if (way := _way(backend)) in followed:
-            how = {"channels_last": True} if way == CHANNELS_LAST else {}
-            try:
-                takers[backend] = ways.start(way, followed[way], **how)
-            except WorkerError as error:
-                failed[backend] = error
-    return takers, failed
+class _Turns:
+    """Hands out checks to threads.
+
+    A backend's worker makes one check at a time. The first check of a case computes expected
+    results, which others of the case read: they wait for it.
+
+    Parameters
+    ----------
+    tasks : list of (Case, str)
+        The cases and backends to check.
+    """
+
+    def __init__(self, tasks: list[tuple[Case, str]]) -> None:
+        self._tasks = tasks
+        self._running: set[tuple[Case, str]] = set()
+        self._begun: set[Case] = set()
+        self._changed = threading.Condition()
+
+    def take(self) -> tuple[Case, str] | None:
+        """Return the first check that can begin, as soon as there is one; None after the last."""
+        with self._changed:
+            while self._tasks:
+                task = next(filter(self._can_begin, self._tasks), None)
+                if task is not None:
+                    self._tasks.remove(task)
+                    self._running.add(task)
+                    return task
+                self._changed.wait()
+            return None
+
+    def _can_begin(self, task: tuple[Case, str]) -> bool:
+        case, backend = task
+        if any(backend == other for _, other in self._running):
+            return False
+        return case in self._begun or all(case != other for other, _ in self._running)
+
+    def end(self, task: tuple[Case, str]) -> None:
+        """Note that a check has ended."""
+        with self._changed:
+            self._running.remove(task)
+            self._begun.add(task[0])
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Hand out no further checks."""
+        with self._changed:
+            self._tasks.clear()
+            self._changed.notify_all()
 
 
 def _way(backend: str) -> str:
     """Return the way to train whose steps show the times of a backend's kernels."""
     return CHANNELS_LAST if backend == NATIVE_NHWC else backend
-
-
-def _time(
-    rows: Sequence[Row],
-    network: Network,
-    takers: Mapping[str, Taker],
-    seen: Mapping[str, list[Mapping[str, Any]]],
-    budget: Budget,
-    progress: Progress,
-) -> None:
-    """Take steps with each backend, in turns, and give the rows the times of their layers."""
-    contestants = []
-    for backend, taker in takers.items():
-        own = [row for row in rows if row.backend == backend and row.outcome == "ok"]
-        least = min(budget.rounds, timing.LEAST_ROUNDS)
-        rounds = max(least, budget.rounds_for(taker.seconds, MOST_SECONDS))
-        contestants.append(Contestant(backend, _side(taker.watch, own, seen[backend]), rounds))
-    random = np.random.default_rng()
-    try:
-        for number in range(max((c.rounds for c in contestants), default=0)):
-            progress.step(f"layers inside training steps, round {number + 1}")
-            timing.run_rounds(contestants, random, number, number + 1)
-            if number + 1 == FIRST_ROUNDS:
-                _give(rows, network, seen)
-                hopeful = _hopeful(rows)
-                for contestant in contestants:
-                    if contestant.name not in hopeful:
-                        contestant.rounds = FIRST_ROUNDS
-    finally:
-        _give(rows, network, seen)
-
-
-def _give(
-    rows: Sequence[Row],
-    network: Network,
-    seen: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> None:
-    """Give rows the times of their layers in the steps taken so far."""
-    for row in rows:
-        part = 0 if row.direction == FORWARD else 1
-        steps = seen.get(row.backend, []) if row.outcome == "ok" else []
-        descriptor = str(_problem(network, row))
-        of_layers = [step["layers"] for step in steps]
-        row.samples = [layers[descriptor][part] for layers in of_layers if descriptor in layers]
-        if row.samples:
-            row.seconds = statistics.median(row.samples)
-
-
-def _hopeful(rows: Sequence[Row]) -> set[str]:
-    """Return the backends that may be the fastest on some layer, and PyTorch's own."""
-    hopeful = {NATIVE}
-    own = [row for row in distinct(rows) if row.backend != NATIVE_NHWC]
-    for problem in {row.problem for row in own}:
-        seconds: dict[str, float] = {}
-        for row in own:
-            if row.problem == problem and row.outcome == "ok":
-                so_far = seconds.get(row.backend, 0.0)
-                seconds[row.backend] = so_far + (row.seconds or math.inf)
-        fastest = min(seconds.values(), default=math.inf)
-        hopeful |= {name for name, s in seconds.items() if s <= OPEN_WITHIN * fastest}
-    return hopeful
-
-
-def _side(
-    watch: Callable[[bool], Mapping[str, Any]] | None,
-    rows: Sequence[Row],
-    seen: list[Mapping[str, Any]],
-) -> Callable[[], float]:
-    """Return a side of a round: a step, kept with the times of its layers."""
-
-    def side() -> float:
-        timing.rest()
-        able = [row for row in rows if row.outcome == "ok"]
-        if not able or watch is None:
-            return math.nan
-        step: Mapping[str, Any] = {"layers": {}}
-        with failing(able):
-            step = watch(len(seen) < 2 * FIRST_ROUNDS)
-            seen.append(step)
-        return sum(map(sum, step["layers"].values()))
-
-    return side
 
 
 def _problem(network: Network, row: Row) -> Problem:

@@ -120,11 +120,9 @@ class Recommendation:
     slow : dict of str to float
         Backends that a first probe showed to be several times slower than the fastest, with how
         many times; they were not measured further.
-    rests : dict of str to float
-        By way of training a PyTorch model, the seconds of a step outside the layers, measured with
-        the layers.
-    left : float
-        The seconds in convolutions and max-poolings of a PyTorch model that no backend computes.
+    parts : dict of str to dict
+        By way of training a PyTorch model, the seconds of a step by kind of operator, as
+        `parts.of_steps` returns them.
     max_error : float or None
         As `choose.Wishes` has it.
     options : dict
@@ -145,8 +143,7 @@ class Recommendation:
     barred: dict[str, str]
     baseline: str
     slow: dict[str, float] = field(default_factory=dict)
-    rests: dict[str, float] = field(default_factory=dict)
-    left: float = 0.0
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)
     max_error: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     steps: list[Row] = field(default_factory=list)
@@ -234,7 +231,7 @@ class Recommendation:
 
     def _refused(self, backend: str) -> str | None:
         if backend in self.slow:
-            return f"{self.slow[backend]:.0f} times slower than the fastest in a first probe"
+            return f"{self.slow[backend]:.2g} times slower than the fastest in first steps"
         for decision in self.decisions:
             if backend in decision.refused:
                 return f"{decision.layer.names[0]}: {decision.refused[backend]}"
@@ -249,8 +246,7 @@ class Recommendation:
             "baseline": self.baseline,
             "barred": self.barred,
             "slow": self.slow,
-            "rests": self.rests,
-            "left_seconds": self.left,
+            "parts": self.parts,
             "max_error": self.max_error,
             "options": self.options,
             "follow": self.follow,
@@ -316,8 +312,7 @@ def kept(run: Run) -> Recommendation | None:
             steps=[row for row in run.rows if row.op == "step"],
             # Absent from recommendations that older versions saved:
             slow=plain.get("slow", {}),
-            rests=plain.get("rests", {}),
-            left=plain.get("left_seconds", 0.0),
+            parts=plain.get("parts", {}),
             max_error=plain.get("max_error"),
             **{
                 name: plain[name]

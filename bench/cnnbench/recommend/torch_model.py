@@ -20,6 +20,7 @@ from torch.nn.modules.pooling import _AdaptiveMaxPoolNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cnnkernels.torch as layers
+from cnnbench.recommend import parts
 from cnnbench.recommend.networks import Call, ModelError
 from cnnkernels import plan
 from cnnkernels.contract import Conv2D, Problem, Unsupported
@@ -157,25 +158,29 @@ class Training:
         left : list of (str, str)
             Similar layers that no backend computes, each with the reason.
         """
-        with _Watch(self.model) as watch:
+        with _Watch(self.model, self._optimizer) as watch:
             self.step()
         return watch.calls, list(dict.fromkeys(watch.left))
 
-    def watch(self) -> tuple[dict[str, list[float]], float]:
-        """Take a step; return the seconds of its layers, and of those that no backend computes.
+    def watch(self) -> tuple[dict[str, list[float]], dict[str, float]]:
+        """Take a step; return the seconds of its layers, and of its other operators.
 
         Returns
         -------
         layers : dict of str to [float, float]
             By problem, the seconds of one call in forward and in backward, with the memory and
             caches of a step. Calls of one problem are averaged.
-        left : float
-            The seconds of other convolutions and max-poolings, including functions.
+        others : dict of str to float
+            The seconds of all other operators, by kind, as `parts` names them, and between them.
         """
-        watch = _Watch(self.model)
+        watch = _Watch(self.model, self._optimizer)
         with watch:
+            began = time.perf_counter()
             self.step()
-        return watch.seconds()
+            seconds = time.perf_counter() - began
+        of_layers, others = watch.seconds()
+        between = seconds - watch.watching - watch.operating
+        return of_layers, others | {parts.BETWEEN: max(0.0, between)}
 
     def seconds(self, steps: int) -> float:
         """Return the median seconds of several steps."""
@@ -188,28 +193,37 @@ class Training:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is untyped here
-    """Times every convolution and max-pooling of a step.
+    """Times every operator of a step.
 
     Parameters
     ----------
     model : Module
         The model, with named layers.
+    optimizer : Optimizer
 
     Attributes
     ----------
     calls, left : list
         As `Training.capture` returns them.
+    operating, watching : float
+        The seconds of all operators, and those that watching added to the step.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.left: list[tuple[str, str]] = []
+        self.operating = self.watching = 0.0
         self._running: list[tuple[str, bool | None]] = []
         self._ours: Counter[_Key] = Counter()
         self._theirs: Counter[_Key] = Counter()
         self._seconds: defaultdict[_Key, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        self._handles = []
+        self._others: defaultdict[str, float] = defaultdict(float)
+        self._optimizing = False
+        self._handles = [
+            optimizer.register_step_pre_hook(self._optimizes(True)),
+            optimizer.register_step_post_hook(self._optimizes(False)),
+        ]
         for name, layer in model.named_modules():
             begins, ends = self._begins(name or "the model"), self._ends
             self._handles += [
@@ -222,23 +236,31 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is untyped her
             handle.remove()
         super().__exit__(*raised)
 
-    def seconds(self) -> tuple[dict[str, list[float]], float]:
+    def seconds(self) -> tuple[dict[str, list[float]], dict[str, float]]:
         """Return what `Training.watch` returns."""
         problems = {_key_of(parse(call.problem)): call.problem for call in self.calls}
         of_layers: dict[str, list[float]] = {}
-        left = 0.0
         for key, passes in self._seconds.items():
             ours, theirs = self._ours[key], self._theirs[key]
             of_call = [seconds / max(1, ours + theirs) for seconds in passes]
             if ours:
                 of_layers[problems[key]] = of_call
-            left += theirs * sum(of_call)
-        return of_layers, left
+            if theirs:
+                self._others[parts.LEFT] += theirs * sum(of_call)
+        return of_layers, dict(self._others)
+
+    def _optimizes(self, begins: bool) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self._optimizing = begins
+
+        return hook
 
     def _begins(self, name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            began = time.perf_counter()
             ours = self._note(name, layer, [*inputs, *named.values()][0]) if _alike(layer) else None
             self._running.append((name, ours))
+            self.watching += time.perf_counter() - began
 
         return hook
 
@@ -259,13 +281,20 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is untyped her
     def __torch_dispatch__(
         self, function: Any, _: Any, given: tuple[Any, ...] = (), named: Any = None
     ) -> Any:
-        """Call a PyTorch function, and time it if it is a convolution or max-pooling."""
-        name = function.overloadpacket.__name__
-        if name not in _TIMED:
-            return function(*given, **(named or {}))
+        """Call a PyTorch operator, and time it."""
         began = time.perf_counter()
         result = function(*given, **(named or {}))
         seconds = time.perf_counter() - began
+        self.operating += seconds
+        self._keep(function.overloadpacket.__name__, given, result, seconds)
+        self.watching += time.perf_counter() - began - seconds
+        return result
+
+    def _keep(self, name: str, given: tuple[Any, ...], result: Any, seconds: float) -> None:
+        """Add an operator's seconds to its layer, or to its kind."""
+        if name not in _TIMED:
+            self._others[parts.OPTIMIZER if self._optimizing else parts.kind_of(name)] += seconds
+            return
         backward = name.endswith("_backward")
         x, window = given[backward : backward + 2]  # a backward has dy first
         y = given[0] if backward else result[0] if isinstance(result, tuple) else result
@@ -276,7 +305,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is untyped her
             if ours is None:
                 self.left.append((where, _AS_FUNCTION.format(_TIMED[name])))
         self._seconds[key][backward] += seconds
-        return result
 
 
 _Key: TypeAlias = tuple[tuple[int, ...], ...]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cnnbench.recommend.networks import ModelError
+from cnnbench.recommend.recommendation import AUTOCAST, CHANNELS_LAST, COMPILED, NATIVE
 from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels import host
 from cnnkernels import plan as plans
@@ -18,6 +19,18 @@ from cnnkernels.plan import Plan
 
 PYTORCH = "torch eager"
 """The worker with PyTorch; it uses our kernels only in converted models."""
+
+AGAIN = f"{NATIVE}, again"
+"""The unchanged model in a second process, for the A/A floor."""
+
+UNCHANGED: Mapping[str, Mapping[str, bool]] = {
+    NATIVE: {},
+    CHANNELS_LAST: {"channels_last": True},
+    AUTOCAST: {"autocast": True},
+    AGAIN: {},
+    COMPILED: {"compiled": True},
+}
+"""The ways without conversion, each with the arguments of `torch_model.Training`."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +44,8 @@ class Taker:
     take : callable
         Takes a number of steps, and returns the seconds of one.
     watch : callable
-        Takes a step; returns the seconds of its 'layers', and of those 'left', as
-        `Training.watch` does. With an argument of True, it takes another step before, without inner
-        clocks, and returns its seconds as 'step'.
+        Takes a step; returns the seconds of its 'layers', and of 'others', as `Training.watch`
+        does.
     about : dict of str to float
         A profile, if one was taken: 'profiled_seconds' of a step, 'rest_seconds' of it outside the
         layers that backends compute, and 'left_seconds' of the rest in other convolutions and
@@ -42,7 +54,7 @@ class Taker:
 
     seconds: float
     take: Callable[[int], float]
-    watch: Callable[[bool], Mapping[str, Any]] | None = None
+    watch: Callable[[], Mapping[str, Any]] | None = None
     about: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -63,19 +75,20 @@ class Ways(contextlib.ExitStack):
         self.threads = threads
         self._model, self._shape = model, list(shape)
         self._started: dict[str, tuple[Plan | None, Taker]] = {}
-        self._prepared: dict[str, Worker] = {}
+        self._prepared: dict[str, Future[Worker]] = {}
         self._folder = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="cnnbench-")))
 
-    def start(self, name: str, plan: Plan | None = None, **how: bool) -> Taker:
+    def start(self, name: str, plan: Plan | None = None, *, compiled: bool = False) -> Taker:
         """Return the worker of a way; start it unless it runs with the same plan.
 
         Parameters
         ----------
         name : str
+            One of `UNCHANGED`, or any other name with a plan.
         plan : Plan, optional
             The plan to convert the model with.
-        **how : bool
-            As for `torch_model.Training`.
+        compiled : bool
+            Whether the converted model is compiled by `torch.compile`.
 
         Raises
         ------
@@ -87,27 +100,41 @@ class Ways(contextlib.ExitStack):
         earlier, taker = self._started.get(name, (None, None))
         if taker is not None and _same(earlier, plan):
             return taker
-        worker = self._prepared.pop(name, None) or self._worker(plan)
-        seconds = worker.ask(
-            "start_model",
-            model=self._model,
-            shape=self._shape,
-            converted=plan is not None,
-            **how,
-        )
+        if name in self._prepared:
+            worker = self._prepared.pop(name).result()
+        else:
+            worker = self._begun(name, plan, compiled)
         taker = Taker(
-            seconds,
+            worker.ask("steps", steps=1),
             lambda steps: float(worker.ask("steps", steps=steps)),
-            lambda whole: dict(worker.ask("watch", whole=whole)),
+            lambda: dict(worker.ask("watch")),
         )
         self._started[name] = plan, taker
         return taker
 
     def prepare(self, ways: Mapping[str, Plan | None]) -> None:
-        """Start the processes of several ways at once; they spend this time on imports."""
-        with ThreadPoolExecutor(max_workers=host.cores()) as executor:
-            workers = executor.map(self._worker, ways.values())
-            self._prepared = dict(zip(ways, workers, strict=True))
+        """Take a first step in several ways at once; imports and compiling take most of its time.
+
+        An error is raised when the way is started.
+        """
+        executor = ThreadPoolExecutor(max_workers=host.cores())
+        try:
+            self._prepared = {
+                name: executor.submit(self._begun, name, plan) for name, plan in ways.items()
+            }
+            wait(self._prepared.values())
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+    def _begun(self, name: str, plan: Plan | None, compiled: bool = False) -> Worker:
+        """Return a worker that has taken a first step."""
+        worker = self._worker(plan)
+        how = UNCHANGED.get(name, {"converted": True, "compiled": compiled})
+        worker.ask("start_model", model=self._model, shape=self._shape, **how)
+        return worker
 
     def _worker(self, plan: Plan | None) -> Worker:
         environment: dict[str, str] = {}

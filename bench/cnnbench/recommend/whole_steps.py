@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from cnnbench import timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.digits.options import Options
 from cnnbench.judging.comparing import compare
+from cnnbench.recommend import parts
 from cnnbench.recommend.recommendation import (
     AUTOCAST,
     CHANNELS_LAST,
@@ -25,11 +27,11 @@ from cnnbench.recommend.recommendation import (
     NATIVE,
     Recommendation,
 )
-from cnnbench.recommend.ways import Taker, Ways
+from cnnbench.recommend.ways import AGAIN, Taker, Ways
 from cnnbench.results import Row
 from cnnbench.timing import Contestant
 from cnnbench.workers.pool import cache_of, failing
-from cnnbench.workers.worker import Worker
+from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels import plan as plans
 from cnnkernels.registry import AUTO
 
@@ -37,6 +39,12 @@ SIDE_SECONDS = 0.1
 """Each timed side takes as many steps as fit into this."""
 
 PROFILE_SECONDS = 0.5
+
+FLOOR_ROUNDS = 4
+"""Rounds of the second process of unchanged PyTorch."""
+
+WATCHED = 2
+"""Steps of the mix whose operators are timed, to show where its time goes."""
 
 MOST_SECONDS = 15.0
 """The longest time for one way of training, unless the minimum number of rounds takes longer."""
@@ -52,10 +60,11 @@ def measure(
     floor: float,
     *,
     compiled: bool = False,
-) -> None:
+) -> float:
     """Time training steps side by side, each way of training in its own process.
 
-    PyTorch's own layouts are always measured: a converted model is compared with them.
+    PyTorch's own layouts are always measured: a converted model is compared with them. A second
+    process of unchanged PyTorch gives the A/A floor of these steps.
 
     Parameters
     ----------
@@ -68,11 +77,17 @@ def measure(
     candidates : sequence of str
         Backends that may be chosen.
     floor : float
-        The A/A floor.
+        The A/A floor, for one of the suite's own networks.
     compiled : bool
         Whether to time a PyTorch model under `torch.compile` as well, which takes minutes.
+
+    Returns
+    -------
+    float
+        The A/A floor.
     """
     contestants: list[tuple[Row, Contestant]] = []
+    takers: dict[str, Taker] = {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cnnbench-")))
         able = sorted(
@@ -93,11 +108,14 @@ def measure(
         for name, start in starts.items():
             progress.step(f"a training step by {name}")
             row = Row(found.network.name, "", "step", "step", name, found.plan.threads, "ok")
-            found.steps.append(row)
+            if name != AGAIN:
+                found.steps.append(row)
             with failing([row]):
-                taker = start()
-                row.details = dict(taker.about)
-                contestants.append((row, _step_contestant(row, taker, budget)))
+                takers[name] = start()
+                row.details = dict(takers[name].about)
+                contestants.append((row, _step_contestant(row, takers[name], budget)))
+                if name == AGAIN:
+                    contestants[-1][1].rounds = FLOOR_ROUNDS
         random, taking_part = np.random.default_rng(), [one for _, one in contestants]
         try:
             for number in range(max((c.rounds for c in taking_part), default=0)):
@@ -107,9 +125,22 @@ def measure(
             for row, contestant in contestants:
                 if row.outcome == "ok" and contestant.samples:
                     row.samples, row.seconds = contestant.samples, contestant.seconds
+            if AGAIN in starts:
+                floor = _floor({row.backend: row.samples for row, _ in contestants})
             compare(found.steps, found.reference, floor)
             _compare_with_the_better_layout(found, floor)
             _predict(found)
+        if AUTO in takers and (watch := takers[AUTO].watch) is not None:
+            with contextlib.suppress(WorkerError):
+                steps = [watch() for _ in range(WATCHED)]
+                found.parts[AUTO] = parts.of_steps(found.network, steps)
+    return floor
+
+
+def _floor(samples: Mapping[str, Sequence[float]]) -> float:
+    """Return the A/A floor of two processes that train unchanged PyTorch; nan without them."""
+    apart = timing.ratio(samples.get(AGAIN, ()), samples.get(NATIVE, ()))
+    return math.nan if math.isnan(apart.value) else timing.floor_of([apart])
 
 
 def _step_contestant(row: Row, taker: Taker, budget: Budget) -> Contestant:
@@ -158,9 +189,8 @@ def _of_model(
 ) -> dict[str, Callable[[], Taker]]:
     """Return the ways to train a PyTorch model: PyTorch's own, and converted."""
     starts: dict[str, Callable[[], Taker]] = {
-        NATIVE: lambda: ways.start(NATIVE),
-        CHANNELS_LAST: lambda: ways.start(CHANNELS_LAST, channels_last=True),
-        AUTOCAST: lambda: ways.start(AUTOCAST, autocast=True),
+        name: functools.partial(ways.start, name)
+        for name in (NATIVE, AGAIN, CHANNELS_LAST, AUTOCAST, *([COMPILED] if compiled else ()))
     }
     best = next((name for name in able if name != NATIVE), None)
     if best is not None:
@@ -168,7 +198,6 @@ def _of_model(
     if found.mixed or not {NATIVE, best} & set(able):
         starts[AUTO] = lambda: ways.start(AUTO, found.plan)
     if compiled:
-        starts[COMPILED] = lambda: ways.start(COMPILED, compiled=True)
         chosen = AUTO if AUTO in starts else best
         if chosen is not None:
             plan = found.plan if chosen == AUTO else found.uniform(chosen)
@@ -205,7 +234,7 @@ def _predict(found: Recommendation) -> None:
         if found.kind != "model":
             rest = row.details.get("rest_seconds")
             if in_layers is not None and rest is not None:
-                row.details |= {"rest_of": row.backend, "predicted_seconds": in_layers + rest}
+                row.details["predicted_seconds"] = in_layers + rest
             continue
         seconds = _modelled(found, row.backend)
         if seconds and usual and native is not None and native.seconds is not None:
@@ -216,12 +245,12 @@ def _predict(found: Recommendation) -> None:
 def _modelled(found: Recommendation, way: str) -> float | None:
     """Return the seconds of a step's layers and rest, as measured before; None if unknown."""
     in_layers, rest = found.total(way), _rest(found, way)
-    return None if in_layers is None or rest is None or rest <= 0 else in_layers + rest
+    return None if in_layers is None or rest is None else in_layers + rest
 
 
 def _rest(found: Recommendation, way: str) -> float | None:
     """Return the rest of a step; that of the mix is the rest of another converted model."""
-    if way in found.rests:
-        return found.rests[way]
-    converted = [rest for name, rest in found.rests.items() if name not in LAYOUTS]
+    if way in found.parts:
+        return parts.rest(found.parts[way])
+    converted = [parts.rest(of_way) for name, of_way in found.parts.items() if name not in LAYOUTS]
     return statistics.median(converted) if way == AUTO and converted else None

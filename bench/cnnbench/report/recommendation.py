@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cnnbench.digits.options import Options
+from cnnbench.recommend import parts
 from cnnbench.recommend.recommendation import (
     AUTOCAST,
     CHANNELS_LAST,
@@ -20,13 +21,18 @@ from cnnbench.report.tables import Sheet, threads_in_words
 from cnnbench.results import Row
 from cnnkernels.registry import AUTO
 
+SHOWN = 0.01
+"""Operators with a smaller share of a step share a line."""
+
 
 def sheets(found: Recommendation) -> Iterator[Sheet]:
-    """Yield whole steps, and the backend of each layer."""
+    """Yield whole steps, where their time goes, and the backend of each layer."""
     if found.steps:
         yield steps_sheet(found)
     else:
         yield _totals(found)
+    if found.parts:
+        yield parts_sheet(found)
     yield _layers(found)
 
 
@@ -35,11 +41,11 @@ def _layers(found: Recommendation) -> Sheet:
     notes = [f"{name}: left to PyTorch: {why}" for name, why in found.network.left]
     notes += [f"{backend}: left out: {why}" for backend, why in found.barred.items()]
     if found.slow:
-        factors = sorted(found.slow.values())
-        words = " to ".join(dict.fromkeys(f"{factor:.0f}" for factor in (factors[0], factors[-1])))
+        ends = (min(found.slow.values()), max(found.slow.values()))
+        words = (f"{factor:.1f}" if factor < 10 else f"{factor:.0f}" for factor in ends)
         notes.append(
-            f"{', '.join(found.slow)}: {words} times slower than the fastest in a first probe, not "
-            "measured further"
+            f"{', '.join(found.slow)}: {' to '.join(dict.fromkeys(words))} times slower than the "
+            "fastest in first steps, not measured further"
         )
     refused: dict[str, list[str]] = {}
     for decision in found.decisions:
@@ -130,31 +136,55 @@ def _named(row: Row) -> str:
 
 def _of_the_rest(found: Recommendation) -> Iterator[str]:
     """Yield notes on the predictions, and on the time that no plan can reduce."""
+    if found.kind == "model":
+        if any("predicted_seconds" in row.details for row in found.steps):
+            yield (
+                f"predicted: {NATIVE}'s step, times the sums of layers and rest, both measured "
+                "inside steps, over its own"
+            )
+        return
     base = next((row for row in found.steps if row.backend == found.reference), None)
     rest = None if base is None else base.details.get("rest_seconds")
     if base is None or rest is None or rest <= 0:
         return
-    if found.kind == "model":
-        left, step = found.left, (base.details["layer_seconds"] or 0.0) + rest
-        yield (
-            f"predicted: {NATIVE}'s step, times the sums of layers and rest, both measured inside "
-            "steps, over its own"
-        )
-    else:
-        left, step = base.details["left_seconds"], base.details["profiled_seconds"]
-        yield (
-            "predicted: the layers, each measured alone, and the rest of a step, that of the same "
-            "line, from a profile"
-        )
-    if left:
-        yield (
-            f"{numbers.percent(left / step)} of {base.backend}'s step is in convolutions and "
-            "max-poolings that are left to PyTorch"
-        )
-    neither = max(0.0, rest - left)
     yield (
-        f"{numbers.seconds(neither)} of {base.backend}'s step, {numbers.percent(neither / step)}, "
-        "is neither convolution nor max-pooling: no plan makes it faster"
+        "predicted: the layers, each measured alone, and the rest of a step, that of the same "
+        "line, from a profile"
+    )
+    yield (
+        f"{numbers.seconds(rest)} of {base.backend}'s step, "
+        f"{numbers.percent(rest / base.details['profiled_seconds'])}, is neither convolution nor "
+        "max-pooling: no plan makes it faster"
+    )
+
+
+def parts_sheet(found: Recommendation) -> Sheet:
+    """Return where the time of a PyTorch model's step goes, in each way of training."""
+    ways = [row.backend for row in found.steps if row.backend in found.parts]
+    of_ways = [found.parts[way] for way in ways]
+    kinds = [
+        kind
+        for kind in parts.KINDS
+        if any(one.get(kind, 0.0) >= SHOWN * sum(one.values()) for one in of_ways)
+    ]
+    lines = [(kind, *(numbers.seconds(one.get(kind)) for one in of_ways)) for kind in kinds]
+    small = [sum(one[kind] for kind in one if kind not in kinds) for one in of_ways]
+    lines.append(("all others", *map(numbers.seconds, small)))
+    notes = []
+    if ways:
+        seconds = found.parts[ways[-1]]
+        rest = parts.rest(seconds)
+        name = "the mix" if ways[-1] == AUTO else ways[-1]
+        notes.append(
+            f"{numbers.seconds(rest)} of {name}'s step, "
+            f"{numbers.percent(rest / sum(seconds.values()))}, is PyTorch's own: no plan makes it "
+            "faster"
+        )
+    return Sheet(
+        f"Where a step's time goes, {threads_in_words(found.plan.threads)}",
+        ("operators", *("the mix" if way == AUTO else way for way in ways)),
+        tuple(lines),
+        tuple(notes),
     )
 
 

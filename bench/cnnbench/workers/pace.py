@@ -32,10 +32,7 @@ class Pace:
         return None if seconds <= budget else f"{TOO_SLOW} (about {_words(seconds)})"
 
     def seconds_a_tap(self, kind: type[Problem]) -> float:
-        """Return the seconds of one multiply-add or comparison, measured on growing problems.
-
-        The shortest of several times counts, so neither a hiccup nor compiling matters.
-        """
+        """Return the seconds of one multiply-add or comparison, measured on growing problems."""
         if kind not in self._seconds:
             best = math.inf
             for channels, size in _GROWING:
@@ -44,15 +41,20 @@ class Pace:
                     problem = Conv2D(1, channels, size, size, channels, 3, padding=1)
                 else:
                     problem = MaxPool2D(1, 4 * channels, size, size, 3, stride=1, padding=1)
-                call = Call(self._backend, problem, _inputs(problem))
-                seconds = seconds_of(call.forward, 1)
-                if seconds > 0.02:
-                    seconds = min(seconds, *(seconds_of(call.forward, 1) for _ in range(3)))
+                seconds = self.seconds_of_call(problem)
                 best = min(best, seconds / _work(problem))
                 if seconds > 0.02:
                     break
             self._seconds[kind] = best
         return self._seconds[kind]
+
+    def seconds_of_call(self, problem: Problem) -> float:
+        """Return the rough seconds of a forward call.
+
+        The shortest of several times counts, so neither a hiccup nor compiling matters.
+        """
+        call = Call(self._backend, problem, _inputs(problem))
+        return min(seconds_of(call.forward, 1) for _ in range(4))
 
 
 def _inputs(problem: Problem) -> Filled:

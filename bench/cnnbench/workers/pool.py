@@ -13,6 +13,10 @@ from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels import host
 from cnnkernels.conformance import Outcome
 
+_YIELDING = {
+    "OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"
+}  # fmt: skip
+
 
 class WorkerPool:
     """The workers of several backends at one thread count.
@@ -24,8 +28,9 @@ class WorkerPool:
     caches : path, optional
         A folder in which each backend caches its compiled code, instead of the user's cache.
     yielding : bool
-        Whether idle threads sleep instead of spinning. Workers that are asked at the same time then
-        disturb each other less, and times are not those of other programs.
+        Whether idle threads sleep instead of spinning, and matrix products take one thread. Workers
+        that are asked at the same time then disturb each other less, and times are not those of
+        other programs.
     """
 
     def __init__(
@@ -38,7 +43,7 @@ class WorkerPool:
     ) -> None:
         self.backends, self.threads = tuple(dict.fromkeys(backends)), threads
         self._caches = caches
-        self._policy = {"OMP_WAIT_POLICY": "passive"} if yielding else {}
+        self._policy = _YIELDING if yielding else {}
         self.absent: dict[str, tuple[Outcome, str]] = {}
         self._about: dict[str, dict[str, Any]] = {}
         self._workers: dict[str, Worker] = {}

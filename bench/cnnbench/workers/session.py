@@ -96,13 +96,25 @@ class _Session:
             return asdict(Check(self._backend.name, str(problem), "unsupported", reason))
         return asdict(check(self._backend, problem, Path(folder) if folder else None))
 
-    def unsupported(self, descriptors: list[str]) -> list[str | None]:
-        """Return for each problem why the backend cannot compute it, or None."""
-        return [self._backend.unsupported(parse(descriptor)) for descriptor in descriptors]
+    def owners(self, descriptors: list[str]) -> list[str | None]:
+        """Return for each problem the backend whose kernel computes it; None if unsupported."""
+        problems = [parse(descriptor) for descriptor in descriptors]
+        return [
+            self._backend.owner(problem) if self._backend.unsupported(problem) is None else None
+            for problem in problems
+        ]
 
     def pace(self, pooling: bool) -> float:
         """Return the rough seconds of one multiply-add, or of one comparison in max-pooling."""
         return self._pace.seconds_a_tap(MaxPool2D if pooling else Conv2D)
+
+    def call_pace(self, descriptor: str) -> float:
+        """Return the rough seconds of a problem's forward call."""
+        problem = parse(descriptor)
+        reason = self._backend.unsupported(problem)
+        if reason is not None:
+            raise Unsupported(reason)
+        return self._pace.seconds_of_call(problem)
 
     def prepare(self, descriptor: str, folder: str | None) -> None:
         """Prepare a problem's arrays, and call forward once."""
@@ -210,13 +222,12 @@ class _Session:
         calls, left = ModelTraining(model, shape).capture()
         return {"calls": [asdict(call) for call in calls], "left": left}
 
-    def start_model(self, model: str, shape: list[int], **how: bool) -> float:
-        """Build a PyTorch model, take two training steps, and return the second's seconds."""
+    def start_model(self, model: str, shape: list[int], **how: bool) -> None:
+        """Build a PyTorch model, and take a first training step, which may compile kernels."""
         from cnnbench.recommend.torch_model import Training as ModelTraining
 
         self._training = ModelTraining(model, shape, **how)
         self.steps(1)
-        return self.steps(1)
 
     def start_network(self, **options: Any) -> float:
         """Build one of the suite's networks, take two steps, and return the second's seconds."""
@@ -229,14 +240,10 @@ class _Session:
         seconds: float = self._training.seconds(steps)
         return seconds
 
-    def watch(self, whole: bool) -> dict[str, Any]:
-        """Take a step of the PyTorch model, and return the seconds of its layers.
-
-        With `whole`, first take one without inner clocks, and return its seconds as 'step'.
-        """
-        step = self.steps(1) if whole else None
-        of_layers, left = self._training.watch()
-        return {"step": step, "layers": of_layers, "left": left}
+    def watch(self) -> dict[str, Any]:
+        """Take a step of the PyTorch model; return the seconds of its layers, and of the rest."""
+        of_layers, others = self._training.watch()
+        return {"layers": of_layers, "others": others}
 
     @property
     def _backend(self) -> Backend:

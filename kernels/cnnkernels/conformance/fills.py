@@ -90,14 +90,14 @@ def filled(
         If the problem's sums are too long to be exact.
     """
     if folder is None:
-        return _fill(problem, fill, accuracy)
+        return _fill(problem, fill, accuracy, None)
     algorithm = "" if accuracy is None else accuracy.name
     name = hashlib.sha256(f"{problem} {fill} {algorithm}".encode()).hexdigest()[:16]
     path = folder / f"{name}.npz"
     if path.exists():
         with np.load(path) as stored:
             return Filled(**{field.name: stored[field.name] for field in fields(Filled)})
-    made = _fill(problem, fill, accuracy)
+    made = _fill(problem, fill, accuracy, folder)
     partial = path.with_suffix(f".{os.getpid()}.npz")
     np.savez(partial, **{field.name: getattr(made, field.name) for field in fields(Filled)})
     partial.replace(path)
@@ -184,8 +184,13 @@ def untrusted(problem: Problem, right: Filled) -> str | None:
     return None
 
 
-def _fill(problem: Problem, fill: str, accuracy: Accuracy | None) -> Filled:
+def _fill(problem: Problem, fill: str, accuracy: Accuracy | None, folder: Path | None) -> Filled:
     """Fill a problem; draw again, a few times, if too many results cancel to zero."""
+    if isinstance(problem, Conv2D) and accuracy is not None and fill == "real":
+        direct = filled(problem, fill, folder)
+        given = direct.x, direct.w, direct.b, direct.dy
+        y, dx, dw = (accuracy.bound(result, *given) for result in ("y", "dx", "dw"))
+        return replace(direct, y_bound=y, dx_bound=dx, dw_bound=dw)
     for seed in range(_SEED, _SEED + 16):
         random = np.random.default_rng(seed)
         if isinstance(problem, Conv2D) and accuracy is not None:
@@ -231,12 +236,7 @@ def _fill_convolution(problem: Conv2D, fill: str, random: np.random.Generator) -
 def _fill_declared(
     problem: Conv2D, fill: str, random: np.random.Generator, accuracy: Accuracy
 ) -> Filled:
-    """Fill a convolution for an algorithm that declares its accuracy."""
-    if fill == "real":
-        direct = _fill_convolution(problem, fill, random)
-        given = direct.x, direct.w, direct.b, direct.dy
-        y, dx, dw = (accuracy.bound(result, *given) for result in ("y", "dx", "dw"))
-        return replace(direct, y_bound=y, dx_bound=dx, dw_bound=dw)
+    """Fill a convolution with integers for an algorithm that declares its accuracy."""
     x, w, b, dy = (_integers(random, shape, 1) for shape in problem.shapes)
     b = b if problem.bias else ABSENT
     of_weights = fill == "integers dw"

@@ -65,13 +65,12 @@ class Accuracy:
     ) -> np.ndarray:
         """Return the magnitude of each element of a result."""
         problem = self._problem
-        x, w, b, dy = (np.abs(np.asarray(array, np.float64)) for array in (x, w, b, dy))
-        if result == "y":
-            y = correlated(self._given, of_forward(problem, x, w))
-            return y + b[:, None, None] if b.size else y
+        if result == "dw":
+            return weight_gradients(self._given, problem, _sizes(x), _sizes(dy))
         if result == "dx":
-            return correlated(self._given, of_backward_data(problem, dy, w))
-        return weight_gradients(self._given, problem, x, dy)
+            return correlated(self._given, of_backward_data(problem, _sizes(dy), _sizes(w)))
+        y = correlated(self._given, of_forward(problem, _sizes(x), _sizes(w)))
+        return y + _sizes(b)[:, None, None] if b.size else y
 
     def products(self, direction: Direction) -> int:
         """Return how many products of tiles a direction computes."""
@@ -100,6 +99,10 @@ class Accuracy:
     def _tiles(self, height: int, width: int) -> int:
         m = self._given.outputs
         return tiles_along(height, m) * tiles_along(width, m)
+
+
+def _sizes(array: np.ndarray) -> np.ndarray:
+    return np.abs(np.asarray(array, np.float64))
 
 
 def _steps(matrix: np.ndarray) -> int:

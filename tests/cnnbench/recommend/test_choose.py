@@ -69,11 +69,13 @@ class World:
                     row.details = dict(self.details.get(backend, {}))
                     run.rows.append(row)
 
-    def time_in_steps(self, run, network, pool, backends, baseline, *_, everything):
+    def time_in_steps(self, run, network, pool, backends, baseline, *_, everything, **how):
         assert not everything
         assert set(backends) <= set(pool.present)
+        self.asked = how
         self.time(run, [network.cases], backends, None, baseline)
-        return in_steps.Measured({"naive": 900.0}, {"torch-cpu": 2.0}, 0.5)
+        del run.environment["aa_floor"]
+        return in_steps.Measured({"naive": 900.0}, {"torch-cpu": {"convolutions": 2.0}})
 
     def measure(self, found, *_, compiled):
         assert not compiled
@@ -84,6 +86,7 @@ class World:
             row = Row("net", "", "step", "step", way, 2, "ok")
             row.samples, row.seconds = samples(seconds, self.noise.get(way, 0.0)), seconds
             found.steps.append(row)
+        return self.floor
 
 
 class WorkerPool:
@@ -188,7 +191,26 @@ def test_layers_in_channels_last_are_for_whole_models_in_it(recommended):
 
 def test_what_was_measured_with_the_layers_is_kept(recommended):
     found = recommended()
-    assert (found.slow, found.rests, found.left) == ({"naive": 900.0}, {"torch-cpu": 2.0}, 0.5)
+    assert found.slow == {"naive": 900.0}
+    assert found.parts == {"torch-cpu": {"convolutions": 2.0}}
+
+
+def test_layers_have_verdicts_by_the_floor_of_whole_steps(world, recommended):
+    recommended()
+    row = next(r for r in recommended.run.rows if (r.backend, r.case) == ("numba-simd", "conv"))
+    assert (row.verdict, row.ratio) == ("FASTER", 2.0)
+    assert recommended.run.environment["aa_floor"] == {"2": world.floor}
+    world.floor = 3.0
+    recommended()
+    row = next(r for r in recommended.run.rows if (r.backend, r.case) == ("numba-simd", "conv"))
+    assert row.verdict == "UNCLEAR"
+
+
+def test_no_backend_is_dropped_for_its_speed_that_a_person_may_need(world, recommended):
+    recommended()
+    assert world.asked == {"by_speed_alone": True, "wanted": set()}
+    recommended(max_error=1.0, pins={"conv": "numba"})
+    assert world.asked == {"by_speed_alone": False, "wanted": {"numba"}}
 
 
 # --------------------------------------------------------------------------------------------
@@ -300,10 +322,11 @@ def test_layers_alone_that_nobody_does_faster(world, recommended):
 
 def test_a_way_that_failed_is_not_taken(world, recommended, monkeypatch):
     def measure(found, *more, compiled):
-        world.measure(found, *more, compiled=compiled)
+        floor = world.measure(found, *more, compiled=compiled)
         for row in found.steps:
             if row.backend in ("torch-cpu", AUTO):
                 row.withdraw("failed", "the worker was killed")
+        return floor
 
     monkeypatch.setattr(whole_steps, "measure", measure)
     assert recommended().answer.startswith("Train net with numba-simd")

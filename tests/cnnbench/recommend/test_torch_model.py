@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from cnnbench.recommend import parts
 from cnnbench.recommend.networks import ModelError
 from cnnkernels import plan
 from cnnkernels.contract import Conv2D
@@ -141,7 +142,9 @@ def test_a_watched_step_tells_layers_from_what_is_left(monkeypatch):
     taken = training("functions")
     problem = str(Conv2D(2, 3, 8, 8, 3, 3, padding=1))
     with slow:
-        assert taken.watch() == ({problem: [5.0, 5.0]}, 2 * 3.0)
+        of_layers, others = taken.watch()
+    assert of_layers == {problem: [5.0, 5.0]}
+    assert {kind: seconds for kind, seconds in others.items() if seconds} == {parts.LEFT: 2 * 3.0}
 
 
 def test_layers_of_one_problem_share_its_time(monkeypatch):
@@ -149,13 +152,17 @@ def test_layers_of_one_problem_share_its_time(monkeypatch):
     monkeypatch.setattr(torch_model.time, "perf_counter", lambda: slow.now)
     taken = training("twice")
     with slow:
-        ((passes,), left) = taken.watch()[0].values(), taken.watch()[1]
-    assert (passes, left) == ([5.0, 5.0], 0.0)
+        of_layers, others = taken.watch()
+    assert list(of_layers.values()) == [[5.0, 5.0]]
+    assert parts.LEFT not in others
 
 
-def test_nothing_is_left_where_all_is_in_layers():
-    of_layers, left = training("plain").watch()
-    assert left == 0
+def test_every_operator_is_of_a_kind_and_no_time_is_negative():
+    of_layers, others = training("plain").watch()
+    assert set(others) == {
+        parts.ACTIVATIONS, parts.SUMS, parts.OPTIMIZER, parts.OTHERS, parts.BETWEEN
+    }  # fmt: skip
+    assert all(seconds > 0 for seconds in others.values())
     assert len(of_layers) == 2
     assert all(seconds > 0 for passes in of_layers.values() for seconds in passes)
 
@@ -166,10 +173,25 @@ def test_layers_of_a_converted_model_are_watched_too():
     choices = {plan.descriptor.parse(problem): Choice("numpy") for problem in problems}
     before = plan.use(Plan(choices, "numpy", torch.get_num_threads()))
     try:
-        of_layers, left = training("plain", converted=True).watch()
+        of_layers, others = training("plain", converted=True).watch()
     finally:
         plan.use(before)
-    assert (set(of_layers), left) == (problems, 0.0)
+    assert set(of_layers) == problems
+    assert parts.LEFT not in others
+
+
+def test_what_watching_takes_is_no_part_of_a_step(monkeypatch):
+    slow, keep = Slow(), torch_model._Watch._keep
+
+    def keeping(*given):
+        slow.now += 100.0
+        keep(*given)
+
+    monkeypatch.setattr(torch_model.time, "perf_counter", lambda: slow.now)
+    monkeypatch.setattr(torch_model._Watch, "_keep", keeping)
+    with slow:
+        _, others = training("plain").watch()
+    assert others[parts.BETWEEN] == 0
 
 
 @pytest.mark.parametrize("how", ["autocast", "compiled"])

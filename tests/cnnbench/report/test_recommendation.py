@@ -3,7 +3,7 @@
 import pytest
 
 from cnnbench.digits.options import Options
-from cnnbench.recommend import networks
+from cnnbench.recommend import networks, parts
 from cnnbench.recommend.networks import Call
 from cnnbench.recommend.recommendation import (
     AUTOCAST,
@@ -47,21 +47,24 @@ def found():
             },
         }  # fmt: skip
         steps.append(row)
-    steps[0].details |= {"layer_seconds": 5e-3, "rest_seconds": 3e-3}
     return Recommendation(
         network, "model", plan, decisions, {"torch-cuda": "it computes on cuda"}, "torch-cpu",
-        slow={"naive": 4000.2, "numba": 29.6}, left=1e-3, steps=steps, answer="Train.",
+        slow={"naive": 4000.2, "numba": 2.96}, steps=steps, answer="Train.",
+        parts={
+            "torch-cpu": {parts.CONVOLUTIONS: 6e-3, parts.LEFT: 1e-3, parts.OPTIMIZER: 1e-5},
+            AUTO: {parts.CONVOLUTIONS: 4e-3, parts.NORMALIZATION: 1e-3, parts.BETWEEN: 1e-6},
+        },
     )  # fmt: skip
 
 
 def test_layers_are_shown_with_what_is_left_out_and_why(found):
-    _, layers = sheets(found)
+    *_, layers = sheets(found)
     assert layers.title == "Layers, forward and the backward that training needs, 2 threads"
     assert layers.rows[0] == ("conv", "1", "numpy", "1.00 ms", "2.00x [2.00, 2.00]", "faster")
     assert layers.notes == (
         "head: left to PyTorch: called as a function",
         "torch-cuda: left out: it computes on cuda",
-        "naive, numba: 30 to 4000 times slower than the fastest in a first probe, not measured "
+        "naive, numba: 3.0 to 4000 times slower than the fastest in first steps, not measured "
         "further",
         "naive: unsupported: one call is too long",
     )
@@ -69,13 +72,13 @@ def test_layers_are_shown_with_what_is_left_out_and_why(found):
 
 def test_layers_that_nobody_can_compute_are_shown_as_such(found):
     found.decisions[1] = Decision(found.decisions[1].layer, None, {}, {"numpy": "no"})
-    _, layers = sheets(found)
+    *_, layers = sheets(found)
     assert layers.rows[1][:3] == ("pool", "1", "none")
     assert layers.notes[-1] == "numpy: no (pool)"
 
 
 def test_layers_alone_are_summed_for_each_backend(found):
-    found.kind, found.steps = "layers", []
+    found.kind, found.steps, found.parts = "layers", [], {}
     totals, _ = sheets(found)
     assert totals.rows == (
         ("torch-cpu", "4.00 ms"), ("numpy", "2.00 ms"), ("each by the fastest", "3.00 ms")
@@ -92,8 +95,18 @@ def test_steps_have_predicted_beside_measured_and_the_better_layout(found):
     )  # fmt: skip
     text = "\n".join(sheet.notes)
     assert "predicted: torch-cpu's step, times the sums of layers and rest" in text
-    assert "12% of torch-cpu's step is in convolutions and max-poolings that are left" in text
-    assert "2.00 ms of torch-cpu's step, 25%, is neither convolution nor max-pooling" in text
+
+
+def test_where_a_step_goes_is_shown_for_each_way_and_small_parts_in_one_line(found):
+    _, sheet, _ = sheets(found)
+    assert sheet.columns == ("operators", "torch-cpu", "the mix")
+    assert sheet.rows == (
+        ("convolutions", "6.00 ms", "4.00 ms"),
+        ("layers left to PyTorch", "1.00 ms", "-"),
+        ("normalization", "-", "1.00 ms"),
+        ("all others", "10.0 us", "1.00 us"),
+    )
+    assert sheet.notes[0].startswith("1.00 ms of the mix's step, 20%, is PyTorch's own")
 
 
 def test_what_failed_or_may_not_be_chosen_is_said_below(found):
@@ -109,11 +122,12 @@ def test_own_networks_have_no_layouts(found):
     found.kind = "network"
     for row in found.steps:
         del row.details["better_layout"]
-        row.details |= {"profiled_seconds": 8e-3, "left_seconds": 0.0}
+        row.details |= {"profiled_seconds": 8e-3, "rest_seconds": 2e-3}
     sheet = steps_sheet(found)
     assert sheet.columns[3:] == ("vs torch-cpu", "verdict")
     assert sheet.rows[0][3:] == ("1.00x [0.90, 1.50]", "UNCLEAR")
     assert "that of the same line, from a profile" in sheet.notes[0]
+    assert sheet.notes[1].startswith("2.00 ms of torch-cpu's step, 25%, is neither convolution")
 
 
 def test_what_to_do_is_what_the_person_can_do(found, tmp_path):
