@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cnnbench.digits.options import Options
@@ -159,9 +159,12 @@ def _of_the_rest(found: Recommendation) -> Iterator[str]:
 
 
 def parts_sheet(found: Recommendation) -> Sheet:
-    """Return where the time of a PyTorch model's step goes, in each way of training."""
-    ways = [row.backend for row in found.steps if row.backend in found.parts]
-    of_ways = [found.parts[way] for way in ways]
+    """Return where the time of a PyTorch model's step goes, in each way of training.
+
+    Each way's parts are scaled to its measured step: watching slows some operators down.
+    """
+    rows = [row for row in found.steps if row.backend in found.parts and row.seconds]
+    of_ways = [_scaled(found.parts[row.backend], row.seconds or 0.0) for row in rows]
     kinds = [
         kind
         for kind in parts.KINDS
@@ -170,22 +173,27 @@ def parts_sheet(found: Recommendation) -> Sheet:
     lines = [(kind, *(numbers.seconds(one.get(kind)) for one in of_ways)) for kind in kinds]
     small = [sum(one[kind] for kind in one if kind not in kinds) for one in of_ways]
     lines.append(("all others", *map(numbers.seconds, small)))
-    notes = []
-    if ways:
-        seconds = found.parts[ways[-1]]
-        rest = parts.rest(seconds)
-        name = "the mix" if ways[-1] == AUTO else ways[-1]
+    lines.append(("together", *(numbers.seconds(row.seconds) for row in rows)))
+    notes = ["operators timed one by one in watched steps, scaled to the step measured above"]
+    if rows:
+        rest = parts.rest(of_ways[-1])
         notes.append(
-            f"{numbers.seconds(rest)} of {name}'s step, "
-            f"{numbers.percent(rest / sum(seconds.values()))}, is PyTorch's own: no plan makes it "
-            "faster"
+            f"{numbers.seconds(rest)} of {_named(rows[-1])}'s step, "
+            f"{numbers.percent(rest / sum(of_ways[-1].values()))}, is PyTorch's own: no plan makes "
+            "it faster"
         )
     return Sheet(
         f"Where a step's time goes, {threads_in_words(found.plan.threads)}",
-        ("operators", *("the mix" if way == AUTO else way for way in ways)),
+        ("operators", *map(_named, rows)),
         tuple(lines),
         tuple(notes),
     )
+
+
+def _scaled(seconds: Mapping[str, float], whole: float) -> dict[str, float]:
+    """Return the parts of a step in proportion, so that together they take the whole."""
+    factor = whole / sum(seconds.values())
+    return {kind: factor * of_kind for kind, of_kind in seconds.items()}
 
 
 def how_to_follow(found: Recommendation, path: Path) -> list[str]:

@@ -162,7 +162,7 @@ def test_every_operator_is_of_a_kind_and_no_time_is_negative():
     assert set(others) == {
         parts.ACTIVATIONS, parts.SUMS, parts.OPTIMIZER, parts.OTHERS, parts.BETWEEN
     }  # fmt: skip
-    assert all(seconds > 0 for seconds in others.values())
+    assert all(seconds >= 0 for seconds in others.values())
     assert len(of_layers) == 2
     assert all(seconds > 0 for passes in of_layers.values() for seconds in passes)
 
