@@ -6,6 +6,7 @@ TORCH ?= yes
 comma := ,
 EXTRAS := history$(comma)report$(comma)dev$(if $(filter no,$(TORCH)),,$(comma)torch)
 FIGURE := $(addprefix results/amd-epyc-znver4-2-cores/,train-digits-2026-11-27.json time-resnet50-2026-11-27.json)
+CURVES := results/amd-epyc-znver4-2-cores/curves-resnet18-textures-2026-11-27.csv
 STAMP := .venv/.installed-torch-$(TORCH)
 BIN := .venv/bin
 
@@ -62,6 +63,7 @@ readme: $(STAMP)
 	  kernels/cnnkernels/convolution/numba_winograd/README.md
 	$(BIN)/python -m cnnbench.report.index results
 	$(BIN)/python -m cnnbench.report.figure $(FIGURE) docs/figures/speed.svg
+	$(BIN)/python -m cnnbench.report.curves $(CURVES) docs/figures/curves.svg
 
 picture: $(STAMP)
 	$(BIN)/cnnbench report --from $(lastword $(FIGURE)) --output report.html

@@ -39,7 +39,7 @@ class Budget:
     call_seconds : float or None
         Slower calls are skipped; None runs everything.
     first_steps : bool
-        Whether to measure first steps, with compiling, in new processes.
+        Whether to measure first calls and first steps, with compiling, in new processes.
     """
 
     rounds: int = timing.ROUNDS
@@ -53,7 +53,7 @@ class Budget:
         return max(1, min(self.rounds, int(budget_seconds / (2 * side_seconds))))
 
 
-SHORT = Budget(rounds=6, seconds=1.0, training_seconds=9.0, first_steps=False)
+SHORT = Budget(rounds=6, seconds=0.5, training_seconds=9.0, first_steps=False)
 """For comparing everything in minutes: enough rounds for intervals, none extra."""
 
 QUICK = Budget(rounds=3, seconds=1.0, training_seconds=8.0, call_seconds=2.0)

@@ -7,9 +7,9 @@ arrays. Backends that fail the check are not timed.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,9 @@ from cnnbench.timing import Contestant
 from cnnbench.words import counted
 from cnnbench.workers.pool import WorkerPool, baseline_for, cache_of, failing, note, note_threading
 from cnnbench.workers.worker import Worker, WorkerError
-from cnnkernels.contract import BACKWARD, FORWARD, Direction, Problem, directions
+from cnnkernels import host
+from cnnkernels.contract import FORWARD, Direction, Problem, directions
 from cnnkernels.descriptor import Case
-
-ONE_THREAD_ROUNDS = 2
-"""Enough for a median: times of different thread counts are not compared in turns."""
 
 _NCHW = " from nchw"
 
@@ -65,6 +63,7 @@ def time(
     """Check every case on every backend, time it side by side, and add the rows to the run.
 
     Compiled code goes to `caches`, an empty folder: the first calls fill it, later calls use it.
+    Without `Budget.first_steps` several backends compile at once, and first calls have no times.
     With `only`, just the given directions of each problem are timed, and no first calls.
     """
     total = sum(len(group.cases) for group in sets)
@@ -75,11 +74,8 @@ def time(
         ceilings = measure_ceilings(count)
         with WorkerPool(backends, count, caches) as pool, fills_folder() as folder:
             base = baseline_for(pool, baseline)
-            if count == threads[0]:
-                for backend in backends:
-                    progress.step(f"first calls of {backend}")
-                    if backend in pool.present and only is None:
-                        first_calls |= _first_calls(backend, count, sets, caches)
+            if count == threads[0] and only is None:
+                first_calls = _all_first_calls(pool, sets, caches, budget, progress)
             progress.step(f"A/A floor of {base}, {counted(count, 'thread')}")
             floor = (
                 measure_floor(base, count, probes(sets), budget, caches)
@@ -121,30 +117,6 @@ def time(
                 run.add(_sums(group, of_group, base, floor, count))
             note_threading(run, pool)
             run.write()
-
-
-def time_on_one_thread(
-    run: Run,
-    sets: Sequence[CaseSet],
-    baseline: str,
-    budget: Budget,
-    progress: Progress,
-    caches: Path,
-) -> None:
-    """Time the run's cases again on one thread, to show the speedup from more threads.
-
-    Only forward and the whole backward, in a few rounds, on backends fast enough for all rounds.
-    """
-    quick = [
-        backend
-        for backend in dict.fromkeys(row.backend for row in run.rows)
-        if (timed := [row for row in run.rows if row.backend == backend and row.samples])
-        and all(len(row.samples) >= 2 * budget.rounds for row in timed)
-    ]
-    only = {case.problem: (FORWARD, BACKWARD) for group in sets for case in group.cases}
-    few = dataclasses.replace(budget, rounds=min(budget.rounds, ONE_THREAD_ROUNDS))
-    if quick:
-        time(run, sets, quick, [1], baseline, few, progress, caches, only)
 
 
 def _time_case(
@@ -283,31 +255,60 @@ def _sum(name: str, parts: Sequence[Row], threads: int) -> Row:
     return total
 
 
+def _all_first_calls(
+    pool: WorkerPool,
+    sets: Sequence[CaseSet],
+    caches: Path,
+    budget: Budget,
+    progress: Progress,
+) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """Make the first calls of all backends, one after another if they are timed."""
+    found: dict[tuple[str, str, str], tuple[float, float]] = {}
+    if budget.first_steps:
+        for backend in pool.present:
+            progress.step(f"first calls of {backend}")
+            found |= _first_calls(backend, pool.threads, sets, caches)
+        return found
+    progress.step("compiling")
+    with ThreadPoolExecutor(max_workers=host.cores()) as executor:
+        some = (executor.submit(_calls, one, pool.threads, sets, caches) for one in pool.present)
+        for calls in list(some):
+            calls.result()
+    return found
+
+
 def _first_calls(
     backend: str, threads: int, sets: Sequence[CaseSet], caches: Path
 ) -> dict[tuple[str, str, str], tuple[float, float]]:
     """Return first calls by (backend, case, direction): seconds without and with cached code.
 
-    A new process with an empty cache calls the smallest case of each operation once in each
-    direction. Each call compiles only what earlier ones did not, so their sum is the cost of
-    compiling. If compiled code was cached, a second process repeats the calls.
+    A second process repeats the calls if the first one cached compiled code.
+    """
+    cold = _calls(backend, threads, sets, caches)
+    cached = _calls(backend, threads, sets, caches) if (caches / backend).exists() else cold
+    return {key: (seconds, cached.get(key, seconds)) for key, seconds in cold.items()}
+
+
+def _calls(
+    backend: str, threads: int, sets: Sequence[CaseSet], caches: Path
+) -> dict[tuple[str, str, str], float]:
+    """Return the seconds of calls by (backend, case, direction) in a new process.
+
+    It calls the smallest case of each operation once in each direction. Each call compiles only
+    what earlier ones did not, so their sum is the cost of compiling.
     """
     by_size = sorted(
         (c for group in sets for c in group.cases), key=lambda c: c.problem.bytes_moved(FORWARD)
     )
     smallest = {operation(case.problem): case for case in reversed(by_size)}
-    times: dict[tuple[str, str, str], list[float]] = {}
-    for _ in ("cold", "cached"):
-        with (
-            contextlib.suppress(WorkerError),
-            Worker(backend, threads, cache_of(backend, caches)) as worker,
-        ):
-            for case in smallest.values():
-                for direction in directions(case.problem):
-                    seconds = worker.ask(
-                        "first_call", descriptor=str(case.problem), direction=direction
-                    )
-                    times.setdefault((backend, str(case), direction), []).append(seconds)
-        if not (caches / backend).exists():
-            break
-    return {key: (seconds[0], seconds[-1]) for key, seconds in times.items()}
+    times: dict[tuple[str, str, str], float] = {}
+    with (
+        contextlib.suppress(WorkerError),
+        Worker(backend, threads, cache_of(backend, caches)) as worker,
+    ):
+        for case in smallest.values():
+            for direction in directions(case.problem):
+                times[backend, str(case), direction] = worker.ask(
+                    "first_call", descriptor=str(case.problem), direction=direction
+                )
+    return times

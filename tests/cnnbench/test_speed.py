@@ -1,6 +1,5 @@
 """Only who passed a check is timed; a row that is not ok has no time; sums weigh layers."""
 
-import dataclasses
 import itertools
 import re
 import tempfile
@@ -317,27 +316,6 @@ def test_every_thread_count_has_rows_of_its_own(fresh_run, steps):
     rows = measured(["numpy"], [LONE], steps, run, threads=(1, 2))
     assert [row.threads for row in rows] == [1] * 4 + [2] * 4
     assert set(run.environment["aa_floor"]) == set(run.environment["ceilings"]) == {"1", "2"}
-
-
-@pytest.mark.slow
-def test_on_one_thread_who_was_quick_is_timed_again_forward_and_backward(fresh_run, steps):
-    run = fresh_run()
-    measured(["numpy", "naive", "declines"], [LONE], steps, run, threads=(2,))
-    before = list(run.rows)
-    for row in before:  # as if there had been more rounds, and one backend too slow for all
-        row.samples = row.samples[:1] * (2 if row.backend == "naive" else 14)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "measure_ceilings", lambda _: ceilings())
-        patch.setattr(speed, "measure_floor", lambda *_: 0.01)
-        with tempfile.TemporaryDirectory() as caches:
-            budget = dataclasses.replace(EFFORT, rounds=7, seconds=99.0)
-            speed.time_on_one_thread(run, [LONE], "numpy", budget, steps(), Path(caches))
-    alone = run.rows[len(before) :]
-    told = [(row.backend, row.threads, row.direction, row.outcome) for row in alone]
-    assert told == [("numpy", 1, way, "ok") for way in ("forward", "backward")]
-    assert all(row.check for row in alone)
-    assert {len(row.samples) for row in alone} == {2 * speed.ONE_THREAD_ROUNDS}
-    assert {row.first_call_seconds for row in alone} == {None}
 
 
 @pytest.mark.slow

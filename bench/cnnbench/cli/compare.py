@@ -55,9 +55,9 @@ def compare(
     """Check, time and train every backend on the digits CNN.
 
     It ends with a recommendation and writes a page with all figures.
-
-    A few rounds run on one thread: the page shows the speedup from more threads.
     """
+    import dataclasses
+
     from cnnbench import estimate, results, speed, trainings
     from cnnbench.budget import QUICK, SHORT
     from cnnbench.digits.recipes import RECIPES
@@ -72,14 +72,12 @@ def compare(
     console = console_of_text()
     run = new_run()
     keep(run, "compare", "digits", json_file, save, machine)
-    budget = QUICK if quick else SHORT
+    budget = dataclasses.replace(QUICK, first_steps=False) if quick else SHORT
     digits, recipe = case_sets("digits", None, None), RECIPES["digits"]
     seconds = estimate.of_timing(digits, len(kernels), 1, budget)
     seconds += estimate.of_training(len(names), 1, budget)
     with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
         speed.time(run, digits, kernels, [count], baseline, budget, progress, caches)
-        if count > 1:
-            speed.time_on_one_thread(run, digits, baseline, budget, progress, caches)
         trainings.train(run, names, [count], baseline, recipe, False, budget, progress, caches)
     rows = [row for row in run.rows if row.threads == count]
     show_checks(console, rows_of_layers(rows))

@@ -55,7 +55,8 @@ def show_times(console: Console, rows: list[Row], environment: dict[str, Any]) -
     notes = results.reasons(row for row in layers if row.outcome in ("ok", "unsupported"))
     for line in (*notes, *results.algorithms(layers)):
         console.print(f"- {line}", style="dim", highlight=False)
-    tables.show(console, tables.first_call_sheet(layers))
+    if any(row.first_call_seconds is not None for row in layers):
+        tables.show(console, tables.first_call_sheet(layers))
     for count, floor in environment.get("aa_floor", {}).items():
         ceilings = environment.get("ceilings", {}).get(count, {})
         peak = ceilings.get("flops", {}).get("float32")

@@ -23,6 +23,9 @@ PYTORCH = "torch eager"
 AGAIN = f"{NATIVE}, again"
 """The unchanged model in a second process, for the A/A floor."""
 
+_SPARE = "spare.json"
+"""Where a worker that starts before its plan is known looks for the plan."""
+
 UNCHANGED: Mapping[str, Mapping[str, bool]] = {
     NATIVE: {},
     CHANNELS_LAST: {"channels_last": True},
@@ -76,6 +79,7 @@ class Ways(contextlib.ExitStack):
         self._model, self._shape = model, list(shape)
         self._started: dict[str, tuple[Plan | None, Taker]] = {}
         self._prepared: dict[str, Future[Worker]] = {}
+        self._spare: Future[Worker] | None = None
         self._folder = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="cnnbench-")))
 
     def start(self, name: str, plan: Plan | None = None, *, compiled: bool = False) -> Taker:
@@ -115,14 +119,17 @@ class Ways(contextlib.ExitStack):
     def prepare(self, ways: Mapping[str, Plan | None]) -> None:
         """Take a first step in several ways at once; imports and compiling take most of its time.
 
-        An error is raised when the way is started.
+        An error is raised when the way is started. A spare worker does the imports for a plan that
+        is not known yet.
         """
         executor = ThreadPoolExecutor(max_workers=host.cores())
         try:
             self._prepared = {
                 name: executor.submit(self._begun, name, plan) for name, plan in ways.items()
             }
-            wait(self._prepared.values())
+            spare = executor.submit(self._importing)
+            wait([*self._prepared.values(), spare])
+            self._spare = spare
         except BaseException:
             self.close()
             raise
@@ -131,17 +138,27 @@ class Ways(contextlib.ExitStack):
 
     def _begun(self, name: str, plan: Plan | None, compiled: bool = False) -> Worker:
         """Return a worker that has taken a first step."""
-        worker = self._worker(plan)
+        if plan is None:
+            worker = self._worker()
+        elif self._spare is not None:
+            plan.save(self._folder / _SPARE)
+            worker, self._spare = self._spare.result(), None
+        else:
+            path = self._folder / f"{id(plan)}.json"
+            plan.save(path)
+            worker = self._worker(path)
         how = UNCHANGED.get(name, {"converted": True, "compiled": compiled})
         worker.ask("start_model", model=self._model, shape=self._shape, **how)
         return worker
 
-    def _worker(self, plan: Plan | None) -> Worker:
-        environment: dict[str, str] = {}
-        if plan is not None:
-            path = self._folder / f"{id(plan)}.json"
-            plan.save(path)
-            environment[plans.VARIABLE] = str(path)
+    def _importing(self) -> Worker:
+        """Return a worker that has imported PyTorch, for a plan that is saved later."""
+        worker = self._worker(self._folder / _SPARE)
+        worker.ask("import_pytorch")
+        return worker
+
+    def _worker(self, plan: Path | None = None) -> Worker:
+        environment = {} if plan is None else {plans.VARIABLE: str(plan)}
         return self.enter_context(model_worker(self.threads, environment))
 
 

@@ -7,6 +7,7 @@ wrote. The folder of that file is named after the machine.
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,12 @@ from cnnkernels import files
 _WIDTH, _HEIGHT = 620, 260
 _LEFT, _TOP = 50, 54
 _SCALES = (1, 2, 2.5, 5, 10)
+
+_LETTER = 8
+"""The width of a letter of a name, roughly."""
+
+_PYTORCH = {"PyTorch": "none", "channels_last": "6 4", "float64": "2 4"}
+"""The networks that are not converted, with the dashes of their curves."""
 
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
@@ -82,8 +89,11 @@ def figure(curves: Mapping[str, Sequence[Point]], source: str) -> str:
             f'<text class="note" x="{_x(seconds, most)}" y="{bottom + 18}" text-anchor="middle">'
             f"{seconds:g} s</text>"
         )
-    for number, (name, points) in enumerate(curves.items()):
-        drawn += _curve(name, points, most, number)
+    taken = math.inf  # where the name to the right begins
+    for name, points in sorted(curves.items(), key=lambda item: -item[1][-1].seconds):
+        end = _x(points[-1].seconds, most)
+        drawn += _curve(name, points, most, below=42 if end > taken else 22)
+        taken = end - _LETTER * len(name)
     height = bottom + 48
     return "\n".join(
         [
@@ -107,17 +117,17 @@ def _title(curves: Mapping[str, Sequence[Point]]) -> str:
     return f"{epochs} epochs: {'; '.join(ends)}"
 
 
-def _curve(name: str, points: Sequence[Point], most: float, number: int) -> Iterator[str]:
-    kind = "ours" if number else "theirs"
+def _curve(name: str, points: Sequence[Point], most: float, below: int) -> Iterator[str]:
+    kind = "theirs" if name in _PYTORCH else "ours"
+    dashes = _PYTORCH.get(name, "none")
     places = [(_x(point.seconds, most), _TOP + _HEIGHT * (1 - point.accuracy)) for point in points]
     text = " ".join(f"{x},{y:.1f}" for x, y in places)
-    yield f'<polyline class="{kind}" points="{text}"/>'
+    yield f'<polyline class="{kind}" stroke-dasharray="{dashes}" points="{text}"/>'
     for x, y in places:
         yield f'<circle class="{kind}" cx="{x}" cy="{y:.1f}" r="3"/>'
     x, y = places[-1]
-    # Names stand below the curves' ends, one lower than the other: accuracies are alike there.
     yield (
-        f'<text class="{kind} name" x="{x}" y="{y + 22 + 20 * number:.1f}" text-anchor="end">'
+        f'<text class="{kind} name" x="{x}" y="{y + below:.1f}" text-anchor="end">'
         f"{escape(name)}</text>"
     )
 

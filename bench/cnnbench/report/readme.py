@@ -19,7 +19,7 @@ from cnnbench import results
 from cnnbench.recommend import recommendation
 from cnnbench.report import numbers, tables
 from cnnbench.report.answer import answer, evidence
-from cnnbench.report.recommendation import steps_sheet
+from cnnbench.report.recommendation import parts_sheet, steps_sheet
 from cnnkernels import files
 
 _TABLE = re.compile(
@@ -69,6 +69,8 @@ def _table(run: results.Run, kind: str) -> str:
         if found is None or not found.steps:
             raise ValueError(f"table: {run.paths[0]} has no training steps of cnnbench recommend")
         text = tables.markdown(steps_sheet(found))
+        if found.parts:
+            text += "\n" + tables.markdown(parts_sheet(found))
         return f"{text}\n> {found.answer}\n>\n> ({machine})\n"
     else:
         raise ValueError(

@@ -222,6 +222,10 @@ class _Session:
         calls, left = ModelTraining(model, shape).capture()
         return {"calls": [asdict(call) for call in calls], "left": left}
 
+    def import_pytorch(self) -> None:
+        """Import what a PyTorch model needs, which takes seconds."""
+        from cnnbench.recommend import torch_model  # noqa: F401
+
     def start_model(self, model: str, shape: list[int], **how: bool) -> None:
         """Build a PyTorch model, and take a first training step, which may compile kernels."""
         from cnnbench.recommend.torch_model import Training as ModelTraining

@@ -50,8 +50,7 @@ class Worker:
         assert threads == 1
         self.way = backend
         self.plan = None
-        if environment and plans.VARIABLE in environment:
-            self.plan = plans.load(environment[plans.VARIABLE])
+        self.path = (environment or {}).get(plans.VARIABLE)
         Worker.started = (*Worker.started, self)
 
     def __enter__(self):
@@ -63,8 +62,13 @@ class Worker:
     def ask(self, command, **given):
         return getattr(self, command)(**given)
 
+    def import_pytorch(self):
+        self.way = "imported"
+
     def start_model(self, model, shape, **how):
         assert (model, shape) == ("net:work", [2, 3, 6, 6])
+        if self.path is not None:
+            self.plan = plans.load(self.path)
         self.way = next((name for name, on in reversed(how.items()) if on), "plain")
         self.start_network()
 
@@ -180,6 +184,19 @@ def test_a_worker_with_the_same_plan_is_not_started_again(workers, network):
         other = Plan({network.layers[0].problem: plans.Choice("numpy")}, "numpy", 1)
         assert started.start("numpy", other) is not first
     assert len(workers.started) == 2
+
+
+def test_a_spare_worker_takes_a_plan_that_is_made_later(workers, network):
+    plan = Plan({network.layers[0].problem: plans.Choice("numpy")}, "numpy", 1)
+    with ways.Ways("net:work", [2, 3, 6, 6], 1) as started:
+        started.prepare({"torch-cpu": None})
+        assert [worker.way for worker in workers.started] == ["plain", "imported"]
+        started.start(AUTO, plan)
+        assert len(workers.started) == 2
+        assert workers.started[-1].way == "converted"
+        assert started.start("torch-cpu").seconds == STEPS["plain"]
+        started.start("numpy", plan)
+        assert len(workers.started) == 3
 
 
 def test_each_way_is_compared_with_pytorch_and_with_its_better_layout(measured):

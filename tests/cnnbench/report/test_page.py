@@ -33,8 +33,6 @@ FIGURES = (
     "Max-pool, backward: right of the line",
     "Convolution, forward: lower is faster",
     "Roofline, ",
-    "2 threads against 1",
-    "What the first call costs",
     "36 of 1347 training images",
     "Convolution: two 3x3 kernels find edges",
     "Weight sharing",
@@ -101,13 +99,8 @@ def test_compare_leaves_a_page_of_every_figure(folder):
 
 
 @pytest.mark.slow
-def test_on_one_thread_compare_times_layers_alone_and_its_answer_leaves_them_out(folder):
+def test_the_evidence_counts_every_checked_direction(folder):
     run = results.read(folder / "run.json")
-    alone = [row for row in run.rows if row.threads == 1]
-    assert {row.backend for row in alone} == {"numpy", "torch-cpu"}
-    assert {row.direction for row in alone} == {"forward", "backward"}
-    assert {row.outcome for row in alone} == {"ok"}
-    assert {row.threads for row in run.rows if row.op == "train"} == {2}
     evidence = page._evidence(run)  # after a warning where the machine is not quiet
     assert any(line.startswith("24 checks passed") for line in evidence)  # 12 directions of two
 
