@@ -67,7 +67,8 @@ def time(
     With `only`, just the given directions of each problem are timed, and no first calls.
     """
     total = sum(len(group.cases) for group in sets)
-    progress.begin(len(threads) * (total * (len(backends) + 1) + 2) + len(backends))
+    first = 0 if only is not None else len(backends) if budget.first_steps else 1
+    progress.begin(len(threads) * (total * (len(backends) + 1) + 2) + first)
     first_calls: dict[tuple[str, str, str], tuple[float, float]] = {}
     for count in threads:
         progress.step(f"measuring this machine's ceilings, {counted(count, 'thread')}")
@@ -265,9 +266,10 @@ def _all_first_calls(
     """Make the first calls of all backends, one after another if they are timed."""
     found: dict[tuple[str, str, str], tuple[float, float]] = {}
     if budget.first_steps:
-        for backend in pool.present:
+        for backend in pool.backends:
             progress.step(f"first calls of {backend}")
-            found |= _first_calls(backend, pool.threads, sets, caches)
+            if backend in pool.present:
+                found |= _first_calls(backend, pool.threads, sets, caches)
         return found
     progress.step("compiling")
     with ThreadPoolExecutor(max_workers=host.cores()) as executor:

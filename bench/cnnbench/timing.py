@@ -32,6 +32,9 @@ LEAST_ROUNDS = 6
 CONFIDENCE = 0.95
 SAME_WITHIN = 0.02
 
+DECISIVE = 10.0
+"""A ratio this far from 1 has a verdict after a single round."""
+
 REST_SECONDS = 0.02
 """Idle time before a side, until the thread pools of other processes stop spinning."""
 
@@ -172,7 +175,9 @@ def verdict(found: Ratio, floor: float) -> Verdict:
         The A/A floor: the fraction by which two identical sides differ on this machine.
     """
     if math.isnan(found.low):
-        return "UNCLEAR"
+        if found.value > DECISIVE * (1 + floor):
+            return "FASTER"
+        return "SLOWER" if found.value < 1 / (DECISIVE * (1 + floor)) else "UNCLEAR"
     if found.low > 1 + floor:
         return "FASTER"
     if found.high < 1 / (1 + floor):

@@ -1,5 +1,6 @@
 """Only who passed a check is timed; a row that is not ok has no time; sums weigh layers."""
 
+import dataclasses
 import itertools
 import re
 import tempfile
@@ -316,6 +317,24 @@ def test_every_thread_count_has_rows_of_its_own(fresh_run, steps):
     rows = measured(["numpy"], [LONE], steps, run, threads=(1, 2))
     assert [row.threads for row in rows] == [1] * 4 + [2] * 4
     assert set(run.environment["aa_floor"]) == set(run.environment["ceilings"]) == {"1", "2"}
+
+
+def test_several_backends_compile_at_once_where_first_calls_are_not_timed(fresh_run, steps):
+    run, budget = fresh_run(), dataclasses.replace(EFFORT, first_steps=False)
+    compiled = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "measure_ceilings", lambda _: ceilings())
+        patch.setattr(speed, "measure_floor", lambda *_: 0.01)
+        patch.setattr(speed, "_calls", lambda backend, *_: compiled.append(backend))
+        with tempfile.TemporaryDirectory() as caches:
+            progress = steps()
+            speed.time(
+                run, [LONE], ["numpy", "declines"], [1], "numpy", budget, progress, Path(caches)
+            )
+    assert compiled == ["numpy"]
+    assert progress.done == progress.total
+    assert {row.first_call_seconds for row in run.rows} == {None}
+    assert {row.outcome for row in run.rows if row.backend == "numpy"} == {"ok"}
 
 
 @pytest.mark.slow

@@ -138,6 +138,17 @@ def test_without_a_whole_round_or_with_a_lost_side_there_is_no_ratio(samples, ba
     assert timing.verdict(found, 0.05) == "UNCLEAR"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "floor", "verdict"),
+    [
+        (0.1, 0.02, "UNCLEAR"), (0.09, 0.02, "FASTER"), (0.09, 0.5, "UNCLEAR"),
+        (10.0, 0.02, "UNCLEAR"), (11.0, 0.02, "SLOWER"), (11.0, math.nan, "UNCLEAR"),
+    ],
+)  # fmt: skip
+def test_a_factor_of_ten_needs_no_interval(seconds, floor, verdict):
+    assert timing.verdict(timing.ratio([seconds] * 2, [1.0] * 2), floor) == verdict
+
+
 def test_rounds_that_only_one_of_them_has_are_left_out():
     assert timing.ratio([1.0] * 4, [2.0] * 4 + [9.0] * 20).value == pytest.approx(2.0)
 

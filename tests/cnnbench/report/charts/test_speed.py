@@ -36,3 +36,13 @@ def test_threads_are_compared_with_one(row_of):
     rows = [row_of("fast", 1.0), row_of("fast", 0.6, threads=2)]
     (chart,) = charts.threads(rows, charts.colours(["fast"]))
     assert chart.traces[0]["x"] == [pytest.approx(1.0 / 0.6)]
+
+
+def test_first_calls_stand_beside_steady_ones(row_of):
+    rows = [row_of("fast", 1e-3, first_call_seconds=2.0, cached_first_call_seconds=0.5)]
+    (chart,) = charts.first_calls(rows)
+    assert [(trace["name"], trace["x"]) for trace in chart.traces] == [
+        ("steady", [1e-3]), ("first, cached", [0.5]), ("first", [2.0])
+    ]  # fmt: skip
+    assert "takes 2.00 s" in chart.alt
+    assert list(charts.first_calls([row_of("fast")])) == []
