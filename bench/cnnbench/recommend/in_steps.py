@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import statistics
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -143,7 +144,11 @@ def time(
         run.add(rows)
     return Measured(
         slow,
-        {_way(name): parts.of_steps(network, steps) for name, steps in session.seen.items()},
+        {
+            _way(name): parts.of_steps(network, steps)
+            for name, steps in session.seen.items()
+            if steps
+        },
     )
 
 
@@ -347,13 +352,16 @@ def _checked(
     def check_some(folder: Path) -> None:
         while (task := turns.take()) is not None:
             case, backend = task
+            of_case = folder / str(list(cases).index(case))
+            of_case.mkdir(exist_ok=True)
             try:
                 with telling:
                     progress.step(f"checking {backend} on {case.label}")
-                result = check_case(pool, backend, case, folder, budget.call_seconds)
+                result = check_case(pool, backend, case, of_case, budget.call_seconds)
                 found[task] = rows_of(case, backend, threads, result)
             finally:
-                turns.end(task)
+                if turns.end(task):
+                    shutil.rmtree(of_case)  # gigabytes, if all layers of a network were kept
 
     executor = ThreadPoolExecutor(max_workers=host.cores())
     with fills_folder() as folder:
@@ -411,12 +419,13 @@ class _Turns:
             return False
         return case in self._begun or all(case != other for other, _ in self._running)
 
-    def end(self, task: tuple[Case, str]) -> None:
-        """Note that a check has ended."""
+    def end(self, task: tuple[Case, str]) -> bool:
+        """Note that a check has ended; return whether it was the last of its case."""
         with self._changed:
             self._running.remove(task)
             self._begun.add(task[0])
             self._changed.notify_all()
+            return all(case != task[0] for case, _ in (*self._running, *self._tasks))
 
     def stop(self) -> None:
         """Hand out no further checks."""

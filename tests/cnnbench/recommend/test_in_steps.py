@@ -1,6 +1,7 @@
 """Layers are timed inside steps, by backends that are worth it, and only if they are right."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ class Pool:
         self.backends = self.present = list(PACES)
         self.absent, self.checked, self.wrong = {}, [], set()
         self.running, self.threads = set(), 1
+        self.filled, self.folders = [], set()
 
     def about(self, _):
         return {"deterministic": True}
@@ -60,7 +62,12 @@ class Pool:
     def threading(self, _):
         return {}
 
-    def check(self, backend, descriptor, **_):
+    def check(self, backend, descriptor, folder, **_):
+        fills = Path(folder) / "fill"
+        new = (descriptor, not fills.exists())
+        fills.touch()
+        self.filled.append(new)
+        self.folders.add(Path(folder))
         self.checked.append((backend, descriptor))
         wrong = (backend, descriptor) in self.wrong
         outcome, reason = ("wrong", "y[0] is 1, not 2") if wrong else ("ok", "")
@@ -222,14 +229,23 @@ def test_every_layer_is_checked_once_by_each_backend(timed):
     assert len(timed.pool.checked) == len(set(timed.pool.checked)) == 2 * 3
 
 
+def test_expected_results_are_computed_once_and_not_kept(timed):
+    timed()
+    for descriptor in (timed.conv, timed.max_pool):
+        assert [new for d, new in timed.pool.filled if d == descriptor] == [True, False, False]
+    assert len(timed.pool.folders) == 2
+    assert not any(folder.exists() for folder in timed.pool.folders)
+
+
 def test_checks_run_at_once_but_the_first_of_a_case_alone(network):
     one, two = (layer.case for layer in network.layers)
     turns = in_steps._Turns([(one, "a"), (one, "b"), (two, "a"), (two, "b")])
     assert turns.take() == (one, "a")
     assert turns.take() == (two, "b")
-    turns.end((two, "b"))
-    turns.end((one, "a"))
+    assert not turns.end((two, "b"))
+    assert not turns.end((one, "a"))
     assert [turns.take(), turns.take()] == [(one, "b"), (two, "a")]
+    assert turns.end((one, "b"))
 
 
 def test_a_thread_waits_until_a_check_can_begin(network):
