@@ -173,7 +173,7 @@ def main() -> None:
         epochs = reached.index(True) + 1 if any(reached) else None
         print(
             f"{name}: {100 * given.reach:g} % not reached" if epochs is None else
-            f"{name}: {100 * given.reach:g} % after {epochs} epochs, "
+            f"{name}: {100 * given.reach:g} % after epoch {epochs}, "
             f"{sum(training.seconds[:epochs]):.1f} s"
         )  # fmt: skip
 

@@ -306,19 +306,20 @@ def read(path: Path) -> Run:
 
 
 def newest(folder: Path) -> Path:
-    """Return the newest run in a folder.
+    """Return the newest run in a folder that has any row; others were interrupted early.
 
     Raises
     ------
     ResultsError
-        If it has no run.
+        If it has no run, or the newest one cannot be read.
     """
     found = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    newest = next((path for path in reversed(found) if read(path).rows), None)
+    if newest is None:
         raise ResultsError(
             f"no run in {folder}: measure one with cnnbench compare, or give one with --from"
         )
-    return found[-1]
+    return newest
 
 
 def claim(path: Path) -> Path:

@@ -366,3 +366,13 @@ def test_a_kernel_under_another_name_is_not_distinct_from_its_own():
     assert results.distinct([borrowed]) == [borrowed]
     elsewhere = row_of("b", "other")
     assert results.distinct([borrowed, elsewhere]) == [borrowed, elsewhere]
+
+
+def test_the_newest_run_is_the_newest_with_a_row(tmp_path):
+    with pytest.raises(ResultsError, match="no run in"):
+        results.newest(tmp_path)
+    for age, (name, rows) in enumerate({"old": 1, "new": 1, "interrupted": 0}.items()):
+        path = tmp_path / f"{name}.json"
+        Run({}, [Row("a", "", "conv2d", "forward", "x", 1, "ok")] * rows, [path]).write()
+        os.utime(path, (age, age))
+    assert results.newest(tmp_path).name == "new.json"

@@ -32,7 +32,7 @@ def test_converted_it_has_pytorchs_losses(tmp_path):
     assert float(theirs) < 1  # by chance 2.3
     # Rounding grows from step to step: 1e-4 in this epoch; gradients that lack a tap make 0.04.
     assert float(ours) == pytest.approx(float(theirs), rel=5e-3)
-    assert len(re.findall(r": 50 % after 1 epochs, [\d.]+ s$", ran.stdout, re.MULTILINE)) == 2
+    assert len(re.findall(r": 50 % after epoch 1, [\d.]+ s$", ran.stdout, re.MULTILINE)) == 2
     drawn = curves.read(tmp_path / "curves.csv")
     assert list(drawn) == ["PyTorch", "numba-simd"]
     assert all(point.accuracy > 0.5 for points in drawn.values() for point in points)

@@ -11,10 +11,14 @@ from cnnbench.report import numbers
 from cnnbench.results import Row
 from cnnbench.words import counted
 
+_PYTORCH = "torch"
+"""Begins the names of PyTorch's backends and programs."""
+
 
 def answer(rows: Sequence[Row], floor: float) -> str:
     """Return which backend to train the digits CNN with, and by how much.
 
+    The lead over PyTorch is that over its fastest way of training, among backends and programs.
     Programs can train only this CNN, so the fastest one is named separately.
 
     Parameters
@@ -29,7 +33,15 @@ def answer(rows: Sequence[Row], floor: float) -> str:
         key=lambda row: row.seconds or 0.0,
     )
     programs = [row for row in trained if row.backend in PROGRAMS]
-    sentences = [_recommendation([row for row in trained if row not in programs], floor)]
+    backends = [row for row in trained if row not in programs]
+    sentences = [_recommendation(backends, floor)]
+    rival = next((row for row in trained if row.backend.startswith(_PYTORCH)), None)
+    if rival is not None and backends and not backends[0].backend.startswith(_PYTORCH):
+        apart = timing.ratio(backends[0].samples, rival.samples)
+        sentences.append(
+            f"{backends[0].backend} is {numbers.interval(*apart.known())} as fast as PyTorch's "
+            f"fastest way here, {rival.backend}."
+        )
     if programs:
         sentences.append(
             f"The fastest program for this CNN alone is {programs[0].backend}: "

@@ -56,10 +56,20 @@ def test_a_lone_backend_is_named_as_such():
 
 def test_programs_are_named_beside_the_answer():
     rows = [trained("jax", 1.5), trained("torch eager", 1.0), trained("a", 2.0), trained("b", 4.0)]
-    first, second = answer(rows, 0.05).split(". ")
+    first, second, third = answer(rows, 0.05).split(". ")
     assert first.startswith("Train with a here: 2.00 s")
-    assert second == "The fastest program for this CNN alone is torch eager: 1.00 s."
+    assert second == ("a is 0.50x [0.50, 0.50] as fast as PyTorch's fastest way here, torch eager")
+    assert third == "The fastest program for this CNN alone is torch eager: 1.00 s."
     assert answer(rows[:2], 0.05).startswith("No backend trained the digits CNN to the end here")
+
+
+def test_the_lead_over_pytorch_is_that_over_its_fastest_way():
+    rows = [trained("a", 1.0), trained("torch-cpu", 4.0), trained("torch.compile", 2.0)]
+    assert "a is 2.00x [2.00, 2.00] as fast as PyTorch's fastest way here, torch.compile." in (
+        answer(rows, 0.05)
+    )
+    rows = [trained("torch-cpu", 1.0), trained("a", 2.0), trained("torch eager", 3.0)]
+    assert "fastest way" not in answer(rows, 0.05)
 
 
 def test_the_rounds_of_both_decide_who_is_first():
