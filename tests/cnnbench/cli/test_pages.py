@@ -60,9 +60,12 @@ def test_report_takes_the_newest_run_and_says_so_where_there_is_none(command, tm
     assert (code, out) == (2, "")
     assert "no run in .cnnbench: measure one with cnnbench compare, or give one with --from" in err
     (tmp_path / ".cnnbench").mkdir()
-    Run({}, [], [tmp_path / ".cnnbench/check.json"]).write()
+    run = Run({}, [], [tmp_path / ".cnnbench/check.json"])
+    run.write()
+    assert command("report")[0] == 2  # it was interrupted before its first row
+    run.add([Row("a", "mb1", "conv2d", "forward", "numpy", 1, "ok")])
     code, out, _ = command("report")
-    assert (code, out) == (0, "report.html: 0 rows of .cnnbench/check.json\n")
+    assert (code, out) == (0, "report.html: 1 row of .cnnbench/check.json\n")
 
 
 @pytest.mark.slow

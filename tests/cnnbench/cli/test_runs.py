@@ -213,6 +213,6 @@ def test_compare_checks_times_trains_and_ends_in_an_answer_with_its_evidence(com
     assert f"The fastest program for this CNN alone is {program}:" in told
     code, shown, _ = command("show", path)
     assert code == 0
-    for title in ("Correctness: ", "digits.conv1 ", "digits (sum) ", "First calls, ", "Training: "):
+    for title in ("Correctness: ", "digits.conv1 ", "digits (sum) ", "Training: "):
         for text in (out, shown):
             assert re.search(rf"^{re.escape(title)}", text, re.MULTILINE)
