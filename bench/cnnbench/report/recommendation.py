@@ -21,6 +21,9 @@ from cnnbench.report.tables import Sheet, threads_in_words
 from cnnbench.results import Row
 from cnnkernels.registry import AUTO
 
+FAR = 0.05
+"""Predictions further from the measured time have a note."""
+
 SHOWN = 0.01
 """Operators with a smaller share of a step share a line."""
 
@@ -142,6 +145,13 @@ def _of_the_rest(found: Recommendation) -> Iterator[str]:
                 f"predicted: {NATIVE}'s step, times the sums of layers and rest, both measured "
                 "inside steps, over its own"
             )
+        apart = [(row, _apart(row)) for row in found.steps]
+        far = [f"{_named(row)} by {numbers.percent(abs(a))}" for row, a in apart if abs(a) > FAR]
+        if far:
+            yield (
+                f"predicted and measured differ: {', '.join(far)}; the layers were timed earlier, "
+                "when the machine may have been faster or slower, and step by step with clocks"
+            )
         return
     base = next((row for row in found.steps if row.backend == found.reference), None)
     rest = None if base is None else base.details.get("rest_seconds")
@@ -156,6 +166,12 @@ def _of_the_rest(found: Recommendation) -> Iterator[str]:
         f"{numbers.percent(rest / base.details['profiled_seconds'])}, is neither convolution nor "
         "max-pooling: no plan makes it faster"
     )
+
+
+def _apart(row: Row) -> float:
+    """Return the relative difference of the predicted time from the measured one."""
+    predicted = row.details.get("predicted_seconds")
+    return 0.0 if predicted is None or not row.seconds else predicted / row.seconds - 1
 
 
 def parts_sheet(found: Recommendation) -> Sheet:

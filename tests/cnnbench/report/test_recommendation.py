@@ -97,6 +97,15 @@ def test_steps_have_predicted_beside_measured_and_the_better_layout(found):
     assert "predicted: torch-cpu's step, times the sums of layers and rest" in text
 
 
+def test_a_prediction_that_is_far_off_is_said(found):
+    for row, factor in zip(found.steps, (1.0, 1.04, 0.8), strict=True):
+        row.details["predicted_seconds"] = factor * row.seconds
+    text = "\n".join(steps_sheet(found).notes)
+    assert "predicted and measured differ: the mix by 20%; the layers were timed earlier" in text
+    found.steps[2].details["predicted_seconds"] = found.steps[2].seconds
+    assert "differ" not in "\n".join(steps_sheet(found).notes)
+
+
 def test_where_a_step_goes_is_shown_in_proportion_and_small_parts_in_one_line(found):
     _, sheet, _ = sheets(found)
     assert sheet.columns == ("operators", "torch-cpu", "the mix")
