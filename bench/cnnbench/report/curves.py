@@ -15,6 +15,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from cnnbench.report import numbers
+from cnnbench.report.figure import document
 from cnnkernels import files
 
 _WIDTH, _HEIGHT = 620, 260
@@ -94,18 +95,7 @@ def figure(curves: Mapping[str, Sequence[Point]], source: str) -> str:
         end = _x(points[-1].seconds, most)
         drawn += _curve(name, points, most, below=42 if end > taken else 22)
         taken = end - _LETTER * len(name)
-    height = bottom + 48
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _WIDTH + 20} {height}"'
-            ' role="img">',
-            f"<title>{escape(_title(curves))}</title>",
-            f"<style>{_STYLE}</style>",
-            *drawn,
-            f'<text class="note" x="0" y="{height - 6}">{escape(source)}</text>',
-            "</svg>\n",
-        ]
-    )
+    return document(_LEFT + _WIDTH + 20, bottom + 48, _title(curves), _STYLE, drawn, source)
 
 
 def _title(curves: Mapping[str, Sequence[Point]]) -> str:

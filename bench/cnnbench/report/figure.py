@@ -123,12 +123,19 @@ def figure(panels: Sequence[_Panel], source: str) -> str:
         for number, panel in enumerate(panels)
         for part in _drawn(panel, number * (_WIDTH + _GAP), lines)
     ]
-    title = escape("; ".join(panel.title for panel in panels))
+    title = "; ".join(panel.title for panel in panels)
+    return document(width, height, title, _STYLE, drawn, source)
+
+
+def document(
+    width: int, height: int, title: str, style: str, drawn: Sequence[str], source: str
+) -> str:
+    """Return an SVG of drawn elements, with their source in the last line."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
-            f"<title>{title}</title>",
-            f"<style>{_STYLE}</style>",
+            f"<title>{escape(title)}</title>",
+            f"<style>{style}</style>",
             *drawn,
             f'<text class="note" x="0" y="{height - 6}">{escape(source)}</text>',
             "</svg>\n",
