@@ -48,6 +48,11 @@ PINNED = "pinned"
 """The reason for a backend fixed by the user."""
 
 
+def named(way: str) -> str:
+    """Return the name of a way of training in tables and sentences."""
+    return "the mix" if way == AUTO else way
+
+
 @dataclass
 class Candidate:
     """A backend's seconds for a layer: forward plus the backward that training needs."""

@@ -15,6 +15,7 @@ from cnnbench.recommend.recommendation import (
     NATIVE,
     Decision,
     Recommendation,
+    named,
 )
 from cnnbench.report import numbers
 from cnnbench.report.tables import Sheet, threads_in_words
@@ -106,9 +107,9 @@ def steps_sheet(found: Recommendation) -> Sheet:
         lines.append(_step_line(row, of_model))
         reason = found.why_not(row.backend)
         if row.outcome != "ok":
-            notes.append(f"{_named(row)}: {row.outcome}: {row.reason}")
+            notes.append(f"{named(row.backend)}: {row.outcome}: {row.reason}")
         elif reason is not None:
-            notes.append(f"{_named(row)}: to compare with alone: {reason}")
+            notes.append(f"{named(row.backend)}: to compare with alone: {reason}")
     notes += _of_the_rest(found)
     return Sheet(
         f"Training steps of {found.network.name}, {threads_in_words(found.plan.threads)}",
@@ -120,7 +121,7 @@ def steps_sheet(found: Recommendation) -> Sheet:
 
 def _step_line(row: Row, of_model: bool) -> tuple[str, ...]:
     line = [
-        _named(row),
+        named(row.backend),
         numbers.seconds(row.details.get("predicted_seconds")),
         numbers.seconds(row.seconds),
         numbers.interval(row.ratio, row.ratio_low, row.ratio_high),
@@ -133,10 +134,6 @@ def _step_line(row: Row, of_model: bool) -> tuple[str, ...]:
     return (*line, (verdict if row.outcome == "ok" else row.outcome) or "-")
 
 
-def _named(row: Row) -> str:
-    return "the mix" if row.backend == AUTO else row.backend
-
-
 def _of_the_rest(found: Recommendation) -> Iterator[str]:
     """Yield notes on the predictions, and on the time that no plan can reduce."""
     if found.kind == "model":
@@ -146,7 +143,9 @@ def _of_the_rest(found: Recommendation) -> Iterator[str]:
                 "inside steps, over its own"
             )
         apart = [(row, _apart(row)) for row in found.steps]
-        far = [f"{_named(row)} by {numbers.percent(abs(a))}" for row, a in apart if abs(a) > FAR]
+        far = [
+            f"{named(row.backend)} by {numbers.percent(abs(a))}" for row, a in apart if abs(a) > FAR
+        ]
         if far:
             yield (
                 f"predicted and measured differ: {', '.join(far)}; the layers were timed earlier, "
@@ -194,13 +193,13 @@ def parts_sheet(found: Recommendation) -> Sheet:
     if rows:
         rest = parts.rest(of_ways[-1])
         notes.append(
-            f"{numbers.seconds(rest)} of {_named(rows[-1])}'s step, "
+            f"{numbers.seconds(rest)} of {named(rows[-1].backend)}'s step, "
             f"{numbers.percent(rest / sum(of_ways[-1].values()))}, is PyTorch's own: no plan makes "
             "it faster"
         )
     return Sheet(
         f"Where a step's time goes, {threads_in_words(found.plan.threads)}",
-        ("operators", *map(_named, rows)),
+        ("operators", *(named(row.backend) for row in rows)),
         tuple(lines),
         tuple(notes),
     )
