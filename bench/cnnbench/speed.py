@@ -273,9 +273,7 @@ def _all_first_calls(
         return found
     progress.step("compiling")
     with ThreadPoolExecutor(max_workers=host.cores()) as executor:
-        some = (executor.submit(_calls, one, pool.threads, sets, caches) for one in pool.present)
-        for calls in list(some):
-            calls.result()
+        list(executor.map(lambda one: _calls(one, pool.threads, sets, caches), pool.present))
     return found
 
 

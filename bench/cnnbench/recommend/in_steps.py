@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import statistics
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 
 from cnnbench import timing
 from cnnbench.budget import Budget, Progress
-from cnnbench.checking import check_case, fills_folder, rows_of
+from cnnbench.checking import check_case, clear, fills_folder, rows_of
 from cnnbench.judging.comparing import compare
 from cnnbench.judging.limits import judge
 from cnnbench.recommend import parts
@@ -205,18 +204,17 @@ class _Session:
         problems = [layer.problem for layer in self._network.layers]
         descriptors = [str(problem) for problem in problems]
         followed: dict[str, Plan | None] = {AUTOCAST: None, AGAIN: None}  # for whole steps, later
-        for backend in backends:
-            with contextlib.suppress(WorkerError):
-                owners = pool.ask(backend, "owners", descriptors=descriptors)
-                able = [p for p, owner in zip(problems, owners, strict=True) if owner is not None]
-                plan = Plan({p: Choice(backend) for p in able}, NATIVE, ways.threads)
-                if able:
-                    followed[_way(backend)] = plan if _way(backend) == backend != NATIVE else None
-                self._own[backend] = {
-                    descriptor
-                    for descriptor, owner in zip(descriptors, owners, strict=True)
-                    if owner == backend
-                }
+        owned = _answers(pool, backends, "owners", descriptors=descriptors)
+        for backend, owners in owned.items():
+            able = [p for p, owner in zip(problems, owners, strict=True) if owner is not None]
+            plan = Plan({p: Choice(backend) for p in able}, NATIVE, ways.threads)
+            if able:
+                followed[_way(backend)] = plan if _way(backend) == backend != NATIVE else None
+            self._own[backend] = {
+                descriptor
+                for descriptor, owner in zip(descriptors, owners, strict=True)
+                if owner == backend
+            }
         ways.prepare(followed)
         for backend in backends:
             self._progress.step(f"a training step with {backend}")
@@ -305,34 +303,34 @@ def _slow(
     products: the slowest backends would need minutes for it.
     """
     largest = max(network.layers, key=lambda layer: len(layer.names) * layer.problem.flops(FORWARD))
-    paces = _paces(pool, pool.present, "pace", pooling=not isinstance(largest.problem, Conv2D))
+    paces = _answers(pool, pool.present, "pace", pooling=not isinstance(largest.problem, Conv2D))
     slow = _slower(paces, TOO_SLOW_FOR_ANYTHING if everything else TOO_SLOW_FOR_A_LAYER)
     if not everything:
         others = [name for name in pool.present if name not in slow]
-        of_layer = _paces(pool, others, "call_pace", descriptor=str(largest.problem))
+        of_layer = _answers(pool, others, "call_pace", descriptor=str(largest.problem))
         slow |= _slower(of_layer, TOO_SLOW_FOR_A_STEP)
     return {name: factor for name, factor in slow.items() if name not in wanted}
 
 
 def _slower(seconds: Mapping[str, float], limit: float) -> dict[str, float]:
-    """Return what is more than `limit` times slower than the fastest, with how many times."""
+    """Return the backends more than `limit` times slower than the fastest, with the factor."""
     fastest = min(seconds.values(), default=0.0)
     return {name: own / fastest for name, own in seconds.items() if own > limit * fastest}
 
 
-def _paces(
+def _answers(
     pool: WorkerPool, backends: Sequence[str], command: str, **given: Any
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Return the answers of the workers that can answer, asked several at once."""
-    paces: dict[str, float] = {}
+    answers: dict[str, Any] = {}
 
     def ask(backend: str) -> None:
         with contextlib.suppress(WorkerError):
-            paces[backend] = pool.ask(backend, command, **given)
+            answers[backend] = pool.ask(backend, command, **given)
 
     with ThreadPoolExecutor(max_workers=host.cores()) as executor:
         list(executor.map(ask, backends))
-    return {name: paces[name] for name in backends if name in paces}
+    return {name: answers[name] for name in backends if name in answers}
 
 
 def _checked(
@@ -345,6 +343,7 @@ def _checked(
 ) -> list[Row]:
     """Check all layers, several at once, and return a row for each direction of a step."""
     cases = {layer.case: layer.directions for layer in network.layers}
+    numbers = {case: number for number, case in enumerate(cases)}
     found: dict[tuple[Case, str], list[Row]] = {}
     telling = threading.Lock()
     turns = _Turns([(case, backend) for case in cases for backend in backends])
@@ -352,7 +351,7 @@ def _checked(
     def check_some(folder: Path) -> None:
         while (task := turns.take()) is not None:
             case, backend = task
-            of_case = folder / str(list(cases).index(case))
+            of_case = folder / str(numbers[case])
             of_case.mkdir(exist_ok=True)
             try:
                 with telling:
@@ -361,7 +360,7 @@ def _checked(
                 found[task] = rows_of(case, backend, threads, result)
             finally:
                 if turns.end(task):
-                    shutil.rmtree(of_case)  # gigabytes, if all layers of a network were kept
+                    clear(of_case)  # gigabytes, if all layers of a network were kept
 
     executor = ThreadPoolExecutor(max_workers=host.cores())
     with fills_folder() as folder:

@@ -50,9 +50,8 @@ class Taker:
         Takes a step; returns the seconds of its 'layers', and of 'others', as `Training.watch`
         does.
     about : dict of str to float
-        A profile, if one was taken: 'profiled_seconds' of a step, 'rest_seconds' of it outside the
-        layers that backends compute, and 'left_seconds' of the rest in other convolutions and
-        max-poolings.
+        A profile, if one was taken: 'profiled_seconds' of a step, and 'rest_seconds' of it outside
+        the layers that backends compute.
     """
 
     seconds: float

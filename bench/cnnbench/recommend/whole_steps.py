@@ -177,7 +177,6 @@ def _own(
         about = {
             "profiled_seconds": profile["step"],
             "rest_seconds": profile["step"] - in_layers,
-            "left_seconds": 0.0,
         }
         return Taker(once, lambda steps: float(worker.ask("steps", steps=steps)), about=about)
 
@@ -230,16 +229,14 @@ def _predict(found: Recommendation) -> None:
     rows = {row.backend: row for row in found.steps}
     native, usual = rows.get(NATIVE), _modelled(found, NATIVE)
     for row in found.steps:
-        row.details["layer_seconds"] = in_layers = found.total(row.backend)
         if found.kind != "model":
-            rest = row.details.get("rest_seconds")
+            in_layers, rest = found.total(row.backend), row.details.get("rest_seconds")
             if in_layers is not None and rest is not None:
                 row.details["predicted_seconds"] = in_layers + rest
             continue
         seconds = _modelled(found, row.backend)
         if seconds and usual and native is not None and native.seconds is not None:
             row.details["predicted_seconds"] = native.seconds * seconds / usual
-            row.details["rest_seconds"] = _rest(found, row.backend)
 
 
 def _modelled(found: Recommendation, way: str) -> float | None:

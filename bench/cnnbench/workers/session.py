@@ -223,7 +223,7 @@ class _Session:
         return {"calls": [asdict(call) for call in calls], "left": left}
 
     def import_pytorch(self) -> None:
-        """Import what a PyTorch model needs, which takes seconds."""
+        """Import PyTorch and the modules that train a model, which takes seconds."""
         from cnnbench.recommend import torch_model  # noqa: F401
 
     def start_model(self, model: str, shape: list[int], **how: bool) -> None:

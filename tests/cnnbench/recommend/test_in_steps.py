@@ -24,7 +24,7 @@ LAYERS = {
 
 
 class Pool:
-    """Workers that give the findings of checks, rough speeds, and whose kernels compute what."""
+    """Workers that give the findings of checks, rough speeds, and the owners of kernels."""
 
     def __init__(self):
         self.backends = self.present = list(PACES)
@@ -229,11 +229,14 @@ def test_every_layer_is_checked_once_by_each_backend(timed):
     assert len(timed.pool.checked) == len(set(timed.pool.checked)) == 2 * 3
 
 
-def test_expected_results_are_computed_once_and_not_kept(timed):
+def test_expected_results_are_computed_once_and_not_kept(timed, monkeypatch):
+    cleared = []
+    monkeypatch.setattr(in_steps, "clear", cleared.append)
     timed()
     for descriptor in (timed.conv, timed.max_pool):
         assert [new for d, new in timed.pool.filled if d == descriptor] == [True, False, False]
-    assert len(timed.pool.folders) == 2
+    assert len(timed.pool.folders) == len(cleared) == 2
+    assert timed.pool.folders == set(cleared)
     assert not any(folder.exists() for folder in timed.pool.folders)
 
 
