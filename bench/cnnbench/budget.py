@@ -18,8 +18,8 @@ class Progress(Protocol):
         """Set the number of steps."""
         ...
 
-    def step(self, text: str) -> None:
-        """Announce the step that begins now."""
+    def step(self, text: str, count: int = 1) -> None:
+        """Announce the step that begins now, and stands for so many."""
         ...
 
 
@@ -30,9 +30,13 @@ class Budget:
     Attributes
     ----------
     rounds : int
-        The most rounds, before extra ones for unclear verdicts.
+        The most rounds in one process.
+    processes : int
+        The most processes of a backend in which a case is timed, one after another: as many as a
+        verdict needs. With 1, all rounds are in the process that checks.
     seconds : float
-        For one backend in one direction of one case; slow backends get fewer rounds.
+        For one backend in one direction of one case; slow backends get fewer rounds, and very slow
+        ones a single process.
     training_seconds : float
         For all trainings of one backend. A single training that takes longer than half of it, once
         compiled, is stopped, unless it is run in full.
@@ -43,6 +47,7 @@ class Budget:
     """
 
     rounds: int = timing.ROUNDS
+    processes: int = 1
     seconds: float = 6.0
     training_seconds: float = 20.0
     call_seconds: float | None = CALL_SECONDS
@@ -52,6 +57,9 @@ class Budget:
         """Return how many rounds of two sides fit into a budget, at least one."""
         return max(1, min(self.rounds, int(budget_seconds / (2 * side_seconds))))
 
+
+FULL = Budget(rounds=4, processes=12, seconds=4.0)
+"""For verdicts on single cases."""
 
 SHORT = Budget(rounds=6, seconds=0.5, training_seconds=9.0, first_steps=False)
 """For comparing everything in minutes: enough rounds for intervals, none extra."""

@@ -14,6 +14,7 @@ from cnnbench.results import Row, Run
 from cnnbench.words import counted
 from cnnbench.workers.pool import WorkerPool, note_threading
 from cnnbench.workers.worker import WorkerError
+from cnnkernels.conformance.fills import STORED
 from cnnkernels.contract import Conv2D, Direction, Problem, directions
 from cnnkernels.descriptor import Case
 
@@ -127,6 +128,6 @@ def fills_folder() -> Iterator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Empty the folder: large cases fill it fast."""
-    for path in folder.iterdir():
+    """Remove the inputs and results: large cases fill the folder fast. Spots of them stay."""
+    for path in folder.glob(STORED):
         path.unlink()

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cnnbench.timing import Samples
 from cnnkernels import files
 from cnnkernels.conformance import Outcome
 
@@ -60,9 +61,12 @@ class Row:
         Largest error on real data, relative to the largest rounding error possible in direct sums,
         in any order.
     seconds : float or None
-        Median of `samples`, of one call.
+        Of one call: the geometric mean of the blocks' medians.
     samples : list of float
-        Seconds of a call, two a round, in the order of the rounds.
+        Seconds of a call, in the order of the rounds.
+    sides, processes : int
+        How many samples, one after another, form a block (the two of a round, or all of a process),
+        and the number of processes they are from.
     gflops : float or None
         10^9 floating-point operations of a direct convolution a second, without taps on padding.
         They are called effective if an algorithm computes fewer.
@@ -104,6 +108,8 @@ class Row:
     error_over_bound: float | None = None
     seconds: float | None = None
     samples: list[float] = field(default_factory=list)
+    sides: int = 2
+    processes: int = 1
     gflops: float | None = None
     ceiling_fraction: float | None = None
     extra_bytes: int | None = None
@@ -126,6 +132,11 @@ class Row:
         self.seconds = self.gflops = self.ceiling_fraction = self.nchw_seconds = None
         self.first_call_seconds = self.cached_first_call_seconds = None
         self.ratio = self.ratio_low = self.ratio_high = self.verdict = self.extra_bytes = None
+
+    @property
+    def measured(self) -> Samples:
+        """The samples with their blocks."""
+        return Samples(self.samples, self.sides, self.processes)
 
     @property
     def owner(self) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from cnnbench import timing
-from cnnbench.budget import Budget
 from cnnbench.workers import clock
 from cnnkernels.contract import Direction
 
@@ -17,33 +17,40 @@ PARTS = 7
 """A side is timed in parts, and their median ignores a single hiccup of the system."""
 
 
-class Asked(Protocol):
-    """A worker, or a proxy for one; a failed worker answers None."""
+@dataclass(frozen=True)
+class Side:
+    """How a worker times one direction of its prepared case.
 
-    def ask(self, command: str, **arguments: Any) -> Any:
-        """Return the answer to a command."""
-        ...
-
-
-def contestant(
-    name: str, worker: Asked, direction: Direction, nchw: bool, budget: Budget
-) -> tuple[timing.Contestant, int | None]:
-    """Return a direction of a worker's prepared case as a contestant, and its memory in bytes.
-
-    The memory excludes inputs and outputs; it is None where unknown.
+    Attributes
+    ----------
+    direction : str
+    nchw : bool
+        Whether each call converts its arrays from and to NCHW.
+    calls, parts : int
+        It times this many parts, of this many calls each.
+    warm : bool
+        Whether a call runs untimed before.
+    seconds : float
+        A rough length of the side, with its rest.
     """
-    probed = worker.ask("probe", direction=direction, nchw=nchw)
-    if probed is None:
-        return timing.Contestant(name, lambda: math.nan, 0), None
-    call_seconds = probed["seconds"]
+
+    direction: Direction
+    nchw: bool
+    calls: int
+    parts: int
+    warm: bool
+    seconds: float
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The arguments of a worker's command ``side``."""
+        names = ("direction", "nchw", "calls", "parts", "warm")
+        return {name: getattr(self, name) for name in names}
+
+
+def side_of(direction: Direction, nchw: bool, call_seconds: float) -> Side:
+    """Return the side for calls of a length, as a worker has probed it."""
     parts = max(1, min(PARTS, math.ceil(SIDE_SECONDS / call_seconds)))
     calls = max(1, math.ceil(SIDE_SECONDS / parts / call_seconds))
-    how = {"nchw": nchw, "calls": calls, "parts": parts, "warm": call_seconds < clock.WARM_SECONDS}
-
-    def side() -> float:
-        timing.rest()
-        seconds = worker.ask("side", direction=direction, **how)
-        return math.nan if seconds is None else float(seconds)
-
-    rounds = budget.rounds_for(parts * calls * call_seconds + timing.REST_SECONDS, budget.seconds)
-    return timing.Contestant(name, side, rounds), probed["extra_bytes"]
+    seconds = parts * calls * call_seconds + timing.REST_SECONDS
+    return Side(direction, nchw, calls, parts, call_seconds < clock.WARM_SECONDS, seconds)

@@ -1,20 +1,28 @@
-"""Compare times reliably: rounds, ratios, intervals and verdicts.
+"""Compare times reliably: rounds, blocks, ratios, intervals and verdicts.
 
 A round times every contestant once in random order, and once more in reverse order. Any two of them
-form an A-B-B-A block, which cancels a steady drift of the machine's speed [1]_. Each round gives a
-log ratio; their median is the ratio, and order statistics give a distribution-free interval [2]_.
+form an A-B-B-A block, which cancels a steady drift of the machine's speed [1]_.
+
+A process has a speed of its own for its whole life: where its memory lies, which core it runs on.
+So the rounds of one process are one observation, a *block*, and new processes give new blocks. The
+time of a block is the median of its sides; the time of a contestant is the geometric mean of its
+blocks, and a ratio is the quotient of two such times. Student's t over the blocks' log ratios gives
+the interval. It covers the variation between processes and within them, because a block contains
+both; more rounds in a process could not replace another process [2]_. What runs in a single process
+has its rounds for blocks; its interval does not cover the variation between processes, so for a
+verdict it must clear the A/A floor.
 
 References
 ----------
 .. [1] T. Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously Wrong!",
    ASPLOS 2009, on randomizing the order.
-.. [2] W. J. Conover, "Practical Nonparametric Statistics", 3rd ed., 1999, section 3.2.
+.. [2] T. Kalibera and R. Jones, "Rigorous Benchmarking in Reasonable Time", ISMM 2013, sections 4
+   and 5, on the levels of variation.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import sleep
@@ -26,14 +34,25 @@ from scipy import stats
 Verdict: TypeAlias = Literal["FASTER", "SLOWER", "SAME", "UNCLEAR"]
 
 ROUNDS = 12
-MOST_ROUNDS = 24
 LEAST_ROUNDS = 6
-"""The fewest rounds that can give an interval of 95 % or more."""
-CONFIDENCE = 0.95
+"""The fewest rounds in one process that an answer may rest on."""
+
+LEAST_BLOCKS = 3
+"""The fewest blocks that give an interval."""
+
+CONFIDENCE = 0.99
+"""Of an interval: of 300 pairs of identical backends, three may be told apart."""
+
+RELEVANT = 0.01
+"""Differences below this have no verdict but SAME, however certain they are."""
+
 SAME_WITHIN = 0.02
 
 DECISIVE = 10.0
-"""A ratio this far from 1 has a verdict after a single round."""
+"""A ratio this far from 1 has a verdict after a single block."""
+
+PRECISE = 1.2
+"""A verdict whose interval is wider than this factor needs further blocks."""
 
 REST_SECONDS = 0.02
 """Idle time before a side, until the thread pools of other processes stop spinning."""
@@ -53,13 +72,54 @@ def finite(value: float) -> float | None:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Seconds of a call, side by side with others, in the order of the rounds.
+
+    Attributes
+    ----------
+    seconds : sequence of float
+    sides : int
+        How many of them, one after another, form a block: the two of a round, or all of a process.
+    processes : int
+        How many processes they are from.
+    """
+
+    seconds: Sequence[float]
+    sides: int = 2
+    processes: int = 1
+
+    def blocks(self) -> np.ndarray:
+        """Return the log of each whole block's time; nan where a side was lost."""
+        whole = len(self.seconds) // self.sides
+        logs = np.log(np.asarray(self.seconds[: whole * self.sides], float))
+        of_blocks: np.ndarray = np.median(logs.reshape(whole, self.sides), axis=1)
+        return of_blocks
+
+    @property
+    def typical(self) -> float:
+        """The geometric mean of the blocks; nan without any, or if a side was lost."""
+        blocks = self.blocks()
+        return math.exp(float(blocks.mean())) if blocks.size else math.nan
+
+
+@dataclass(frozen=True)
 class Ratio:
-    """Speed relative to the baseline, with its interval; nan where unknown."""
+    """Speed relative to the baseline, with its interval; nan where unknown.
+
+    Attributes
+    ----------
+    value, low, high : float
+    blocks : int
+        How many blocks it rests on.
+    processes : int
+        How many processes of each side the blocks are from.
+    """
 
     value: float
     low: float
     high: float
-    rounds: int
+    blocks: int
+    processes: int = 1
 
     def known(self) -> tuple[float | None, float | None, float | None]:
         """Return the ratio and its interval, None in place of nan."""
@@ -89,8 +149,8 @@ class Contestant:
 
     @property
     def seconds(self) -> float:
-        """Median of the samples; nan without any."""
-        return statistics.median(self.samples) if self.samples else math.nan
+        """The typical time in rounds of one process; nan without any."""
+        return Samples(self.samples).typical
 
 
 def run_rounds(
@@ -107,65 +167,32 @@ def run_rounds(
             contestant.samples.extend(times[contestant.name])
 
 
-def compete(
-    contestants: Sequence[Contestant],
-    baseline: str,
-    floor: float,
-    random: np.random.Generator,
-) -> None:
-    """Time all contestants in rounds, with more rounds for unclear verdicts, up to a limit."""
-    run_rounds(contestants, random, 0, max((c.rounds for c in contestants), default=0))
-    base = next((c for c in contestants if c.name == baseline), None)
-    if base is None or base.rounds < ROUNDS or not floor <= UNSTEADY:
-        return
-    done = ROUNDS
-    while done < MOST_ROUNDS:
-        unclear = [
-            c
-            for c in contestants
-            if c is not base
-            and c.rounds == done
-            and verdict(ratio(c.samples, base.samples), floor) == "UNCLEAR"
-        ]
-        if not unclear:
-            return
-        base.rounds = done + LEAST_ROUNDS
-        for contestant in unclear:
-            contestant.rounds = base.rounds
-        run_rounds([base, *unclear], random, done, base.rounds)
-        done = base.rounds
+def ratio(samples: Samples, baseline: Samples) -> Ratio:
+    """Return the speed of the samples relative to the baseline, over the blocks both have."""
+    mine, theirs = samples.blocks(), baseline.blocks()
+    shared = min(mine.size, theirs.size)
+    processes = min(samples.processes, baseline.processes)
+    if not shared or np.isnan(mine).any() or np.isnan(theirs).any():
+        return Ratio(math.nan, math.nan, math.nan, 0, processes)
+    return ratio_of_blocks(np.exp(theirs[:shared] - mine[:shared]), processes)
 
 
-def ratio(samples: Sequence[float], baseline: Sequence[float]) -> Ratio:
-    """Return the speed of the samples relative to the baseline, over the rounds both have.
-
-    Parameters
-    ----------
-    samples, baseline : sequence of float
-        Seconds, two for each round, from `run_rounds`.
-    """
-    rounds = min(len(samples), len(baseline)) // 2
-    if not rounds or any(map(math.isnan, (*samples, *baseline))):
-        return Ratio(math.nan, math.nan, math.nan, 0)
-    mine, theirs = (
-        np.log(np.asarray(times[: 2 * rounds], float)).reshape(rounds, 2).mean(axis=1)
-        for times in (samples, baseline)
-    )
-    return ratio_of_rounds(np.exp(theirs - mine))
-
-
-def ratio_of_rounds(ratios: np.ndarray) -> Ratio:
-    """Return the median of the rounds' ratios, with a distribution-free interval."""
+def ratio_of_blocks(ratios: np.ndarray, processes: int = 1) -> Ratio:
+    """Return the geometric mean of the blocks' ratios, with the interval of Student's t."""
     logs = np.log(ratios)
-    low = high = math.nan
-    if logs.size >= LEAST_ROUNDS:
-        test = stats.quantile_test(logs, p=0.5)
-        low, high = np.exp(np.asarray(test.confidence_interval(CONFIDENCE))).tolist()
-    return Ratio(math.exp(float(np.median(logs))), low, high, int(logs.size))
+    value, half = float(logs.mean()), math.nan
+    if logs.size >= LEAST_BLOCKS:
+        quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, logs.size - 1))
+        half = quantile * float(logs.std(ddof=1)) / math.sqrt(logs.size)
+    low, high = math.exp(value - half), math.exp(value + half)
+    return Ratio(math.exp(value), low, high, int(logs.size), processes)
 
 
 def verdict(found: Ratio, floor: float) -> Verdict:
     """Return the verdict on a ratio, given the A/A floor.
+
+    A difference must exceed the floor, and its interval must lie beyond what is relevant; that of a
+    single process must lie beyond the floor.
 
     Parameters
     ----------
@@ -178,9 +205,10 @@ def verdict(found: Ratio, floor: float) -> Verdict:
         if found.value > DECISIVE * (1 + floor):
             return "FASTER"
         return "SLOWER" if found.value < 1 / (DECISIVE * (1 + floor)) else "UNCLEAR"
-    if found.low > 1 + floor:
+    border = 1 + (RELEVANT if found.processes >= LEAST_BLOCKS else max(floor, RELEVANT))
+    if found.low > border and found.value > 1 + floor:
         return "FASTER"
-    if found.high < 1 / (1 + floor):
+    if found.high < 1 / border and found.value < 1 / (1 + floor):
         return "SLOWER"
     same = 1 + max(SAME_WITHIN, min(floor, UNSTEADY))
     if found.low >= 1 / same and found.high <= same:

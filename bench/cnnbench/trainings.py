@@ -5,8 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import math
-import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,14 +19,21 @@ from cnnbench.checking import check_case, fills_folder, rows_of
 from cnnbench.digits import data, weights
 from cnnbench.digits.options import Options, describe
 from cnnbench.digits.recipes import Recipe
+from cnnbench.digits.trainers import PROGRAMS
 from cnnbench.digits.training import planned
 from cnnbench.judging.comparing import compare
-from cnnbench.judging.floor import measure_floor, probes
 from cnnbench.results import Row, Run, slug
-from cnnbench.timing import Contestant
-from cnnbench.workers.pool import WorkerPool, baseline_for, cache_of, failing, note, note_threading
+from cnnbench.trainees import Trainee, Trainees, seconds_per_step
+from cnnbench.workers.pool import (
+    WorkerPool,
+    baseline_for,
+    cache_of,
+    failing,
+    note,
+    note_threading,
+)
 from cnnbench.workers.worker import Worker, WorkerError
-from cnnkernels import files
+from cnnkernels import files, host
 
 PROFILE_SECONDS = 0.3
 
@@ -65,12 +70,13 @@ def train(
     budget: Budget,
     progress: Progress,
     caches: Path,
+    exact: Exact | None = None,
 ) -> None:
     """Train a network with every trainer, in turns, and add the rows to the run.
 
     Each backend is first checked on the network's layers, unless the run has passed rows for them.
     All losses are compared with those of a float64 training. Compiled code goes to `caches`, which
-    start empty, so the first step includes compiling.
+    start empty, so the first step includes compiling. `exact` is from `prepare`.
     """
     layers = CaseSet(recipe.options.architecture, planned(recipe.options).cases)
     progress.begin(len(threads) * (4 * len(backends) + budget.rounds + 1))
@@ -79,16 +85,13 @@ def train(
     for count in threads:
         with WorkerPool(backends, count, caches) as pool, fills_folder() as folder:
             base = baseline_for(pool, baseline)
-            floor = run.environment.get("aa_floor", {}).get(str(count), math.nan)
-            if math.isnan(floor) and pool.present:
-                floor = measure_floor(base, count, probes([layers]), budget)
+            floor = run.environment.get("aa_floor", {}).get(str(count))
             note(run, "baseline", count, base)
-            note(run, "aa_floor", count, floor)
             rows = [
                 Row(layers.name, describe(recipe.options), "train", "train", backend, count, "ok")
                 for backend in backends
             ]
-            trainees: list[_Trainee] = []
+            trainees = Trainees(base, None if floor is None else float(floor))
             try:
                 if budget.first_steps and count == threads[0]:  # later counts find compiled code
                     for row in rows:
@@ -102,9 +105,9 @@ def train(
                         progress.step(f"checking the layers on {row.backend}")
                         _check_layers(run, pool, row, layers, folder)
                     progress.step("training in float64 for comparison")
-                    exact = _exact_losses(
-                        recipe.options, declared=any("bound_ratio" in row.details for row in rows)
-                    )
+                    if exact is None:
+                        declared = any("bound_ratio" in row.details for row in rows)
+                        exact = _exact_losses(recipe.options, declared=declared)
                 for row in rows:
                     if row.outcome != "ok":
                         continue
@@ -123,11 +126,15 @@ def train(
                                 # The first training may have compiled.
                                 again = pool.ask(row.backend, "train", **options)
                                 rounds = _rounds(again["seconds"], budget)
-                            trainees.append(_Trainee(pool, row, options, rounds))
-                contestants = [trainee.contestant for trainee in trainees]
-                for number in range(max((c.rounds for c in contestants), default=0)):
+                            trainees.add(Trainee(pool, row, options, rounds))
+                if floor is None:
+                    trainees.add_twin(pool)
+                for number in range(budget.rounds):
+                    if not trainees.waiting(number):
+                        break
                     progress.step(f"training in turns, round {number + 1}")
-                    timing.run_rounds(contestants, random, number, number + 1)
+                    timing.run_rounds(trainees.contestants, random, number, number + 1)
+                    trainees.dismiss(number + 1)
                 for row in rows:
                     if row.outcome == "ok" and pool.about(row.backend)["kernels"]:
                         progress.step(f"profiling a step of {row.backend}")
@@ -136,9 +143,9 @@ def train(
                                 row.backend, "profile", seconds=PROFILE_SECONDS, **options
                             )
             finally:
-                for trainee in trainees:
-                    trainee.settle()
-                compare(rows, base, floor)
+                trainees.settle()
+                note(run, "aa_floor", count, trainees.floor)
+                compare(rows, base, trainees.floor)
                 # After an interrupt some rows may have no time yet.
                 run.add(row for row in rows if row.outcome != "ok" or row.seconds is not None)
             note_threading(run, pool)
@@ -186,14 +193,17 @@ def _first_steps(
     backend: str, threads: int, options: dict[str, Any], caches: Path
 ) -> tuple[float, float]:
     """Return the seconds of compiling and a first step: with an empty cache, then a filled one."""
-    seconds = []
-    for _ in ("cold", "cached"):
-        with Worker(backend, threads, cache_of(backend, caches)) as worker:
-            done = worker.ask("train", **options | {"most_steps": 1})
-            seconds.append(float(done["compile_seconds"] + done["seconds"]))
-        if not (caches / backend).exists():
-            break
-    return seconds[0], seconds[-1]
+    cold = _first_step(backend, threads, options, caches)
+    if not (caches / backend).exists():
+        return cold, cold
+    return cold, _first_step(backend, threads, options, caches)
+
+
+def _first_step(backend: str, threads: int, options: dict[str, Any], caches: Path) -> float:
+    """Return the seconds of compiling and a first step in a new process."""
+    with Worker(backend, threads, cache_of(backend, caches)) as worker:
+        done = worker.ask("train", **options | {"most_steps": 1})
+        return float(done["compile_seconds"] + done["seconds"])
 
 
 @contextlib.contextmanager
@@ -210,8 +220,18 @@ def _compiling(pool: WorkerPool, options: dict[str, Any]) -> Iterator[None]:
             raise
 
 
+def prepare(backends: Sequence[str], threads: int, recipe: Recipe, caches: Path) -> Exact:
+    """Compile the programs into the caches, and return the losses of float64 trainings."""
+    options = dataclasses.asdict(recipe.options)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=host.cores()) as executor:
+        exact = executor.submit(_exact_losses, recipe.options, declared=True)
+        for program in (name for name in backends if name in PROGRAMS):
+            executor.submit(_first_step, program, threads, options, caches)
+        return exact.result()
+
+
 @dataclasses.dataclass(frozen=True)
-class _Exact:
+class Exact:
     """The losses of a float64 training.
 
     Attributes
@@ -230,7 +250,7 @@ class _Exact:
     noisy_spread: np.ndarray
 
 
-def _exact_losses(options: Options, *, declared: bool) -> _Exact:
+def _exact_losses(options: Options, *, declared: bool) -> Exact:
     """Train in float64; measure the noisy spread only if an algorithm declares its accuracy."""
     options = dataclasses.replace(options, dtype="float64")
     drawn = weights.start(planned(options), options)
@@ -258,7 +278,7 @@ def _exact_losses(options: Options, *, declared: bool) -> _Exact:
                 done = worker.ask("train", **dataclasses.asdict(from_source))
                 np.maximum(spread, _apart(done["step_losses"], losses[:an_epoch]), out=spread)
     spread, *others = (np.maximum.accumulate(spread) for spread in spreads.values())
-    return _Exact(losses, spread, others[0] if others else spread)
+    return Exact(losses, spread, others[0] if others else spread)
 
 
 def _apart(losses: Sequence[float], right: np.ndarray) -> np.ndarray:
@@ -296,7 +316,7 @@ def _check_layers(run: Run, pool: WorkerPool, row: Row, layers: CaseSet, folder:
                 row.details["bound_ratio"] = max(known, other.details["bound_ratio"])
 
 
-def _note_training(row: Row, done: dict[str, Any], exact: _Exact) -> None:
+def _note_training(row: Row, done: dict[str, Any], exact: Exact) -> None:
     """Set a training's results, and compare its losses with the float64 losses."""
     losses = done["step_losses"]
     apart = _apart(losses, exact.losses[: len(losses)])
@@ -335,45 +355,13 @@ def _details(done: dict[str, Any]) -> dict[str, Any]:
         "loss": last.get("loss", done["step_losses"][-1]),
         "train_accuracy": last.get("train_accuracy"),
         "test_accuracy": last.get("test_accuracy"),
-        "seconds_per_step": _seconds_per_step(done),
+        "seconds_per_step": seconds_per_step(done),
         **{key: done[key] for key in ("steps", "all_steps", "epochs", "step_losses", "weights")},
     }
 
 
-def _seconds_per_step(done: dict[str, Any]) -> float | None:
-    seconds = done["step_seconds"]
-    return None if seconds is None else float(seconds) / max(1, done["steps"])
-
-
 def _rounds(seconds: float, budget: Budget) -> int:
     return budget.rounds_for(seconds, budget.training_seconds)
-
-
-class _Trainee:
-    """A backend or program in training, and its row."""
-
-    def __init__(self, pool: WorkerPool, row: Row, options: dict[str, Any], rounds: int) -> None:
-        self._pool, self._row, self._options = pool, row, options
-        self._step_seconds: list[float | None] = []
-        self.contestant = Contestant(row.backend, self._side, rounds)
-
-    def _side(self) -> float:
-        timing.rest()
-        seconds = math.nan
-        if self._row.outcome == "ok":
-            with failing([self._row]):
-                done = self._pool.ask(self._row.backend, "train", **self._options)
-                self._step_seconds.append(_seconds_per_step(done))
-                seconds = float(done["seconds"])
-        return seconds
-
-    def settle(self) -> None:
-        """Set the row's times from the trainings so far."""
-        if self._row.outcome == "ok" and self.contestant.samples:
-            self._row.samples = self.contestant.samples
-            self._row.seconds = self.contestant.seconds
-            known = [seconds for seconds in self._step_seconds if seconds is not None]
-            self._row.details["seconds_per_step"] = statistics.median(known) if known else None
 
 
 def save_weights(folder: Path, rows: Sequence[Row]) -> list[Path]:

@@ -412,7 +412,7 @@ else:
 #
 # Time the same call twice, and the two times differ. Is B faster than A, or was the machine busy?
 # Time them in turns, A B B A, so a slow drift affects both equally. Take the ratio in every round,
-# then the median of all ratios, with an interval that contains the true ratio in 96 of 100 cases.
+# then the mean of all ratios, with an interval that contains the true ratio in 99 of 100 cases.
 # Also time A against itself: that difference is noise, the *A/A floor*, and smaller differences
 # don't count.
 
@@ -426,7 +426,7 @@ def in_turns(one, other):
     for _ in range(rounds):
         for which in (0, 1, 1, 0):
             samples[which].append(seconds_of((one, other)[which], layers["3x3"], repeats=3))
-    return samples[0], samples[1]
+    return timing.Samples(samples[0]), timing.Samples(samples[1])
 
 
 for one, other in (("numpy", "numpy"), ("numba-simd", "numpy")):
@@ -437,8 +437,9 @@ for one, other in (("numpy", "numpy"), ("numba-simd", "numpy")):
 
 # %% [markdown]
 # `cnnbench time` does this with each backend in its own process, so thread pools do not disturb
-# each other. It checks each kernel before timing it, and says FASTER or SLOWER only if the whole
-# interval is beyond the floor.
+# each other, and starts the processes anew several times, as each has a speed of its own. It checks
+# each kernel before timing it, and says FASTER or SLOWER only if the interval is beyond 1 and the
+# ratio beyond the floor.
 #
 # ## 11. Choosing
 #

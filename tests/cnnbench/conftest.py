@@ -47,9 +47,9 @@ class Steps:
     def begin(self, total):
         self.total, self.done = total, 0
 
-    def step(self, text):
+    def step(self, text, count=1):
         assert text
-        self.done += 1
+        self.done += count
         assert self.done <= self.total
 
 

@@ -91,8 +91,8 @@ def test_rows_of_earlier_cases_are_in_the_file_when_a_later_one_begins(tmp_path,
     seen = []
 
     class Watching(steps):
-        def step(self, text):
-            super().step(text)
+        def step(self, text, count=1):
+            super().step(text, count)
             seen.append(len(results.read(path).rows) if path.exists() else 0)
 
     checking.check(fresh_run(path), [TINY], ["numpy"], [1], Watching())

@@ -6,12 +6,14 @@ import re
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cnnbench import results, speed
+from cnnbench import results, speed, timing
 from cnnbench.budget import Budget
 from cnnbench.cases import CaseSet
 from cnnbench.judging import limits
+from cnnbench.workers.pool import Copy
 from cnnkernels.contract import directions
 from cnnkernels.descriptor import parse_case
 
@@ -21,7 +23,7 @@ POOL = parse_case('mb2ic3ih6oh3kh2sh2ph0n"tiny.pool*1"')
 TINY = CaseSet("tiny", (A, POOL, B))
 LONE = CaseSet("", (A,))
 
-EFFORT = Budget(rounds=2, seconds=1.0, training_seconds=1.0, call_seconds=5.0)
+EFFORT = Budget(rounds=1, processes=3, seconds=1.0, training_seconds=1.0, call_seconds=5.0)
 
 TIMES = (
     "seconds",
@@ -56,14 +58,13 @@ def measured(
 ):
     """Time backends on a machine of known ceilings, or those `asked` one by one; return the rows.
 
-    Unless it is a whole run, the floor is known as well, and first calls are left out.
+    Unless it is a whole run, first calls are left out.
     """
     asked = (ceilings(**machine) for _ in itertools.count()) if asked is None else asked
     with pytest.MonkeyPatch.context() as patch:
         for module in (speed, limits):
             patch.setattr(module, "measure_ceilings", lambda _: next(asked))
         if not whole:
-            patch.setattr(speed, "measure_floor", lambda *_: 0.01)
             patch.setattr(speed, "_first_calls", lambda *_: {})
         progress = steps()
         with tempfile.TemporaryDirectory() as caches:
@@ -152,7 +153,8 @@ def test_a_good_row_says_how_fast_it_was_and_on_which_check_it_stands(everyone):
         assert (row.problem, row.layers) == (str(case), case.layers)
         assert row.check
         assert 0 <= row.error_over_bound <= 1
-        assert len(row.samples) == 2 * EFFORT.rounds
+        assert 1 <= row.processes <= EFFORT.processes
+        assert len(row.samples) == row.sides * row.processes == 2 * row.processes
         assert min(row.samples) <= row.seconds <= max(row.samples)
         smallest = case.problem in (POOL.problem, min((A, B), key=size).problem)
         assert (row.first_call_seconds is not None) == smallest
@@ -176,12 +178,14 @@ def test_sums_weigh_cases_by_their_layers(everyone):
             total = find(everyone.rows, backend, "tiny (sum)", direction)
             a, b = (find(everyone.rows, backend, case.label, direction) for case in (A, B))
             assert (total.outcome, total.layers, total.problem) == ("ok", 5, "")
-            assert total.seconds == pytest.approx(3 * a.seconds + 2 * b.seconds)
-            assert total.samples == pytest.approx(
-                [3 * of_a + 2 * of_b for of_a, of_b in zip(a.samples, b.samples, strict=True)]
-            )
+            shared = min(a.processes, b.processes)
+            blocks = [np.exp(row.measured.blocks())[:shared] for row in (a, b)]
+            assert total.samples == pytest.approx(3 * blocks[0] + 2 * blocks[1])
+            assert (total.sides, total.processes) == (1, shared)
+            assert total.seconds == pytest.approx(total.measured.typical)
             work = 3 * A.problem.flops(direction) + 2 * B.problem.flops(direction)
-            assert total.gflops == pytest.approx(work / total.seconds / 1e9)
+            whole = 3 * a.seconds + 2 * b.seconds
+            assert total.gflops == pytest.approx(work / whole / 1e9)
             assert total.error_over_bound == max(a.error_over_bound, b.error_over_bound)
 
 
@@ -324,7 +328,6 @@ def test_several_backends_compile_at_once_where_first_calls_are_not_timed(fresh_
     compiled = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "measure_ceilings", lambda _: ceilings())
-        patch.setattr(speed, "measure_floor", lambda *_: 0.01)
         patch.setattr(speed, "_calls", lambda backend, *_: compiled.append(backend))
         with tempfile.TemporaryDirectory() as caches:
             progress = steps()
@@ -351,8 +354,8 @@ def test_a_backend_of_another_layout_shows_its_time_with_conversion_too(fresh_ru
 @pytest.mark.slow
 def test_an_interrupted_case_leaves_the_rows_it_has_come_to(fresh_run, steps, tmp_path):
     class Interrupting(steps):
-        def step(self, text):
-            super().step(text)
+        def step(self, text, count=1):
+            super().step(text, count)
             if text.startswith("timing tiny.pool"):
                 raise KeyboardInterrupt
 
@@ -362,3 +365,48 @@ def test_an_interrupted_case_leaves_the_rows_it_has_come_to(fresh_run, steps, tm
     kept = results.read(tmp_path / "run.json").rows
     assert [row.case for row in kept[:4]] == [A.label] * 4
     assert all(row.seconds for row in kept[:4])
+
+
+@pytest.mark.slow
+def test_an_interrupt_in_a_later_process_keeps_what_the_earlier_ones_gave(
+    fresh_run, steps, tmp_path
+):
+    class Interrupting(steps):
+        def step(self, text, count=1):
+            super().step(text, count)
+            if text == f"timing {A.label}, process 2":
+                raise KeyboardInterrupt
+
+    run = fresh_run(tmp_path / "run.json")
+    with pytest.raises(KeyboardInterrupt):
+        measured(["numpy", "prints"], [TINY], Interrupting, run)
+    kept = results.read(tmp_path / "run.json").rows
+    assert all(row.seconds and row.ratio for row in kept if row.outcome == "ok")
+    assert {row.processes for row in kept} == {1}
+    assert "tiny (sum)" in {row.case for row in kept}
+
+
+@pytest.mark.slow
+def test_rounds_end_where_the_verdict_stands(fresh_run, steps, monkeypatch):
+    monkeypatch.setattr(timing, "DECISIVE", 1.0)
+    rows = measured(["numpy", "naive"], [LONE], steps, fresh_run())
+    assert {row.verdict for row in rows if row.backend == "naive"} <= {"FASTER", "SLOWER"}
+    assert {row.processes for row in rows} == {1}
+
+
+@pytest.mark.slow
+def test_copies_are_timed_like_backends_of_their_own(fresh_run, steps):
+    run, progress = fresh_run(), steps()
+    copies = {"twin": Copy("numpy"), "slow twin": Copy("numpy", 3.0)}
+    names = ["numpy", *copies]
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as caches:
+        patch.setattr(speed, "measure_ceilings", lambda _: ceilings())
+        patch.setattr(speed, "_calls", lambda *_: {})
+        budget = dataclasses.replace(EFFORT, first_steps=False)
+        speed.time(run, [LONE], names, [1], "numpy", budget, progress, Path(caches), copies=copies)
+    assert {row.outcome for row in run.rows} == {"ok"}
+    assert {row.backend for row in run.rows} == set(names)
+    for row in run.rows:
+        assert row.owner == row.backend
+        if row.backend == "slow twin":
+            assert row.ratio < 0.7

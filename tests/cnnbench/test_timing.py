@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnnbench import timing
-from cnnbench.timing import Contestant, Ratio
+from cnnbench.timing import Contestant, Ratio, Samples
 
 
 class Clock:
@@ -27,10 +27,9 @@ class Clock:
         return self.order.count(name)
 
 
-def spread(value, width, rounds=timing.ROUNDS):
-    """Return samples around a value: its baseline's are 1, or the value with width 1."""
-    steps = np.linspace(-1, 1, rounds)
-    return np.repeat(value * width**steps, 2).tolist()
+def ratio(samples, baseline):
+    """Return the ratio of samples from one process each."""
+    return timing.ratio(Samples(samples), Samples(baseline))
 
 
 # --------------------------------------------------------------------------------------------
@@ -61,11 +60,11 @@ def test_the_samples_of_a_contestant_are_its_own_in_the_order_of_the_rounds():
 def test_slow_contestants_take_part_in_fewer_rounds():
     clock = Clock()
     slow, none, quick = (clock.contestant(n, rounds=r) for n, r in (("s", 2), ("n", 0), ("q", 7)))
-    timing.compete([slow, none, quick], "q", 0.01, np.random.default_rng(0))
+    timing.run_rounds([slow, none, quick], np.random.default_rng(0), 0, 7)
     assert [len(c.samples) for c in (slow, none, quick)] == [4, 0, 14]
     assert clock.order[-10:] == ["q"] * 10
     assert math.isnan(none.seconds)
-    assert timing.ratio(slow.samples, quick.samples).rounds == 2
+    assert ratio(slow.samples, quick.samples).blocks == 2
 
 
 @pytest.mark.parametrize("drift", [0.5, 0.9, 1.1, 3.0])
@@ -78,43 +77,69 @@ def test_a_steady_drift_cancels_in_every_pair(drift):
     for one in contestants:
         for other in contestants:
             expected = "abc".index(other.name), "abc".index(one.name)
-            found = timing.ratio(one.samples, other.samples)
+            found = ratio(one.samples, other.samples)
             exact = (1, 2, 5)[expected[0]] / (1, 2, 5)[expected[1]]
             assert (found.value, found.low, found.high) == pytest.approx((exact,) * 3, rel=1e-9)
 
 
 # --------------------------------------------------------------------------------------------
-# ratio and interval
+# blocks, ratio and interval
 
 
-def test_the_ratio_is_the_median_of_the_rounds_and_above_one_is_faster():
-    found = timing.ratio([0.5] * 4, [1.0, 1.0, 4.0, 1.0])
-    assert found.value == pytest.approx(math.sqrt(2 * 4))
-    assert found.rounds == 2
-    assert timing.ratio([2.0] * 24, [1.0] * 24).value == pytest.approx(0.5)
+def test_a_block_is_a_round_or_all_sides_of_a_process_and_its_time_their_median():
+    seconds = [1.0, 1.0, 4.0, 1.0, 1.0, 9.0, 2.0, 2.0, 2.0]
+    rounds = Samples(seconds)
+    assert np.exp(rounds.blocks()) == pytest.approx([1.0, 2.0, 3.0, 2.0])
+    processes = Samples(seconds, sides=4, processes=2)
+    assert np.exp(processes.blocks()) == pytest.approx([1.0, 2.0])
+    assert processes.typical == pytest.approx(math.sqrt(2.0))
 
 
-def test_one_round_out_of_the_way_does_not_move_the_ratio():
+def test_a_ratio_is_the_quotient_of_the_two_times_and_above_one_is_faster():
+    random = np.random.default_rng(0)
+    mine, theirs = (Samples(random.lognormal(size=24).tolist(), 4, 6) for _ in range(2))
+    found = timing.ratio(mine, theirs)
+    assert found.value == pytest.approx(theirs.typical / mine.typical)
+    assert (found.blocks, found.processes) == (6, 6)
+    assert ratio([2.0] * 24, [1.0] * 24).value == pytest.approx(0.5)
+
+
+def test_a_side_out_of_the_way_does_not_move_the_block_of_its_process():
     samples = [1.0] * 24
     samples[7] = 1e6
-    found = timing.ratio(samples, [2.0] * 24)
+    found = timing.ratio(Samples(samples, 4, 6), Samples([2.0] * 24, 4, 6))
     assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
 
 
-@pytest.mark.parametrize(
-    ("rounds", "low", "high"),
-    [(6, 1, 6), (7, 1, 7), (8, 1, 8), (9, 2, 8), (12, 3, 10), (18, 5, 14), (24, 7, 18)],
-)
-def test_the_interval_is_from_one_order_statistic_to_another(rounds, low, high):
-    ratios = np.arange(1.0, rounds + 1)
-    found = timing.ratio_of_rounds(np.random.default_rng(0).permutation(ratios))
-    assert (found.low, found.high) == pytest.approx((low, high))
-    assert found.rounds == rounds
+@pytest.mark.parametrize(("blocks", "quantile"), [(3, 9.925), (6, 4.032), (12, 3.106)])
+def test_the_interval_is_that_of_student_at_99_percent(blocks, quantile):
+    logs = np.random.default_rng(0).normal(0.2, 0.1, blocks)
+    found = timing.ratio_of_blocks(np.exp(logs), 3)
+    half = quantile * logs.std(ddof=1) / math.sqrt(blocks)
+    assert math.log(found.value) == pytest.approx(logs.mean())
+    assert math.log(found.low) == pytest.approx(logs.mean() - half, rel=1e-3)
+    assert math.log(found.high) == pytest.approx(logs.mean() + half, rel=1e-3)
+    assert (found.blocks, found.processes) == (blocks, 3)
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 5])
-def test_fewer_than_six_rounds_give_a_ratio_without_interval(rounds):
-    found = timing.ratio([1.0] * 2 * rounds, [3.0] * 2 * rounds)
+def test_the_interval_contains_the_true_ratio_if_processes_differ_more_than_rounds():
+    """Rounds of one process alone would give intervals that miss it most of the time."""
+    random, covered = np.random.default_rng(0), {1: 0, 6: 0}
+    for _ in range(400):
+        of_processes = random.normal(0.0, 0.05, (2, 6, 1))
+        logs = of_processes + random.normal(0.0, 0.01, (2, 6, 4))
+        pair = [Samples(np.exp(one).ravel().tolist(), 4, 6) for one in logs]
+        found = timing.ratio(*pair)
+        covered[6] += found.low <= 1.0 <= found.high
+        found = timing.ratio(*(Samples(np.exp(one[0].repeat(2)).tolist()) for one in logs))
+        covered[1] += found.low <= 1.0 <= found.high
+    assert covered[6] >= 0.97 * 400
+    assert covered[1] <= 0.6 * 400
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_fewer_than_three_blocks_give_a_ratio_without_interval(rounds):
+    found = ratio([1.0] * 2 * rounds, [3.0] * 2 * rounds)
     assert found.value == pytest.approx(3.0)
     assert math.isnan(found.low)
     assert math.isnan(found.high)
@@ -131,10 +156,10 @@ def test_fewer_than_six_rounds_give_a_ratio_without_interval(rounds):
         ([1.0] * 24, [math.nan] * 24),
     ],
 )
-def test_without_a_whole_round_or_with_a_lost_side_there_is_no_ratio(samples, baseline):
-    found = timing.ratio(samples, baseline)
+def test_without_a_whole_block_or_with_a_lost_side_there_is_no_ratio(samples, baseline):
+    found = ratio(samples, baseline)
     assert math.isnan(found.value)
-    assert found.rounds == 0
+    assert found.blocks == 0
     assert timing.verdict(found, 0.05) == "UNCLEAR"
 
 
@@ -146,11 +171,11 @@ def test_without_a_whole_round_or_with_a_lost_side_there_is_no_ratio(samples, ba
     ],
 )  # fmt: skip
 def test_a_factor_of_ten_needs_no_interval(seconds, floor, verdict):
-    assert timing.verdict(timing.ratio([seconds] * 2, [1.0] * 2), floor) == verdict
+    assert timing.verdict(ratio([seconds] * 2, [1.0] * 2), floor) == verdict
 
 
-def test_rounds_that_only_one_of_them_has_are_left_out():
-    assert timing.ratio([1.0] * 4, [2.0] * 4 + [9.0] * 20).value == pytest.approx(2.0)
+def test_blocks_that_only_one_of_them_has_are_left_out():
+    assert ratio([1.0] * 4, [2.0] * 4 + [9.0] * 20).value == pytest.approx(2.0)
 
 
 # --------------------------------------------------------------------------------------------
@@ -174,13 +199,13 @@ _MORE, _LESS = 1 + 1e-9, 1 - 1e-9
         (1.0, 1.0, _FLOOR, "SAME"),
         (1.0, 1.0, 0.0, "SAME"),
         (0.5, 2.0, _FLOOR, "UNCLEAR"),
-        # a quiet machine: what differs by less than 2 % is the same, unless it surely differs
+        # what differs by less than 2 % is the same, unless it surely differs by more than 1 %
         (1 / 1.02, 1.02, 0.0, "SAME"),
         (1 / 1.02, 1.02 * _MORE, 0.0, "UNCLEAR"),
-        (1.001, 1.01, 0.0, "FASTER"),
-        (0.99, 0.999, 0.0, "SLOWER"),
-        (1.001, 1.01, 0.01, "SAME"),
-        # a noisy one: nothing is faster that equals show as well
+        (1.001, 1.009, 0.0, "SAME"),
+        (1.011, 1.03, 0.0, "FASTER"),
+        (0.97, 0.989, 0.0, "SLOWER"),
+        # a noisy machine: nothing is faster that equals show as well
         (1.05, 1.09, 0.09, "SAME"),
         # an unsteady one: equals show too much for anybody to be called equal
         (1.2, 1.25, 0.3, "UNCLEAR"),
@@ -188,77 +213,25 @@ _MORE, _LESS = 1 + 1e-9, 1 - 1e-9
         (1.31, 1.4, 0.3, "FASTER"),
     ],
 )
-def test_a_verdict_needs_the_whole_interval_on_one_side_of_a_border(low, high, floor, expected):
+def test_in_one_process_the_whole_interval_lies_beyond_the_floor(low, high, floor, expected):
     assert timing.verdict(Ratio(math.sqrt(low * high), low, high, 12), floor) == expected
 
 
-# --------------------------------------------------------------------------------------------
-# rounds that a wide interval earns
-
-
-class Noisy(Clock):
-    """Contestants whose rounds alternate around a value."""
-
-    def noisy(self, name, value, width):
-        sides = iter(range(10**6))
-
-        def side():
-            self.order.append(name)
-            return value * (width if next(sides) // 2 % 2 else 1 / width)
-
-        return Contestant(name, side)
-
-
-def test_only_unclear_ones_earn_more_rounds_up_to_the_cap():
-    clock = Noisy()
-    base = clock.contestant("base")
-    clear = clock.contestant("clear", 2.0)
-    same = clock.contestant("same")
-    unclear = clock.noisy("unclear", 1.0, 1.5)
-    slow = clock.contestant("slow", 9.0, rounds=2)
-    everyone = [clear, base, unclear, same, slow]
-    timing.compete(everyone, "base", 0.05, np.random.default_rng(3))
-    assert clock.times_of("slow") == 4
-    assert clock.times_of("clear") == clock.times_of("same") == 2 * timing.ROUNDS
-    assert clock.times_of("unclear") == clock.times_of("base") == 2 * timing.MOST_ROUNDS
-    earned = np.reshape(clock.order[8 * timing.ROUNDS + 4 :], (-1, 4))
-    assert (earned == earned[:, ::-1]).all()
-    assert len(unclear.samples) == 2 * timing.MOST_ROUNDS
-
-
-def test_more_rounds_end_as_soon_as_the_verdict_is_clear():
-    clock = Clock()
-    base = clock.contestant("base")
-    sides = iter([3.0, 3.0, 0.3, 0.3] * 4 + [0.3] * 100)
-    settling = Contestant("settling", lambda: next(sides))
-    timing.compete([base, settling], "base", 0.05, np.random.default_rng(4))
-    assert timing.ROUNDS < settling.rounds < timing.MOST_ROUNDS
-    assert timing.verdict(timing.ratio(settling.samples, base.samples), 0.05) == "FASTER"
-
-
 @pytest.mark.parametrize(
-    ("baseline", "rounds"), [("absent", timing.ROUNDS), ("base", timing.ROUNDS - 1)]
+    ("value", "low", "high", "floor", "expected"),
+    [
+        (1.1, 1.02, 1.19, 0.05, "FASTER"),
+        (1.1, 1.01, 1.2, 0.05, "UNCLEAR"),
+        (1.1, 1.02, 1.19, 0.11, "UNCLEAR"),
+        (0.9, 0.83, 0.98, 0.05, "SLOWER"),
+        (0.9, 0.83, 0.995, 0.05, "UNCLEAR"),
+        (0.9, 0.83, 0.98, 0.12, "UNCLEAR"),
+        (1.3, 1.2, 1.41, 0.28, "FASTER"),
+        (1.015, 1.011, 1.019, 0.03, "SAME"),
+    ],
 )
-def test_without_a_baseline_of_all_rounds_nobody_earns_any(baseline, rounds):
-    clock = Noisy()
-    contestants = [clock.contestant("base", rounds=rounds), clock.noisy("unclear", 1.0, 1.5)]
-    timing.compete(contestants, baseline, 0.05, np.random.default_rng(5))
-    assert clock.times_of("unclear") == 2 * timing.ROUNDS
-    assert clock.times_of("base") == 2 * rounds
-
-
-def test_a_contestant_that_is_lost_in_the_middle_ends_the_rounds_with_the_others_whole():
-    clock = Clock()
-    base = clock.contestant("base")
-    lost = Contestant("lost", iter([1.0] * 5 + [math.nan] * 100).__next__)
-    timing.compete([lost, base], "base", 0.0, np.random.default_rng(6))
-    assert timing.verdict(timing.ratio(lost.samples, base.samples), 0.0) == "UNCLEAR"
-    assert set(base.samples) == {1.0}
-    assert base.seconds == 1.0
-
-
-def test_nobody_to_time_is_fine():
-    timing.compete([], "base", 0.0, np.random.default_rng(0))
+def test_over_several_processes_the_floor_bounds_the_ratio_alone(value, low, high, floor, expected):
+    assert timing.verdict(Ratio(value, low, high, 12, 12), floor) == expected
 
 
 # --------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_a_program_whose_losses_depart_is_wrong_and_has_no_time(program, departs
     if departs_at is not None:
         exact[departs_at] *= 1 + 2 * trainings.LOSS_TOLERANCE
     row = results.Row("digits", "", "train", "train", "mine", 1, "ok")
-    trainings._note_training(row, done, trainings._Exact(exact, *np.zeros((2, STEPS))))
+    trainings._note_training(row, done, trainings.Exact(exact, *np.zeros((2, STEPS))))
     assert (row.outcome, row.seconds) == (("ok", 1.0) if departs_at is None else ("wrong", None))
     assert row.reason.startswith("" if departs_at is None else f"the loss of step {departs_at + 1}")
 
@@ -145,7 +145,7 @@ def test_a_declared_algorithm_may_depart_by_its_bounds_and_as_far_as_noise_in_im
     row = results.Row("digits", "", "train", "train", "mine", 1, "ok")
     if declared:
         row.details["bound_ratio"] = 20.0
-    exact = trainings._Exact(np.ones(3), np.zeros(3), np.array([0.0, 5e-4, 5e-4]))
+    exact = trainings.Exact(np.ones(3), np.zeros(3), np.array([0.0, 5e-4, 5e-4]))
     losses = [1 + apart / 10, 1 + apart, 1.0]
     done = {"step_losses": losses, "steps": 3, "all_steps": 3, "seconds": 1.0}
     with pytest.MonkeyPatch.context() as patch:
@@ -234,8 +234,8 @@ def interrupted(fresh_run, steps, tmp_path_factory):
     """The rows in the file of a run in full that was interrupted in the first round."""
 
     class Interrupting(steps):
-        def step(self, text):
-            super().step(text)
+        def step(self, text, count=1):
+            super().step(text, count)
             if text.startswith("training in turns"):
                 raise KeyboardInterrupt
 
@@ -258,8 +258,8 @@ def test_an_interrupted_run_keeps_the_rows_it_has_come_to(interrupted):
 
 def test_nobody_is_ok_whose_turn_an_interrupted_run_has_not_come_to(fresh_run, steps):
     class Interrupting(steps):
-        def step(self, text):
-            super().step(text)
+        def step(self, text, count=1):
+            super().step(text, count)
             if text.startswith("checking the layers on numpy"):
                 raise KeyboardInterrupt
 

@@ -58,7 +58,7 @@ def compare(
     """
     import dataclasses
 
-    from cnnbench import estimate, results, speed, trainings
+    from cnnbench import background, estimate, results, speed, trainings
     from cnnbench.budget import QUICK, SHORT
     from cnnbench.digits.recipes import RECIPES
     from cnnbench.digits.trainers import PROGRAMS
@@ -77,8 +77,21 @@ def compare(
     seconds = estimate.of_timing(digits, len(kernels), 1, budget)
     seconds += estimate.of_training(len(names), 1, budget)
     with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
-        speed.time(run, digits, kernels, [count], baseline, budget, progress, caches)
-        trainings.train(run, names, [count], baseline, recipe, False, budget, progress, caches)
+        exact = background.start(lambda: trainings.prepare(names, count, recipe, caches))
+        speed.time(
+            run,
+            digits,
+            kernels,
+            [count],
+            baseline,
+            budget,
+            progress,
+            caches,
+            before_timing=exact.result,
+        )
+        trainings.train(
+            run, names, [count], baseline, recipe, False, budget, progress, caches, exact.result()
+        )
     rows = [row for row in run.rows if row.threads == count]
     show_checks(console, rows_of_layers(rows))
     show_times(console, rows, run.environment)

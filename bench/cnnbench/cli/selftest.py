@@ -2,26 +2,93 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from cnnbench.cli.options import Baseline, Json, Threads, backend_names, case_sets, thread_counts
-from cnnbench.cli.runs import keep, new_run, progress_bar, recording
+from cnnbench.cli.options import (
+    Baseline,
+    Batch,
+    Cases,
+    Json,
+    Machine,
+    Save,
+    Threads,
+    backend_names,
+    case_sets,
+    subject,
+    thread_counts,
+)
+from cnnbench.cli.runs import finish, keep, new_run, progress_bar, recording, temporary_folder
 from cnnbench.cli.tables import console_of_text, show_busy
 
 
 def selftest(
-    threads: Threads = "", baseline: Baseline = "torch-cpu", json_file: Json = None
+    threads: Threads = "",
+    baseline: Baseline = "torch-cpu",
+    statistics: Annotated[
+        bool,
+        typer.Option(
+            "--statistics",
+            help="Instead, count false and missed verdicts on copies of the baseline.",
+        ),
+    ] = False,
+    cases: Cases = "digits",
+    batch: Batch = None,
+    json_file: Json = None,
+    save: Save = False,
+    machine: Machine = None,
 ) -> None:
     """Test the suite itself: it must catch every broken kernel.
 
-    It also measures the A/A floor: how much two identical runs differ here.
+    It also measures the A/A floor: how much two identical processes differ here. With --statistics
+    it compares a backend with copies of itself, some slowed down, over the cases: verdicts on
+    identical copies are false.
     """
-    import dataclasses
+    if statistics:
+        _statistics(threads, baseline, cases, batch, json_file, save, machine)
+    else:
+        _broken_kernels(threads, baseline, json_file)
 
-    from cnnbench import checking
-    from cnnbench.budget import Budget
-    from cnnbench.judging.floor import measure_floor
+
+def _statistics(
+    threads: str,
+    baseline: str,
+    cases: str,
+    batch: int | None,
+    json_file: Path | None,
+    save: bool,
+    machine: str | None,
+) -> None:
+    """Count the verdicts on copies of the baseline."""
+    from cnnbench import estimate
+    from cnnbench.budget import FULL
+    from cnnbench.judging import statistics
+    from cnnbench.report import tables
+
+    backend_names(baseline)
+    sets, counts = case_sets(cases, batch, None), thread_counts(threads)
+    budget = dataclasses.replace(FULL, first_steps=False)
+    copies = len(statistics.copies_of(baseline))
+    run = new_run()
+    keep(run, "selftest", f"statistics {subject(sets)}", json_file, save, machine)
+    seconds = estimate.of_timing(sets, 1 + copies, len(counts), budget)
+    with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
+        statistics.measure(run, sets, baseline, counts, budget, progress, caches)
+    console = console_of_text()
+    tables.show(console, statistics.sheet(run))
+    show_busy(console, run.environment)
+    finish(run)
+
+
+def _broken_kernels(threads: str, baseline: str, json_file: Path | None) -> None:
+    """Check the broken kernels, and measure the A/A floor."""
+    from cnnbench import checking, speed
+    from cnnbench.budget import FULL
     from cnnbench.report import numbers, tables
+    from cnnbench.results import Run
     from cnnbench.workers.pool import WorkerPool, baseline_for
     from cnnkernels import conformance
     from cnnkernels.descriptor import Case, parse
@@ -34,7 +101,7 @@ def selftest(
     run = new_run()
     keep(run, "selftest", "", json_file, False, None, own=False)
     with recording(run), progress_bar() as progress:
-        progress.begin(len(conformance.BROKEN) + 1)
+        progress.begin(len(conformance.BROKEN))
         for name, broken in conformance.BROKEN.items():
             progress.step(f"checking {name}")
             found = [conformance.check(broken, problem) for problem in problems]
@@ -46,12 +113,14 @@ def selftest(
             else:
                 missed.append(name)
                 lines.append((broken.description, f"0 of {len(found)}", "MISSED"))
-        progress.step("A/A floor")
         with WorkerPool([baseline, "numpy"], count) as pool:
             base = baseline_for(pool, baseline)
-        probes = case_sets("digits", None, None)
-        floor = measure_floor(base, count, probes[0].cases, Budget())
-        run.environment["aa_floor"] = {str(count): floor}
+        alone, budget = Run({}), dataclasses.replace(FULL, first_steps=False)
+        with temporary_folder() as caches:
+            digits = case_sets("digits", None, None)
+            speed.time(alone, digits, [base], [count], base, budget, progress, caches)
+        run.environment["aa_floor"] = alone.environment["aa_floor"]
+        (floor,) = run.environment["aa_floor"].values()
     tables.show(
         console,
         tables.Sheet("Broken kernels", ("what it does", "cases", ""), tuple(lines)),

@@ -40,13 +40,13 @@ def time(
     Every direction is timed: forward and each gradient.
     """
     from cnnbench import estimate, speed
-    from cnnbench.budget import QUICK, Budget
+    from cnnbench.budget import FULL, QUICK
 
     sets, counts = case_sets(cases, batch, dtype), thread_counts(threads)
     names = with_baseline(backend_names(backends), baseline)
     run = new_run()
     keep(run, "time", subject(sets), json_file, save, machine)
-    budget = QUICK if quick else Budget()
+    budget = QUICK if quick else FULL
     seconds = estimate.of_timing(sets, len(names), len(counts), budget)
     with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
         speed.time(run, sets, names, counts, baseline, budget, progress, caches)

@@ -69,6 +69,11 @@ PROGRAMS = tuple(_PROGRAMS)
 """The names of the whole programs."""
 
 
+def is_pytorch(name: str) -> bool:
+    """Return whether a trainer is a backend or program of PyTorch."""
+    return name.startswith("torch")
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all trainers, backends first, even if they cannot run here."""
     return (*registry.names(), *PROGRAMS)

@@ -18,6 +18,6 @@ def compare(rows: Sequence[Row], baseline: str, floor: float) -> None:
         if base is None or not base.samples or not row.samples:
             row.verdict = "UNCLEAR"
             continue
-        found = timing.ratio(row.samples, base.samples)
+        found = timing.ratio(row.measured, base.measured)
         row.ratio, row.ratio_low, row.ratio_high = found.known()
         row.verdict = "SAME" if row is base else timing.verdict(found, floor)

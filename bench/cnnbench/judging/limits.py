@@ -9,6 +9,7 @@ from typing import Any
 
 from cnnbench.results import Row
 from cnnbench.words import counted
+from cnnbench.workers import affinity
 from cnnbench.workers.child import Child, ChildError
 from cnnkernels.contract import Conv2D, Direction, Problem
 
@@ -20,6 +21,7 @@ def measure_ceilings(threads: int) -> dict[str, Any]:
     """Return this machine's ceilings for a thread count, or {'reason': ...} if that fails."""
     environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
     with Child("cnnbench.judging.ceilings", environment) as child:
+        child.pin(affinity.cores_for(threads))
         try:
             measured: dict[str, Any] = child.ask(threads)
         except ChildError as error:

@@ -278,7 +278,8 @@ def _decide(
     base = decision.candidates.get(baseline)
     why = "the fastest"
     if base is not None and best != baseline:
-        found = timing.ratio(decision.candidates[best].samples, base.samples)
+        fastest = decision.candidates[best]
+        found = timing.ratio(timing.Samples(fastest.samples), timing.Samples(base.samples))
         if timing.verdict(found, floor) == "FASTER":
             why = "faster"
         elif found.low > 1.0 or (inside_steps and found.value > CLEAR_LEAD):

@@ -38,7 +38,7 @@ def conclude(found: Recommendation, floor: float) -> None:
     others = [row for row in taken if row not in rivals and found.why_not(row.backend) is None]
 
     def against(row: Row, other: Row) -> str:
-        return timing.verdict(timing.ratio(row.samples, other.samples), floor)
+        return timing.verdict(timing.ratio(row.measured, other.measured), floor)
 
     certain = [row for row in others if not allowed or against(row, allowed[0]) == "FASTER"]
     if certain:
@@ -83,7 +83,7 @@ def _to_train_with(
         text += f", {_apart(best, rival)} as fast as {rival.backend}"
         if reason is not None:
             text += f", which is not to be chosen ({reason})"
-            if timing.ratio(best.samples, rival.samples).value < SLOWEST_ACCEPTED:
+            if timing.ratio(best.measured, rival.measured).value < SLOWEST_ACCEPTED:
                 text += ": slower, as asked for"
     if ties:
         text += f"; no certain difference from {_listed(ties)}"
@@ -132,7 +132,7 @@ def _listed(rows: Sequence[Row]) -> str:
 
 
 def _apart(one: Row, other: Row) -> str:
-    found = timing.ratio(one.samples, other.samples)
+    found = timing.ratio(one.measured, other.measured)
     return numbers.interval(*found.known())
 
 

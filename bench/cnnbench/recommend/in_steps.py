@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import statistics
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -291,7 +290,7 @@ class _Session:
             of_layers = [step["layers"] for step in steps]
             row.samples = [layers[descriptor][part] for layers in of_layers if descriptor in layers]
             if row.samples:
-                row.seconds = statistics.median(row.samples)
+                row.seconds = row.measured.typical
 
 
 def _slow(

@@ -88,7 +88,9 @@ class Decision:
         chosen, base = self.candidates[backend], self.candidates.get(baseline)
         ratio = low = high = None
         if base is not None:
-            ratio, low, high = timing.ratio(chosen.samples, base.samples).known()
+            ratio, low, high = timing.ratio(
+                timing.Samples(chosen.samples), timing.Samples(base.samples)
+            ).known()
         return Choice(
             backend,
             why,

@@ -29,7 +29,7 @@ from cnnbench.recommend.recommendation import (
 )
 from cnnbench.recommend.ways import AGAIN, Taker, Ways
 from cnnbench.results import Row
-from cnnbench.timing import Contestant
+from cnnbench.timing import Contestant, Samples
 from cnnbench.workers.pool import cache_of, failing
 from cnnbench.workers.worker import Worker, WorkerError
 from cnnkernels import plan as plans
@@ -139,7 +139,7 @@ def measure(
 
 def _floor(samples: Mapping[str, Sequence[float]]) -> float:
     """Return the A/A floor of two processes that train unchanged PyTorch; nan without them."""
-    apart = timing.ratio(samples.get(AGAIN, ()), samples.get(NATIVE, ()))
+    apart = timing.ratio(*(Samples(samples.get(name, ())) for name in (AGAIN, NATIVE)))
     return math.nan if math.isnan(apart.value) else timing.floor_of([apart])
 
 
@@ -208,7 +208,7 @@ def _compare_with_the_better_layout(found: Recommendation, floor: float) -> None
     """Set the ratio of each step to the faster of PyTorch's two layouts."""
     own = [row for row in found.taken if row.backend in LAYOUTS]
     for row in found.taken if own else []:
-        apart = timing.ratio(row.samples, own[0].samples)
+        apart = timing.ratio(row.measured, own[0].measured)
         value, low, high = apart.known()
         row.details["better_layout"] = {
             "layout": own[0].backend,

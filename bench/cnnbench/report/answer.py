@@ -6,13 +6,10 @@ import math
 from collections.abc import Sequence
 
 from cnnbench import timing
-from cnnbench.digits.trainers import PROGRAMS
+from cnnbench.digits.trainers import PROGRAMS, is_pytorch
 from cnnbench.report import numbers
 from cnnbench.results import Row
 from cnnbench.words import counted
-
-_PYTORCH = "torch"
-"""Begins the names of PyTorch's backends and programs."""
 
 
 def answer(rows: Sequence[Row], floor: float) -> str:
@@ -35,9 +32,9 @@ def answer(rows: Sequence[Row], floor: float) -> str:
     programs = [row for row in trained if row.backend in PROGRAMS]
     backends = [row for row in trained if row not in programs]
     sentences = [_recommendation(backends, floor)]
-    rival = next((row for row in trained if row.backend.startswith(_PYTORCH)), None)
-    if rival is not None and backends and not backends[0].backend.startswith(_PYTORCH):
-        apart = timing.ratio(backends[0].samples, rival.samples)
+    rival = next((row for row in trained if is_pytorch(row.backend)), None)
+    if rival is not None and backends and not is_pytorch(backends[0].backend):
+        apart = timing.ratio(backends[0].measured, rival.measured)
         sentences.append(
             f"{backends[0].backend} is {numbers.interval(*apart.known())} as fast as PyTorch's "
             f"fastest way here, {rival.backend}."
@@ -67,7 +64,7 @@ def _recommendation(trained: Sequence[Row], floor: float) -> str:
             "no other backend trained to the end."
         )
     following = others[0]
-    found = timing.ratio(best.samples, following.samples)
+    found = timing.ratio(best.measured, following.measured)
     if found.value < 1.0:  # the shared rounds reverse the order
         return _recommendation([following, best], floor)
     apart = numbers.interval(*found.known())

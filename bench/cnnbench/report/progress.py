@@ -63,9 +63,9 @@ class ProgressBar:
         self._bar.update(self._task, total=total, completed=0)
         self._printed = -1
 
-    def step(self, text: str) -> None:
-        """Show the step that begins now."""
-        self._bar.update(self._task, description=text, advance=1)
+    def step(self, text: str, count: int = 1) -> None:
+        """Show the step that begins now, and stands for so many."""
+        self._bar.update(self._task, description=text, advance=count)
         if self._console.is_terminal:
             return
         task = self._bar.tasks[self._task]

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cnnbench.report import numbers
 from cnnbench.results import Row, algorithms, distinct
+from cnnbench.timing import LEAST_ROUNDS
 from cnnbench.words import counted
 
 _STYLES = {
@@ -173,7 +174,7 @@ def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
             if timed:
                 lines.append(())
                 lines.append((direction, *[""] * (rates + 3)))
-                lines += [_time_cells(row, pooling) for row in timed]
+                lines += [_time_cells(row, pooling, quick=_quick(own)) for row in timed]
         baseline = next((row.baseline for row in mine if row.baseline), "the baseline")
         notes = [
             f"{row.backend}: {row.outcome}: {row.reason}" for row in mine if row.outcome != "ok"
@@ -194,9 +195,11 @@ def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
                 if row.backend == backend and row.nchw_seconds is not None
             )
             notes.append(f"{backend} with conversion from and to NCHW: {converted}")
+        notes += _disturbances(own)
         descriptor = problem.split('n"')[0] or op
+        look = "  (a quick look, with verdicts on large differences only)" if _quick(own) else ""
         yield Sheet(
-            f"{case}  {descriptor}  {threads_in_words(threads)}",
+            f"{case}  {descriptor}  {threads_in_words(threads)}{look}",
             (
                 "",
                 "time",
@@ -351,7 +354,30 @@ def _losses_apart(row: Row) -> tuple[float, float]:
     return row.details["first_epoch_loss_difference"], row.details["loss_difference"]
 
 
-def _time_cells(row: Row, pooling: bool) -> tuple[str, ...]:
+def _quick(rows: Iterable[Row]) -> bool:
+    """Return whether times are from a few rounds in one process."""
+    timed = [row for row in rows if row.samples]
+    blocks = [len(row.samples) // row.sides for row in timed]
+    return bool(timed) and max(blocks) < LEAST_ROUNDS and all(row.processes == 1 for row in timed)
+
+
+def _disturbances(rows: Iterable[Row]) -> list[str]:
+    """Return a note on the sides that were repeated because other programs slowed them down."""
+    counts: dict[str, list[int]] = {}
+    for row in rows:
+        found = counts.setdefault(row.backend, [0, 0, 0])
+        found[0] += row.details.get("repeated_sides", 0)
+        found[1] += len(row.samples)
+        found[2] += row.details.get("disturbed_sides", 0)
+    words = [
+        f"{repeated} of {every} sides of {backend}" + (f" ({again} slowed again)" if again else "")
+        for backend, (repeated, every, again) in counts.items()
+        if repeated
+    ]
+    return [f"repeated, as other programs slowed them down: {', '.join(words)}"] if words else []
+
+
+def _time_cells(row: Row, pooling: bool, *, quick: bool) -> tuple[str, ...]:
     rate = () if pooling else (numbers.quantity(row.gflops),)
     return (
         row.backend,
@@ -360,7 +386,7 @@ def _time_cells(row: Row, pooling: bool) -> tuple[str, ...]:
         numbers.percent(row.ceiling_fraction),
         numbers.of_bound(row.error_over_bound),
         numbers.interval(row.ratio, row.ratio_low, row.ratio_high),
-        row.verdict or "",
+        "" if quick and row.verdict == "UNCLEAR" else row.verdict or "",
     )
 
 

@@ -27,6 +27,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from cnnbench.workers import affinity
+
 
 class ChildError(RuntimeError):
     """The child no longer answers; the message is the reason."""
@@ -127,6 +129,10 @@ class Child:
     def alive(self) -> bool:
         """Whether the process is running."""
         return self._process.poll() is None
+
+    def pin(self, cores: set[int] | None) -> None:
+        """Keep the process on these cores; None means all."""
+        affinity.pin(self._process.pid, cores)
 
     def ask(self, message: Any, timeout: float | None = None) -> Any:
         """Send a message, and return the answer.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from cnnkernels.conformance import ChangingCall
 
@@ -41,6 +43,88 @@ def seconds_of_changing(
         result = function()
         seconds += clock() - start
     return seconds / calls, result
+
+
+def slowed(function: Callable[[], object], slower: float) -> Callable[[], object]:
+    """Return the function, or one that takes longer by a fraction, to test the measuring."""
+    if not slower:
+        return function
+    clock = time.perf_counter
+
+    def longer() -> object:
+        start = clock()
+        result = function()
+        end = start + (clock() - start) * (1 + slower)
+        while clock() < end:
+            pass
+        return result
+
+    return longer
+
+
+class Watch:
+    """Notices, during a block of code, that other programs take this one's time.
+
+    Attributes
+    ----------
+    canary : float
+        Seconds of a fixed piece of work, the slower of before and after the block. It is long when
+        another hardware thread of the same core is busy, or the core's clock is slow.
+    lost : float
+        The fraction of the block for which this thread waited for a core, or another virtual
+        machine had it. 0 where the system doesn't tell.
+    """
+
+    canary = math.nan
+    lost = 0.0
+
+    def __enter__(self) -> Watch:
+        self._canary, self._start = _canary(), time.perf_counter()
+        self._waited, self._stolen = _seconds_waited(), _seconds_stolen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        lost = _seconds_waited() - self._waited
+        stolen = _seconds_stolen() - self._stolen
+        if stolen >= 2 * _TICK:  # a single tick may have begun long before
+            lost += stolen
+        self.lost = lost / (time.perf_counter() - self._start)
+        self.canary = max(self._canary, _canary())
+
+
+SYSTEM = Path("/proc")
+"""Where Linux tells of processes."""
+
+_TICK = 0.01
+"""Seconds of a tick in /proc/stat, on all common systems."""
+
+
+def _canary() -> float:
+    """Return the seconds of a fixed loop, the shorter of two."""
+    taken = []
+    for _ in range(2):
+        start = time.perf_counter()
+        for _ in range(10_000):
+            pass
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def _seconds_waited() -> float:
+    """Return the seconds for which this thread has waited for a core."""
+    try:
+        return int((SYSTEM / "thread-self/schedstat").read_text().split()[1]) * 1e-9
+    except (OSError, IndexError):
+        return 0.0
+
+
+def _seconds_stolen() -> float:
+    """Return the seconds that other virtual machines have had of this one's cores."""
+    try:
+        with open(SYSTEM / "stat", encoding="ascii") as file:
+            return int(file.readline().split()[8]) * _TICK
+    except (OSError, IndexError):
+        return 0.0
 
 
 @contextlib.contextmanager

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from cnnbench.results import TOO_SLOW
 from cnnbench.workers.clock import seconds_of
-from cnnkernels.conformance import Call
-from cnnkernels.conformance.fills import ABSENT, Filled
+from cnnkernels.conformance import Call, real_inputs
 from cnnkernels.contract import Backend, Conv2D, MaxPool2D, Problem
 
 _GROWING = ((4, 4), (4, 8), (4, 16), (4, 32), (8, 32), (16, 32), (32, 32), (64, 32), (64, 64))
@@ -53,19 +50,8 @@ class Pace:
 
         The shortest of several times counts, so neither a hiccup nor compiling matters.
         """
-        call = Call(self._backend, problem, _inputs(problem))
+        call = Call(self._backend, problem, real_inputs(problem))
         return min(seconds_of(call.forward, 1) for _ in range(4))
-
-
-def _inputs(problem: Problem) -> Filled:
-    """Return inputs alone: computing the expected results takes longer than most calls."""
-    random = np.random.default_rng(0)
-    arrays = {
-        name: np.asarray(random.standard_normal(shape), problem.dtype)
-        for name, shape in problem.shapes._asdict().items()
-    }
-    x, w, b, dy = (arrays.get(name, ABSENT) for name in ("x", "w", "b", "y"))
-    return Filled(x, w, b, dy, *[ABSENT] * 8)
 
 
 def _work(problem: Problem) -> int:

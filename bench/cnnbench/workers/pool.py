@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,21 @@ from cnnkernels.conformance import Outcome
 _YIELDING = {
     "OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"
 }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """A backend under another name, in a process of its own.
+
+    Attributes
+    ----------
+    backend : str
+    slower : float
+        The fraction by which its timed calls are slowed down.
+    """
+
+    backend: str
+    slower: float = 0.0
 
 
 class WorkerPool:
@@ -31,6 +47,8 @@ class WorkerPool:
         Whether idle threads sleep instead of spinning, and matrix products take one thread. Workers
         that are asked at the same time then disturb each other less, and times are not those of
         other programs.
+    copies : mapping of str to Copy, optional
+        Those among `backends` that are copies, by name.
     """
 
     def __init__(
@@ -40,9 +58,10 @@ class WorkerPool:
         caches: Path | None = None,
         *,
         yielding: bool = False,
+        copies: Mapping[str, Copy] | None = None,
     ) -> None:
         self.backends, self.threads = tuple(dict.fromkeys(backends)), threads
-        self._caches = caches
+        self._caches, self._copies = caches, dict(copies or {})
         self._policy = _YIELDING if yielding else {}
         self.absent: dict[str, tuple[Outcome, str]] = {}
         self._about: dict[str, dict[str, Any]] = {}
@@ -82,6 +101,23 @@ class WorkerPool:
                 self._load(backend)
             raise
 
+    def add(self, name: str, copy: Copy) -> None:
+        """Start a worker for a copy of a backend."""
+        self.backends, self._copies[name] = (*self.backends, name), copy
+        self._start(name)
+        self._load(name)
+
+    @contextlib.contextmanager
+    def spread(self) -> Iterator[None]:
+        """Let workers use all cores inside the block, where nothing is timed."""
+        for worker in self._workers.values():
+            worker.pin(on=False)
+        try:
+            yield
+        finally:
+            for worker in self._workers.values():
+                worker.pin()
+
     def about(self, backend: str) -> dict[str, Any]:
         """Return the description that a backend's worker gave when it loaded."""
         return self._about[backend]
@@ -94,8 +130,11 @@ class WorkerPool:
             worker.close()
 
     def _start(self, backend: str) -> None:
-        environment = cache_of(backend, self._caches) | self._policy
-        self._workers[backend] = Worker(backend, self.threads, environment, load=False)
+        copy = self._copies.get(backend, Copy(backend))
+        environment = cache_of(copy.backend, self._caches) | self._policy
+        self._workers[backend] = Worker(
+            copy.backend, self.threads, environment, load=False, slower=copy.slower
+        )
 
     def _load(self, backend: str) -> None:
         worker = self._workers[backend]

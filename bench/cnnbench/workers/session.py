@@ -28,8 +28,8 @@ from cnnkernels.conformance import (
     Spots,
     WrongResult,
     check,
-    filled,
-    spots_of,
+    real_inputs,
+    spots,
 )
 from cnnkernels.contract import FORWARD, Backend, Conv2D, Direction, MaxPool2D, Unsupported
 from cnnkernels.descriptor import parse
@@ -49,10 +49,15 @@ class _Session:
         self._cache: Any = None
         self._spots: dict[str, Spots] = {}
         self._timed: dict[tuple[Direction, bool], tuple[ChangingCall, int]] = {}
+        self._slower = 0.0
         self._training: Any = None
 
-    def load(self, backend: str, threads: int) -> dict[str, Any]:
-        """Load a backend or program, and set the thread count of every library here."""
+    def load(self, backend: str, threads: int, slower: float = 0.0) -> dict[str, Any]:
+        """Load a backend or program, and set the thread count of every library here.
+
+        Timed calls take longer by the fraction `slower`.
+        """
+        self._slower = slower
         if backend == registry.AUTO:
             plan.current().load()  # before threads are set
         self._trainer = trainers.load(backend)
@@ -94,7 +99,10 @@ class _Session:
             reason = self._pace.too_slow(problem, budget)
         if reason is not None:
             return asdict(Check(self._backend.name, str(problem), "unsupported", reason))
-        return asdict(check(self._backend, problem, Path(folder) if folder else None))
+        found = check(self._backend, problem, Path(folder) if folder else None)
+        if folder and found.outcome == "ok":  # for timed calls, while the results are there
+            spots(problem, Path(folder), self._backend.accuracy(problem))
+        return asdict(found)
 
     def owners(self, descriptors: list[str]) -> list[str | None]:
         """Return for each problem the backend whose kernel computes it; None if unsupported."""
@@ -123,9 +131,8 @@ class _Session:
         if reason is not None:
             raise Unsupported(reason)
         accuracy = self._backend.accuracy(problem)
-        inputs = filled(problem, "real", Path(folder) if folder else None, accuracy)
-        self._call = Call(self._backend, problem, inputs)
-        self._spots = spots_of(inputs)
+        self._call = Call(self._backend, problem, real_inputs(problem))
+        self._spots = spots(problem, Path(folder) if folder else None, accuracy)
         self._timed.clear()
         _, self._cache = self._call.forward()
 
@@ -158,14 +165,16 @@ class _Session:
         if growth is not None and direction != "forward":
             growth += memory.bytes_of(self._cache)
         if seconds <= clock.WARM_SECONDS:
-            seconds = min(clock.seconds_of(run, 1), clock.seconds_of(run, 1))
+            seconds = min(clock.seconds_of(run, 1) for _ in range(2))
         return {"seconds": seconds, "extra_bytes": growth}
 
-    def side(self, direction: Direction, nchw: bool, calls: int, parts: int, warm: bool) -> float:
-        """Return the seconds of a call: the median over parts of `calls` calls each.
+    def side(
+        self, direction: Direction, nchw: bool, calls: int, parts: int, warm: bool
+    ) -> dict[str, float]:
+        """Return the seconds of a call, the median over parts of `calls` calls each, and a canary.
 
         Inputs change between calls, and the last result is checked: always for small problems, on
-        some sides for large ones.
+        some sides for large ones. For the canary and the time that was lost see `clock.Watch`.
 
         Raises
         ------
@@ -180,22 +189,27 @@ class _Session:
         small = self._call.problem.bytes_moved(FORWARD) <= _LARGE
         checked = small or number % _CHECKED_LARGE == 0
         with timed.scaled() if checked else contextlib.nullcontext():
-            function = timed.function()
+            function = clock.slowed(timed.function(), self._slower)
             if warm:
                 function()
             seconds = []
-            for _ in range(parts):
-                result = None  # freed first, as between the calls of a part
-                of_part, result = clock.seconds_of_changing(timed, function, calls)
-                seconds.append(of_part)
+            with clock.Watch() as watch:
+                for _ in range(parts):
+                    result = None  # freed first, as between the calls of a part
+                    of_part, result = clock.seconds_of_changing(timed, function, calls)
+                    seconds.append(of_part)
             if checked:
                 timed.require_right(result)
-        return statistics.median(seconds)
+        return {
+            "seconds": statistics.median(seconds),
+            "canary": watch.canary,
+            "lost": watch.lost,
+        }
 
     def first_call(self, descriptor: str, direction: Direction) -> float:
         """Return the seconds of the first call of a direction, with arrays prepared."""
         if self._call is None or self._call.problem != parse(descriptor):
-            self._call = Call(self._backend, parse(descriptor), filled(parse(descriptor), "real"))
+            self._call = Call(self._backend, parse(descriptor), real_inputs(parse(descriptor)))
             self._cache = None
         if direction != "forward" and self._cache is None:
             _, self._cache = self._call.forward()
@@ -258,9 +272,8 @@ class _Session:
     def _runner(self, direction: Direction, nchw: bool) -> Callable[[], object]:
         call, cache = self._call, self._cache
         assert call is not None
-        if nchw:
-            return call.timed_from_nchw(direction, cache)
-        return call.timed(direction, cache)
+        of_call = call.timed_from_nchw if nchw else call.timed
+        return clock.slowed(of_call(direction, cache), self._slower)
 
 
 def _as_json(name: str, done: Training, options: dict[str, Any]) -> dict[str, Any]:

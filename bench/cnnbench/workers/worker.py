@@ -10,6 +10,7 @@ import os
 import warnings
 from typing import Any
 
+from cnnbench.workers import affinity
 from cnnbench.workers.child import Child, ChildError
 from cnnkernels import plan
 from cnnkernels.conformance import Outcome
@@ -64,6 +65,8 @@ class Worker:
         Seconds after which an unanswered command has failed.
     load : bool
         Whether to load the backend at once; if not, call `load` first.
+    slower : float
+        The fraction by which every timed call is slowed down, to test the measuring.
 
     Raises
     ------
@@ -81,9 +84,10 @@ class Worker:
         timeout: float = 600.0,
         *,
         load: bool = True,
+        slower: float = 0.0,
     ) -> None:
         self.backend, self.threads = backend, threads
-        self._timeout = timeout
+        self._timeout, self._slower = timeout, slower
         count = str(threads)
         self._child = Child(
             "cnnbench.workers.session",
@@ -112,10 +116,17 @@ class Worker:
             As for the constructor.
         """
         try:
-            self.about = self.ask("load", backend=self.backend, threads=self.threads)
+            self.about = self.ask(
+                "load", backend=self.backend, threads=self.threads, slower=self._slower
+            )
+            self.pin()  # imports may use every core
         except BaseException:
             self.close()
             raise
+
+    def pin(self, *, on: bool = True) -> None:
+        """Keep the process on the cores of its thread count, or let it use all."""
+        self._child.pin(affinity.cores_for(self.threads) if on else None)
 
     def __enter__(self) -> Worker:
         return self

@@ -10,10 +10,10 @@ To test a backend of your own::
 
 from cnnkernels.conformance.broken import BROKEN
 from cnnkernels.conformance.calls import Call
-from cnnkernels.conformance.changing import ChangingCall, Spots, WrongResult, spots_of
+from cnnkernels.conformance.changing import ChangingCall, Spots, WrongResult, spots
 from cnnkernels.conformance.checks import Check, Outcome, check
 from cnnkernels.conformance.corner import CORNER, CORNER_ONNX
-from cnnkernels.conformance.fills import filled
+from cnnkernels.conformance.fills import filled, real_inputs
 from cnnkernels.conformance.gradients import adjoint_error, finite_difference_error
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "check",
     "filled",
     "finite_difference_error",
-    "spots_of",
+    "real_inputs",
+    "spots",
 ]

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cnnkernels.accuracy import Accuracy
 from cnnkernels.conformance.calls import Call
-from cnnkernels.conformance.fills import Filled, errors_over_bounds
-from cnnkernels.contract import FORWARD, Cache, Direction
+from cnnkernels.conformance.fills import Filled, errors_over_bounds, filled, key, store
+from cnnkernels.contract import FORWARD, Cache, Direction, Problem
 
 _SPOTS = 4096
 """Number of elements checked in a result; small results are checked completely."""
@@ -43,16 +45,44 @@ class Spots:
     bounds: np.ndarray
 
 
-def spots_of(right: Filled) -> dict[str, Spots]:
-    """Return random spots of each result of a 'real' fill, different on every call."""
+def spots(
+    problem: Problem, folder: Path | None = None, accuracy: Accuracy | None = None
+) -> dict[str, Spots]:
+    """Return spots of each result of a problem's 'real' fill, as `filled` takes arguments.
+
+    In a folder they are drawn once, and need little space where a fill needs much.
+    """
+    if folder is None:
+        return _spots_of(filled(problem, "real", None, accuracy))
+    path = folder / key("spots", problem, "real", accuracy)
+    if not path.exists():
+        drawn = _spots_of(filled(problem, "real", folder, accuracy))
+        store(
+            path,
+            {
+                f"{name} {part}": value
+                for name, of_result in drawn.items()
+                for part, value in vars(of_result).items()
+            },
+        )
+    with np.load(path) as stored:
+        names = dict.fromkeys(name.split()[0] for name in stored)
+        return {
+            name: Spots(*(stored[f"{name} {field.name}"] for field in fields(Spots)))
+            for name in names
+        }
+
+
+def _spots_of(right: Filled) -> dict[str, Spots]:
+    """Return random spots of each result, different on every call."""
     random = np.random.default_rng()
-    spots = {}
+    drawn = {}
     for name in ("y", "dx", "dw", "db"):
         expected, bounds = getattr(right, name), getattr(right, f"{name}_bound")
         if expected.size:
             places = random.choice(expected.size, min(_SPOTS, expected.size), replace=False)
-            spots[name] = Spots(places, expected.flat[places], bounds.flat[places])
-    return spots
+            drawn[name] = Spots(places, expected.flat[places], bounds.flat[places])
+    return drawn
 
 
 class ChangingCall:

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from cnnbench.judging import floor, limits
+from cnnbench import speed
+from cnnbench.judging import limits, statistics
 from cnnkernels import conformance
 
 TINY = "mb2ic3ih6oc4oh6kh3ph1"
@@ -64,8 +65,21 @@ def test_selftest_that_misses_one_says_so_and_exits_1(command, monkeypatch):
     right = {"fine": registry.load("numpy")}
     monkeypatch.setattr(conformance, "BROKEN", right)
     monkeypatch.setattr(conformance, "CORNER", (TINY,))
-    monkeypatch.setattr(floor, "measure_floor", lambda *_: 0.01)
+    monkeypatch.setattr(speed, "time", lambda run, *_: run.environment.update(aa_floor={"1": 0.01}))
     code, out, _ = command("selftest", "--threads", "1", "--baseline", "naive")
     assert code == 1
     assert "MISSED" in out
     assert "0 of 1 broken kernels caught" in out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_sides")
+def test_a_copy_that_is_much_slower_is_found(command, monkeypatch):
+    monkeypatch.setattr(statistics, "SLOWER", (1.0,))
+    arguments = ("--baseline", "numpy", "--cases", "mb8ic8ih16oc8kh3ph1", "--threads", "1")
+    code, out, _ = command("selftest", "--statistics", *arguments)
+    assert code == 0
+    lines = [line.split() for line in out.splitlines() if "slower," in line or "%" in line]
+    assert "Verdicts on copies of numpy" in out
+    found = [line for line in lines if line[:3] == ["100", "%", "slower,"]]
+    assert found, out

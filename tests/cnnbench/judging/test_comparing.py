@@ -12,7 +12,7 @@ def timed(backend, seconds, rounds=12, outcome="ok"):
 
 
 def test_ratios_are_against_the_baseline_and_above_one_is_faster():
-    rows = [timed("base", 2.0), timed("twice", 1.0), timed("half", 4.0), timed("few", 1.0, 3)]
+    rows = [timed("base", 2.0), timed("twice", 1.0), timed("half", 4.0), timed("few", 1.0, 2)]
     compare(rows, "base", 0.05)
     assert [row.baseline for row in rows] == ["base"] * 4
     assert [row.ratio for row in rows] == pytest.approx([1.0, 2.0, 0.5, 2.0])

@@ -12,9 +12,9 @@ class Silent:
     def begin(self, total):
         self.left = total
 
-    def step(self, text):
+    def step(self, text, count=1):
         assert text
-        self.left -= 1
+        self.left -= count
         assert self.left >= 0
 
 

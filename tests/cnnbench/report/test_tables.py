@@ -37,7 +37,7 @@ def row_of(case, op, direction, backend, outcome, numbers=NUMBERS[0], threads=2)
         row.reason = LONG_REASON
         return row
     row.error_over_bound, row.repeatable = error, backend != "torch-cpu-nhwc"
-    row.seconds, row.samples = seconds or 1.0, [1.0, 1.0]
+    row.seconds, row.samples, row.processes = seconds or 1.0, [1.0, 1.0] * 3, 3
     row.gflops = None if op == "max_pool2d" else gflops
     row.ceiling_fraction = fraction
     row.first_call_seconds, row.cached_first_call_seconds = 1.23, 0.000456
@@ -269,6 +269,33 @@ def test_a_time_sheet_has_a_section_a_direction_and_a_line_a_timed_backend():
     assert sheet.notes == (
         f"bad: wrong: {LONG_REASON}",
         "torch-cpu-nhwc with conversion from and to NCHW: forward 1.23 ms, backward 1.23 ms",
+    )
+
+
+def test_a_quick_look_is_named_so_and_leaves_unclear_verdicts_out():
+    rows = [
+        dataclasses.replace(row_of("a", "conv2d", "forward", name, "ok"), processes=1, verdict=said)
+        for name, said in (("numpy", "SAME"), ("fast", "FASTER"), ("near", "UNCLEAR"))
+    ]
+    (sheet,) = tables.time_sheets(rows)
+    assert sheet.title.endswith(
+        "2 threads  (a quick look, with verdicts on large differences only)"
+    )
+    assert [line[-1] for line in sheet.rows] == ["", "SAME", "FASTER", ""]
+    rows[0].samples = [1.0] * 12
+    (sheet,) = tables.time_sheets(rows)
+    assert sheet.title.endswith("2 threads")
+    assert sheet.rows[-1][-1] == "UNCLEAR"
+
+
+def test_sides_that_other_programs_slowed_down_are_counted():
+    rows = [row_of("a", "conv2d", d, "numpy", "ok") for d in ("forward", "backward")]
+    rows.append(row_of("a", "conv2d", "forward", "fast", "ok"))
+    assert next(tables.time_sheets(rows)).notes == ()
+    rows[0].details |= {"repeated_sides": 2, "disturbed_sides": 1}
+    rows[1].details |= {"repeated_sides": 1, "disturbed_sides": 0}
+    assert next(tables.time_sheets(rows)).notes == (
+        "repeated, as other programs slowed them down: 3 of 12 sides of numpy (1 slowed again)",
     )
 
 

@@ -50,7 +50,9 @@ def test_a_worker_checks_and_times_every_direction_of_a_problem(backend, tmp_pat
                 side = worker.ask(
                     "side", direction=direction, nchw=True, calls=2, parts=3, warm=True
                 )
-                assert min(first, probed["seconds"], converting["seconds"], side) > 0
+                times = (first, probed["seconds"], converting["seconds"], side["seconds"])
+                assert min(*times, side["canary"]) > 0
+                assert 0 <= side["lost"] <= 1
                 assert probed["extra_bytes"] is None or probed["extra_bytes"] >= 0
             worker.ask("release")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnnkernels import registry
-from cnnkernels.conformance import Call, ChangingCall, WrongResult, filled, spots_of
+from cnnkernels.conformance import Call, ChangingCall, WrongResult, real_inputs, spots
 from cnnkernels.contract import directions
 from cnnkernels.descriptor import parse
 
@@ -17,12 +17,13 @@ PROBLEMS = pytest.mark.parametrize("descriptor", DESCRIPTORS)
 def changing(backend, descriptor):
     """Yield the call, and its changing call for each direction, with and without conversion."""
     problem = parse(descriptor)
-    right = filled(problem, "real", accuracy=backend.accuracy(problem))
-    call = Call(backend, problem, right)
+    accuracy = backend.accuracy(problem)
+    call = Call(backend, problem, real_inputs(problem))
     _, cache = call.forward()
     for direction in directions(problem):
         for from_nchw in (False, True):
-            yield call, ChangingCall(call, direction, cache, spots_of(right), from_nchw)
+            right = spots(problem, accuracy=accuracy)
+            yield call, ChangingCall(call, direction, cache, right, from_nchw)
 
 
 def held(call):
