@@ -58,10 +58,10 @@ class Budget:
         return max(1, min(self.rounds, int(budget_seconds / (2 * side_seconds))))
 
 
-FULL = Budget(rounds=4, processes=12, seconds=4.0)
+FULL = Budget(rounds=4, processes=10, seconds=3.3)
 """For verdicts on single cases."""
 
-SHORT = Budget(rounds=6, seconds=0.5, training_seconds=9.0, first_steps=False)
-"""For comparing everything in minutes: enough rounds for intervals, none extra."""
+SHORT = Budget(rounds=6, seconds=0.25, training_seconds=6.0, call_seconds=0.5, first_steps=False)
+"""For comparing everything in two minutes: a look at the layers, and verdicts on trainings."""
 
 QUICK = Budget(rounds=3, seconds=1.0, training_seconds=8.0, call_seconds=2.0)

@@ -12,7 +12,7 @@ from cnnbench import timing
 from cnnbench.budget import Budget
 from cnnbench.cases import CaseSet
 from cnnbench.judging.comparing import compare
-from cnnbench.judging.limits import judge
+from cnnbench.judging.limits import judge, measure_ceilings
 from cnnbench.races import Race
 from cnnbench.results import Row, Run, distinct
 from cnnbench.workers.pool import WorkerPool, failing, note
@@ -46,7 +46,7 @@ class Comparison:
         folder: Path,
     ) -> None:
         self._run, self._sets, self._threads = run, sets, threads
-        self._baseline, self._budget, self._folder = baseline, budget, folder
+        self.baseline, self._budget, self._folder = baseline, budget, folder
         self._random = np.random.default_rng()
         self._probes = probes(sets)
         self._races: dict[Case, list[Race]] = {}
@@ -67,18 +67,18 @@ class Comparison:
         self._rows[case], self._races[case] = list(rows), []
         for direction in wanted:
             base = next(
-                (
-                    r.owner
-                    for r in passed
-                    if (r.direction, r.backend) == (direction, self._baseline)
-                ),
-                self._baseline,
+                (r.owner for r in passed if (r.direction, r.backend) == (direction, self.baseline)),
+                self.baseline,
             )
             mine = [row for row in own if row.direction == direction]
             again = case in self._probes and direction in (wanted[0], wanted[-1])
             race = Race(direction, mine, base, layouts, self._budget, again)
             self._races[case].append(race)
         self._run.add(rows)
+
+    def measure_ceilings(self) -> None:
+        """Measure what no time can beat, while nothing else runs."""
+        note(self._run, "ceilings", self._threads, measure_ceilings(self._threads))
 
     def open(self) -> dict[Case, set[str]]:
         """Return the cases that need another process, each with its backends."""
@@ -119,7 +119,7 @@ class Comparison:
             self._judge(case)
         for group in self._sets:
             rows = [row for case in group.cases for row in self._rows[case]]
-            for total in _sums(group, rows, self._baseline, self._floor, self._threads):
+            for total in _sums(group, rows, self.baseline, self._floor, self._threads):
                 key = _key(total.case, total)
                 if key in self._sums:
                     vars(self._sums[key]).update(vars(total))
@@ -135,21 +135,18 @@ class Comparison:
 
     def _stands(self, row: Row) -> bool:
         """Return whether a row needs no further process, for itself or for the sum of its set."""
-        if row.verdict in (None, "UNCLEAR"):
-            return False
-        if row.ratio_low and row.ratio_high and row.ratio_high > timing.PRECISE * row.ratio_low:
-            return False
-        group = next(
-            group for group in self._sets if any(row.problem == str(c) for c in group.cases)
-        )
+        group = next(one for one in self._sets if any(row.problem == str(c) for c in one.cases))
         total = self._sums.get(_key(_sum_of(group), row))
-        return total is None or total.verdict != "UNCLEAR"
+        of_both = [row] if total is None or total.outcome != "ok" else [row, total]
+        return all(timing.settled(one.apart, self._floor) for one in of_both)
 
     def _judge(self, case: Case) -> None:
         """Give the rows of a case their times, and compare these with ceilings and baseline."""
         floor, rows = self._floor, self._rows[case]
         note(self._run, "aa_floor", self._threads, floor)
-        ceilings = self._run.environment["ceilings"][str(self._threads)]
+        ceilings = self._run.environment.get("ceilings", {}).get(
+            str(self._threads), {"reason": "not measured yet"}
+        )
         for race in self._races[case]:
             race.give()
             for row in race.rows:
@@ -158,7 +155,7 @@ class Comparison:
             for row in of_direction:
                 if row.outcome == "ok" and row not in race.rows:
                     _copy_times(next(r for r in of_direction if r.backend == row.owner), row)
-            compare(of_direction, self._baseline, floor)
+            compare(of_direction, self.baseline, floor)
 
 
 def probes(sets: Sequence[CaseSet]) -> list[Case]:

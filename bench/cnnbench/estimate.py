@@ -61,6 +61,14 @@ def of_steps(layers: CaseSet, backends: int, budget: Budget) -> float:
     return _SETUP_SECONDS + checks + backends * _FIRST_STEP_SECONDS + _WAYS * turns
 
 
+def of_comparison(layers: Sequence[CaseSet], kernels: int, trainers: int, budget: Budget) -> float:
+    """Return the seconds of `cnnbench compare`."""
+    passes = 2  # forward, and backward as a whole
+    races = passes * sum(len(group.cases) for group in layers)
+    timed = kernels * races * _ROUND_SECONDS * budget.rounds
+    return _SETUP_SECONDS + trainers * (_FIRST_CALL_SECONDS + budget.training_seconds / 2) + timed
+
+
 def of_training(trainers: int, threads: int, budget: Budget) -> float:
     """Return the seconds that training in turns takes."""
     return threads * trainers * budget.training_seconds

@@ -34,7 +34,7 @@ LOST = 0.05
 REPEATS = 2
 """A disturbed side is repeated at most this many times, at the end of its round."""
 
-REPEATABLE_SECONDS = 1.0
+REPEATABLE_SECONDS = 0.25
 """Longer sides are not repeated."""
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cnnbench.timing import Samples
+from cnnbench.timing import Ratio, Samples
 from cnnkernels import files
 from cnnkernels.conformance import Outcome
 
@@ -139,6 +139,15 @@ class Row:
         return Samples(self.samples, self.sides, self.processes)
 
     @property
+    def apart(self) -> Ratio:
+        """The ratio to the baseline; nan where there is none."""
+        value, low, high = (
+            math.nan if number is None else number
+            for number in (self.ratio, self.ratio_low, self.ratio_high)
+        )
+        return Ratio(value, low, high, len(self.samples) // self.sides, self.processes)
+
+    @property
     def owner(self) -> str:
         """The backend whose kernel computed this: the row's own, or its fallback."""
         return str(self.details.get("owner", self.backend))
@@ -252,6 +261,13 @@ class Run:
     environment: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
+
+    @property
+    def floors(self) -> dict[int, float]:
+        """The A/A floors by thread count: those of trainings if there are any, else of layers."""
+        about = self.environment
+        known = about.get("training_floor") or about.get("aa_floor", {})
+        return {int(k): math.nan if value is None else value for k, value in known.items()}
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows, and write the files."""

@@ -7,7 +7,7 @@ timed on its case.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from cnnbench.budget import Budget, Progress
 from cnnbench.cases import CaseSet
 from cnnbench.checking import check_case, clear, fills_folder, operation, rows_of
 from cnnbench.comparison import Comparison
-from cnnbench.judging.limits import measure_ceilings
 from cnnbench.races import AGAIN
 from cnnbench.results import Row, Run
 from cnnbench.words import counted
@@ -38,7 +37,6 @@ def time(
     caches: Path,
     only: Mapping[Problem, Sequence[Direction]] | None = None,
     copies: Mapping[str, Copy] | None = None,
-    before_timing: Callable[[], object] = lambda: None,
 ) -> None:
     """Check every case on every backend, time it side by side, and add the rows to the run.
 
@@ -46,62 +44,111 @@ def time(
     stand. Rows are written after each process, and become more certain with the next.
 
     Compiled code goes to `caches`, an empty folder: the first calls fill it, later calls use it.
-    Without `Budget.first_steps` several backends compile at once, and first calls have no times.
     With `only`, just the given directions of each problem are timed, and no first calls. `copies`
-    are those among the backends that are others under another name. `before_timing` is called after
-    the checks, and waits for whatever else runs until then.
+    are those among the backends that are others under another name.
     """
-    copies = copies or {}
-    cases = [case for group in sets for case in group.cases]
-    first = 0 if only is not None else len(backends) if budget.first_steps else 1
-    steps = len(cases) * (len(backends) + budget.processes) + budget.processes
-    progress.begin(len(threads) * steps + first)
+    first = len(backends) if budget.first_steps and only is None else 0
+    progress.begin(len(threads) * steps(sets, backends, budget) + first)
     first_calls: dict[tuple[str, str, str], tuple[float, float]] = {}
     for count in threads:
-        progress.step(f"measuring this machine's ceilings, {counted(count, 'thread')}")
-        note(run, "ceilings", count, measure_ceilings(count))
-        with fills_folder() as folder:
-            with WorkerPool(backends, count, caches, copies=copies) as pool:
-                base = baseline_for(pool, baseline)
-                note(run, "baseline", count, base)
-                if count == threads[0] and only is None:
-                    first_calls = _all_first_calls(pool, sets, caches, budget, progress)
-                comparison = Comparison(run, sets, count, base, budget, folder)
-                for case in cases:
-                    rows = _checked(pool, case, folder, budget, progress, copies)
-                    if only is not None:
-                        rows = [row for row in rows if row.direction in only[case.problem]]
-                    for row in rows:
-                        if row.outcome == "ok" and count == threads[0]:
-                            row.first_call_seconds, row.cached_first_call_seconds = first_calls.get(
-                                (row.backend, row.problem, row.direction), (None, None)
-                            )
-                    comparison.enter(pool, case, rows)
-                note_threading(run, pool)
-                again = copies.get(base, Copy(base))
-                if pool.present:
-                    pool.add(AGAIN, again)
-                before_timing()
-                for case in cases:
-                    progress.step(f"timing {case.label}, {counted(count, 'thread')}")
-                    comparison.take(pool, case)
-                comparison.settle()
-            for number in range(2, budget.processes + 1):
-                open_ = comparison.open()
-                passed_over = len(cases) - len(open_)
-                progress.step(f"starting process {number} of each backend", passed_over + 1)
-                if not open_:
-                    continue
-                needed = sorted(set().union(*open_.values()))
-                with WorkerPool(needed, count, caches, copies={**copies, AGAIN: again}) as pool:
-                    for case in open_:
-                        progress.step(f"timing {case.label}, process {number}")
-                        comparison.take(pool, case)
-                comparison.settle()
+        with (
+            fills_folder() as folder,
+            WorkerPool(backends, count, caches, copies=copies) as pool,
+        ):
+            if first and count == threads[0]:
+                for backend in backends:
+                    progress.step(f"first calls of {backend}")
+                    if backend in pool.present:
+                        first_calls |= _first_calls(backend, count, sets, caches)
+            comparison = check(
+                run, sets, backends, baseline, budget, progress, pool, folder, only, copies
+            )
+            for row in run.rows:
+                if row.outcome == "ok" and row.threads == count == threads[0]:
+                    row.first_call_seconds, row.cached_first_call_seconds = first_calls.get(
+                        (row.backend, row.problem, row.direction), (None, None)
+                    )
+            compare(comparison, sets, budget, progress, pool, caches, copies)
+
+
+def steps(sets: Sequence[CaseSet], backends: Sequence[str], budget: Budget) -> int:
+    """Return the number of steps of `check` and `compare` together."""
+    cases = sum(len(group.cases) for group in sets)
+    return cases * (len(backends) + budget.processes) + budget.processes
+
+
+def check(
+    run: Run,
+    sets: Sequence[CaseSet],
+    backends: Sequence[str],
+    baseline: str,
+    budget: Budget,
+    progress: Progress,
+    pool: WorkerPool,
+    folder: Path,
+    only: Mapping[Problem, Sequence[Direction]] | None = None,
+    copies: Mapping[str, Copy] | None = None,
+) -> Comparison:
+    """Check every case on every backend, and return the comparison of those that passed.
+
+    Parameters
+    ----------
+    pool : WorkerPool
+        Has a worker of each backend.
+    folder : path
+        In which workers share inputs and expected results.
+    run, sets, backends, baseline, budget, progress, only, copies
+        As for `time`.
+    """
+    base = baseline_for(pool, backends, baseline)
+    note(run, "baseline", pool.threads, base)
+    comparison = Comparison(run, sets, pool.threads, base, budget, folder)
+    for case in (case for group in sets for case in group.cases):
+        rows = _checked(pool, backends, case, folder, budget, progress, copies or {})
+        if only is not None:
+            rows = [row for row in rows if row.direction in only[case.problem]]
+        comparison.enter(pool, case, rows)
+    note_threading(run, pool)
+    return comparison
+
+
+def compare(
+    comparison: Comparison,
+    sets: Sequence[CaseSet],
+    budget: Budget,
+    progress: Progress,
+    pool: WorkerPool,
+    caches: Path | None,
+    copies: Mapping[str, Copy] | None = None,
+) -> None:
+    """Time what passed its check, first in the pool's processes, then in new ones."""
+    count, cases = pool.threads, [case for group in sets for case in group.cases]
+    progress.step(f"measuring this machine's ceilings, {counted(count, 'thread')}")
+    comparison.measure_ceilings()
+    copies = {**(copies or {}), AGAIN: Copy(comparison.baseline)}
+    if pool.present:
+        pool.add(AGAIN, copies[AGAIN])
+    for case in cases:
+        progress.step(f"timing {case.label}, {counted(count, 'thread')}")
+        comparison.take(pool, case)
+    comparison.settle()
+    for number in range(2, budget.processes + 1):
+        open_ = comparison.open()
+        passed_over = len(cases) - len(open_)
+        progress.step(f"starting process {number} of each backend", passed_over + 1)
+        if not open_:
+            continue
+        needed = sorted(set().union(*open_.values()))
+        with WorkerPool(needed, count, caches, copies=copies) as further:
+            for case in open_:
+                progress.step(f"timing {case.label}, process {number}")
+                comparison.take(further, case)
+        comparison.settle()
 
 
 def _checked(
     pool: WorkerPool,
+    backends: Sequence[str],
     case: Case,
     folder: Path,
     budget: Budget,
@@ -116,7 +163,6 @@ def _checked(
             found["owner"] = ""  # a copy is timed, like a backend of its own
         return found
 
-    backends = pool.backends
     with pool.spread(), ThreadPoolExecutor(max_workers=host.cores()) as executor:
         try:
             waiting = {backend: executor.submit(find, backend) for backend in backends}
@@ -133,27 +179,6 @@ def _checked(
         for backend, found in checks.items()
         for row in rows_of(case, backend, pool.threads, found)
     ]
-
-
-def _all_first_calls(
-    pool: WorkerPool,
-    sets: Sequence[CaseSet],
-    caches: Path,
-    budget: Budget,
-    progress: Progress,
-) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """Make the first calls of all backends, one after another if they are timed."""
-    found: dict[tuple[str, str, str], tuple[float, float]] = {}
-    if budget.first_steps:
-        for backend in pool.backends:
-            progress.step(f"first calls of {backend}")
-            if backend in pool.present:
-                found |= _first_calls(backend, pool.threads, sets, caches)
-        return found
-    progress.step("compiling")
-    with ThreadPoolExecutor(max_workers=host.cores()) as executor:
-        list(executor.map(lambda one: _calls(one, pool.threads, sets, caches), pool.present))
-    return found
 
 
 def _first_calls(

@@ -46,13 +46,16 @@ CONFIDENCE = 0.99
 RELEVANT = 0.01
 """Differences below this have no verdict but SAME, however certain they are."""
 
-SAME_WITHIN = 0.02
+SAME_WITHIN = 0.03
 
 DECISIVE = 10.0
 """A ratio this far from 1 has a verdict after a single block."""
 
 PRECISE = 1.2
 """A verdict whose interval is wider than this factor needs further blocks."""
+
+EXACT = 1.04
+"""An interval narrower than this factor needs none, whatever the verdict is."""
 
 REST_SECONDS = 0.02
 """Idle time before a side, until the thread pools of other processes stop spinning."""
@@ -214,6 +217,14 @@ def verdict(found: Ratio, floor: float) -> Verdict:
     if found.low >= 1 / same and found.high <= same:
         return "SAME"
     return "UNCLEAR"
+
+
+def settled(found: Ratio, floor: float) -> bool:
+    """Return whether no further blocks are needed: the verdict stands and is precise."""
+    if math.isnan(found.low):
+        return verdict(found, floor) != "UNCLEAR"
+    width = found.high / found.low
+    return width <= EXACT or (width <= PRECISE and verdict(found, floor) != "UNCLEAR")
 
 
 def busy_warning(floor: float) -> str | None:

@@ -69,12 +69,10 @@ class Trainees:
     Parameters
     ----------
     baseline : str
-    floor : float or None
-        The A/A floor; None if a twin of the baseline is to tell it.
     """
 
-    def __init__(self, baseline: str, floor: float | None) -> None:
-        self._baseline, self._floor = baseline, floor
+    def __init__(self, baseline: str) -> None:
+        self._baseline = baseline
         self._all: list[Trainee] = []
         self._twin: Trainee | None = None
 
@@ -100,9 +98,7 @@ class Trainees:
 
     @property
     def floor(self) -> float:
-        """The A/A floor, so far; nan if it is unknown."""
-        if self._floor is not None:
-            return self._floor
+        """How much the baseline and its twin differ so far, the A/A floor; nan if unknown."""
         apart = None if self._twin is None or not self._base else self._twin.against(self._base)
         return timing.floor_of([] if apart is None or math.isnan(apart.value) else [apart])
 
@@ -151,9 +147,7 @@ class Trainees:
         """Return whether two can be told apart precisely, or have no rounds left."""
         if one is other or one.ended or other.ended:
             return True
-        found = one.against(other)
-        precise = math.isnan(found.low) or found.high <= timing.PRECISE * found.low
-        return precise and timing.verdict(found, self.floor) != "UNCLEAR"
+        return timing.settled(one.against(other), self.floor)
 
 
 def seconds_per_step(done: dict[str, Any]) -> float | None:

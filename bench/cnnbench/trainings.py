@@ -6,7 +6,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,86 +70,111 @@ def train(
     budget: Budget,
     progress: Progress,
     caches: Path,
-    exact: Exact | None = None,
 ) -> None:
     """Train a network with every trainer, in turns, and add the rows to the run.
 
     Each backend is first checked on the network's layers, unless the run has passed rows for them.
     All losses are compared with those of a float64 training. Compiled code goes to `caches`, which
-    start empty, so the first step includes compiling. `exact` is from `prepare`.
+    start empty, so the first step includes compiling.
+    """
+    progress.begin(len(threads) * steps(backends, budget))
+    for count in threads:
+        with WorkerPool(backends, count, caches) as pool:
+            cold = caches if budget.first_steps and count == threads[0] else None
+            train_in(run, backends, baseline, recipe, full, budget, progress, pool, cold=cold)
+
+
+def steps(backends: Sequence[str], budget: Budget) -> int:
+    """Return the most steps of `train_in`."""
+    return 4 * len(backends) + budget.rounds + 1
+
+
+def train_in(
+    run: Run,
+    backends: Sequence[str],
+    baseline: str,
+    recipe: Recipe,
+    full: bool,
+    budget: Budget,
+    progress: Progress,
+    pool: WorkerPool,
+    exact: Exact | None = None,
+    cold: Path | None = None,
+) -> None:
+    """Train a network with the workers of a pool, as `train` does.
+
+    Parameters
+    ----------
+    pool : WorkerPool
+        Has a worker of each backend.
+    exact : Exact, optional
+        From `prepare`.
+    cold : path, optional
+        A folder for compiled code, to measure first steps in other processes before.
+    run, backends, baseline, recipe, full, budget, progress
+        As for `train`.
     """
     layers = CaseSet(recipe.options.architecture, planned(recipe.options).cases)
-    progress.begin(len(threads) * (4 * len(backends) + budget.rounds + 1))
-    options = dataclasses.asdict(recipe.options)
-    random = np.random.default_rng()
-    for count in threads:
-        with WorkerPool(backends, count, caches) as pool, fills_folder() as folder:
-            base = baseline_for(pool, baseline)
-            floor = run.environment.get("aa_floor", {}).get(str(count))
-            note(run, "baseline", count, base)
-            rows = [
-                Row(layers.name, describe(recipe.options), "train", "train", backend, count, "ok")
-                for backend in backends
-            ]
-            trainees = Trainees(base, None if floor is None else float(floor))
-            try:
-                if budget.first_steps and count == threads[0]:  # later counts find compiled code
-                    for row in rows:
-                        progress.step(f"first step of {row.backend}")
-                        if row.backend in pool.present:
-                            with contextlib.suppress(WorkerError):
-                                first_steps = _first_steps(row.backend, count, options, caches)
-                                row.first_call_seconds, row.cached_first_call_seconds = first_steps
-                with _compiling(pool, options):  # none of this is timed
-                    for row in rows:
-                        progress.step(f"checking the layers on {row.backend}")
-                        _check_layers(run, pool, row, layers, folder)
-                    progress.step("training in float64 for comparison")
-                    if exact is None:
-                        declared = any("bound_ratio" in row.details for row in rows)
-                        exact = _exact_losses(recipe.options, declared=declared)
-                for row in rows:
-                    if row.outcome != "ok":
-                        continue
-                    with failing([row]):
-                        progress.step(f"training on {row.backend}")
-                        most = None if full else budget.training_seconds / 2
-                        limited = options | {"budget_seconds": most}
-                        done = pool.ask(row.backend, "train", **limited)
-                        if done["steps"] < done["all_steps"]:  # it may have compiled
-                            done = pool.ask(row.backend, "train", **limited)
-                        _note_training(row, done, exact)
-                        row.details["guessing_accuracy"] = _guessing_accuracy(recipe.options)
-                        if row.outcome == "ok" and done["steps"] == done["all_steps"]:
-                            rounds = _rounds(done["seconds"], budget)
-                            if rounds < budget.rounds and done["seconds"] < budget.training_seconds:
-                                # The first training may have compiled.
-                                again = pool.ask(row.backend, "train", **options)
-                                rounds = _rounds(again["seconds"], budget)
-                            trainees.add(Trainee(pool, row, options, rounds))
-                if floor is None:
-                    trainees.add_twin(pool)
-                for number in range(budget.rounds):
-                    if not trainees.waiting(number):
-                        break
-                    progress.step(f"training in turns, round {number + 1}")
-                    timing.run_rounds(trainees.contestants, random, number, number + 1)
-                    trainees.dismiss(number + 1)
-                for row in rows:
-                    if row.outcome == "ok" and pool.about(row.backend)["kernels"]:
-                        progress.step(f"profiling a step of {row.backend}")
-                        with contextlib.suppress(WorkerError):
-                            row.details["profile"] = pool.ask(
-                                row.backend, "profile", seconds=PROFILE_SECONDS, **options
-                            )
-            finally:
-                trainees.settle()
-                note(run, "aa_floor", count, trainees.floor)
-                compare(rows, base, trainees.floor)
-                # After an interrupt some rows may have no time yet.
-                run.add(row for row in rows if row.outcome != "ok" or row.seconds is not None)
-            note_threading(run, pool)
-            run.write()
+    options, random = dataclasses.asdict(recipe.options), np.random.default_rng()
+    count, base = pool.threads, baseline_for(pool, backends, baseline)
+    note(run, "baseline", count, base)
+    rows = [
+        Row(layers.name, describe(recipe.options), "train", "train", backend, count, "ok")
+        for backend in backends
+    ]
+    trainees = Trainees(base)
+    try:
+        if cold is not None:
+            for row in rows:
+                progress.step(f"first step of {row.backend}")
+                if row.backend in pool.present:
+                    with contextlib.suppress(WorkerError):
+                        first_steps = _first_steps(row.backend, count, options, cold)
+                        row.first_call_seconds, row.cached_first_call_seconds = first_steps
+        with fills_folder() as folder:
+            for row in rows:
+                progress.step(f"checking the layers on {row.backend}")
+                _check_layers(run, pool, row, layers, folder)
+        progress.step("training in float64 for comparison, while programs compile")
+        if exact is None:
+            declared = any("bound_ratio" in row.details for row in rows)
+            exact = prepare(pool, backends, recipe, declared=declared)
+        _warm_up(pool, [row.backend for row in rows if row.outcome == "ok"], options)
+        for row in rows:
+            if row.outcome != "ok":
+                continue
+            with failing([row]):
+                progress.step(f"training on {row.backend}")
+                most = None if full else budget.training_seconds / 2
+                limited = options | {"budget_seconds": most}
+                done = pool.ask(row.backend, "train", **limited)
+                _note_training(row, done, exact)
+                row.details["guessing_accuracy"] = _guessing_accuracy(recipe.options)
+                if row.outcome == "ok" and done["steps"] == done["all_steps"]:
+                    rounds = budget.rounds_for(done["seconds"], budget.training_seconds)
+                    trainees.add(Trainee(pool, row, options, rounds))
+        trainees.add_twin(pool)
+        for number in range(budget.rounds):
+            if not trainees.waiting(number):
+                break
+            progress.step(f"training in turns, round {number + 1}")
+            timing.run_rounds(trainees.contestants, random, number, number + 1)
+            trainees.dismiss(number + 1)
+        for row in rows:
+            if row.samples and row.outcome == "ok" and pool.about(row.backend)["kernels"]:
+                progress.step(f"profiling a step of {row.backend}")
+                with contextlib.suppress(WorkerError):
+                    row.details["profile"] = pool.ask(
+                        row.backend, "profile", seconds=PROFILE_SECONDS, **options
+                    )
+    finally:
+        trainees.settle()
+        note(run, "training_floor", count, trainees.floor)
+        compare(rows, base, trainees.floor)
+        # After an interrupt some rows may have no time yet.
+        run.add(row for row in rows if row.outcome != "ok" or row.seconds is not None)
+    note_threading(run, pool)
+    run.write()
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
@@ -206,28 +231,33 @@ def _first_step(backend: str, threads: int, options: dict[str, Any], caches: Pat
         return float(done["compile_seconds"] + done["seconds"])
 
 
-@contextlib.contextmanager
-def _compiling(pool: WorkerPool, options: dict[str, Any]) -> Iterator[None]:
-    """Let programs compile while the block runs; errors show later, when they train."""
-    with concurrent.futures.ThreadPoolExecutor() as executor:
-        for name in pool.present:
-            if not pool.about(name)["kernels"]:
-                executor.submit(pool.ask, name, "train", **options | {"most_steps": 1})
+def prepare(
+    pool: WorkerPool, backends: Sequence[str], recipe: Recipe, *, declared: bool = True
+) -> Exact:
+    """Let programs compile in their workers, and return the losses of float64 trainings.
+
+    Those that only concern algorithms which declare their accuracy are left out unless `declared`.
+    """
+    options = dataclasses.asdict(recipe.options)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as executor:
+        exact = executor.submit(_exact_losses, recipe.options, declared=declared)
+        _warm_up(pool, [name for name in backends if name in PROGRAMS], options)
+        return exact.result()
+
+
+def _warm_up(pool: WorkerPool, backends: Sequence[str], options: dict[str, Any]) -> None:
+    """Take a first step with each, which may compile; errors show later, when they train."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=host.cores()) as executor:
+        warm = [
+            executor.submit(pool.ask, name, "train", **options | {"most_steps": 1})
+            for name in backends
+            if name in pool.present
+        ]
         try:
-            yield
+            concurrent.futures.wait(warm)
         except BaseException:
             pool.close()  # else the executor waits until all have compiled
             raise
-
-
-def prepare(backends: Sequence[str], threads: int, recipe: Recipe, caches: Path) -> Exact:
-    """Compile the programs into the caches, and return the losses of float64 trainings."""
-    options = dataclasses.asdict(recipe.options)
-    with concurrent.futures.ThreadPoolExecutor(max_workers=host.cores()) as executor:
-        exact = executor.submit(_exact_losses, recipe.options, declared=True)
-        for program in (name for name in backends if name in PROGRAMS):
-            executor.submit(_first_step, program, threads, options, caches)
-        return exact.result()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,10 +388,6 @@ def _details(done: dict[str, Any]) -> dict[str, Any]:
         "seconds_per_step": seconds_per_step(done),
         **{key: done[key] for key in ("steps", "all_steps", "epochs", "step_losses", "weights")},
     }
-
-
-def _rounds(seconds: float, budget: Budget) -> int:
-    return budget.rounds_for(seconds, budget.training_seconds)
 
 
 def save_weights(folder: Path, rows: Sequence[Row]) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnbench import results, speed, timing
+from cnnbench import comparison, results, speed, timing
 from cnnbench.budget import Budget
 from cnnbench.cases import CaseSet
 from cnnbench.judging import limits
@@ -62,7 +62,7 @@ def measured(
     """
     asked = (ceilings(**machine) for _ in itertools.count()) if asked is None else asked
     with pytest.MonkeyPatch.context() as patch:
-        for module in (speed, limits):
+        for module in (comparison, limits):
             patch.setattr(module, "measure_ceilings", lambda _: next(asked))
         if not whole:
             patch.setattr(speed, "_first_calls", lambda *_: {})
@@ -323,23 +323,6 @@ def test_every_thread_count_has_rows_of_its_own(fresh_run, steps):
     assert set(run.environment["aa_floor"]) == set(run.environment["ceilings"]) == {"1", "2"}
 
 
-def test_several_backends_compile_at_once_where_first_calls_are_not_timed(fresh_run, steps):
-    run, budget = fresh_run(), dataclasses.replace(EFFORT, first_steps=False)
-    compiled = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "measure_ceilings", lambda _: ceilings())
-        patch.setattr(speed, "_calls", lambda backend, *_: compiled.append(backend))
-        with tempfile.TemporaryDirectory() as caches:
-            progress = steps()
-            speed.time(
-                run, [LONE], ["numpy", "declines"], [1], "numpy", budget, progress, Path(caches)
-            )
-    assert compiled == ["numpy"]
-    assert progress.done == progress.total
-    assert {row.first_call_seconds for row in run.rows} == {None}
-    assert {row.outcome for row in run.rows if row.backend == "numpy"} == {"ok"}
-
-
 @pytest.mark.slow
 def test_a_backend_of_another_layout_shows_its_time_with_conversion_too(fresh_run, steps):
     pytest.importorskip("torch")
@@ -400,7 +383,7 @@ def test_copies_are_timed_like_backends_of_their_own(fresh_run, steps):
     copies = {"twin": Copy("numpy"), "slow twin": Copy("numpy", 3.0)}
     names = ["numpy", *copies]
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as caches:
-        patch.setattr(speed, "measure_ceilings", lambda _: ceilings())
+        patch.setattr(comparison, "measure_ceilings", lambda _: ceilings())
         patch.setattr(speed, "_calls", lambda *_: {})
         budget = dataclasses.replace(EFFORT, first_steps=False)
         speed.time(run, [LONE], names, [1], "numpy", budget, progress, Path(caches), copies=copies)

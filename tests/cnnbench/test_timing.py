@@ -199,9 +199,9 @@ _MORE, _LESS = 1 + 1e-9, 1 - 1e-9
         (1.0, 1.0, _FLOOR, "SAME"),
         (1.0, 1.0, 0.0, "SAME"),
         (0.5, 2.0, _FLOOR, "UNCLEAR"),
-        # what differs by less than 2 % is the same, unless it surely differs by more than 1 %
-        (1 / 1.02, 1.02, 0.0, "SAME"),
-        (1 / 1.02, 1.02 * _MORE, 0.0, "UNCLEAR"),
+        # what differs by less than 3 % is the same, unless it surely differs by more than 1 %
+        (1 / 1.03, 1.03, 0.0, "SAME"),
+        (1 / 1.03, 1.03 * _MORE, 0.0, "UNCLEAR"),
         (1.001, 1.009, 0.0, "SAME"),
         (1.011, 1.03, 0.0, "FASTER"),
         (0.97, 0.989, 0.0, "SLOWER"),
@@ -232,6 +232,23 @@ def test_in_one_process_the_whole_interval_lies_beyond_the_floor(low, high, floo
 )
 def test_over_several_processes_the_floor_bounds_the_ratio_alone(value, low, high, floor, expected):
     assert timing.verdict(Ratio(value, low, high, 12, 12), floor) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "settled"),
+    [
+        (1.5, 1.4, 1.6, True),
+        (1.5, 1.3, 1.8, False),  # certain, not precise
+        (1.05, 0.98, 1.12, False),
+        (1.02, 1.001, 1.04, True),  # precise, and no more to be found out
+        (1.0, 0.99, 1.01, True),
+        (20.0, math.nan, math.nan, True),
+        (5.0, math.nan, math.nan, False),
+        (math.nan, math.nan, math.nan, False),
+    ],
+)
+def test_a_ratio_is_settled_when_its_verdict_stands_and_is_precise(value, low, high, settled):
+    assert timing.settled(Ratio(value, low, high, 4, 4), 0.02) == settled
 
 
 # --------------------------------------------------------------------------------------------

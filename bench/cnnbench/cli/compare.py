@@ -26,14 +26,11 @@ from cnnbench.cli.runs import (
     new_run,
     progress_bar,
     recording,
-    temporary_folder,
 )
 from cnnbench.cli.tables import (
     console_of_text,
     rows_of_layers,
     show_busy,
-    show_checks,
-    show_times,
     show_trainings,
 )
 
@@ -54,16 +51,17 @@ def compare(
 ) -> None:
     """Check, time and train every backend on the digits CNN.
 
-    It ends with a recommendation and writes a page with all figures.
+    It begins its output with a recommendation, and writes a page with all figures.
     """
-    import dataclasses
-
     from cnnbench import background, estimate, results, speed, trainings
     from cnnbench.budget import QUICK, SHORT
+    from cnnbench.checking import fills_folder
     from cnnbench.digits.recipes import RECIPES
     from cnnbench.digits.trainers import PROGRAMS
-    from cnnbench.report import offline, page
+    from cnnbench.report import offline, page, tables
     from cnnbench.report.answer import answer, checks
+    from cnnbench.workers.pool import WorkerPool
+    from cnnkernels.contract import BACKWARD, FORWARD
 
     results.claim(output)
     names = with_baseline(trainer_names(backends), baseline)
@@ -72,37 +70,37 @@ def compare(
     console = console_of_text()
     run = new_run()
     keep(run, "compare", "digits", json_file, save, machine)
-    budget = dataclasses.replace(QUICK, first_steps=False) if quick else SHORT
+    budget = QUICK if quick else SHORT
     digits, recipe = case_sets("digits", None, None), RECIPES["digits"]
-    seconds = estimate.of_timing(digits, len(kernels), 1, budget)
-    seconds += estimate.of_training(len(names), 1, budget)
-    with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
-        exact = background.start(lambda: trainings.prepare(names, count, recipe, caches))
-        speed.time(
-            run,
-            digits,
-            kernels,
-            [count],
-            baseline,
-            budget,
-            progress,
-            caches,
-            before_timing=exact.result,
+    only = {case.problem: (FORWARD, BACKWARD) for group in digits for case in group.cases}
+    seconds = estimate.of_comparison(digits, len(kernels), len(names), budget)
+    with (
+        recording(run),
+        progress_bar(seconds) as progress,
+        fills_folder() as folder,
+        WorkerPool(names, count) as pool,
+    ):
+        exact = background.start(lambda: trainings.prepare(pool, names, recipe))
+        progress.begin(speed.steps(digits, kernels, budget) + trainings.steps(names, budget))
+        comparison = speed.check(
+            run, digits, kernels, baseline, budget, progress, pool, folder, only
         )
-        trainings.train(
-            run, names, [count], baseline, recipe, False, budget, progress, caches, exact.result()
+        exact.result()
+        speed.compare(comparison, digits, budget, progress, pool, None)
+        trainings.train_in(
+            run, names, baseline, recipe, False, budget, progress, pool, exact.result()
         )
     rows = [row for row in run.rows if row.threads == count]
-    show_checks(console, rows_of_layers(rows))
-    show_times(console, rows, run.environment)
-    show_trainings(console, rows)
-    floor = run.environment["aa_floor"][str(count)]
+    floor = run.floors[count]
     console.print(answer(rows, floor), style="bold", highlight=False)
     console.print(f"  {checks(rows_of_layers(rows))}", highlight=False)
-    show_busy(console, {"aa_floor": {str(count): floor}})
+    show_busy(console, run)
+    console.print()
+    show_trainings(console, rows)
+    tables.show(console, tables.layers_sheet(rows))
     try:
         page.write(run, output, command=command_line())
-        console.print(f"all figures: {output}", highlight=False, soft_wrap=True)
+        console.print(f"all figures: {output}; all tables: cnnbench show", highlight=False)
     except offline.PageError as error:
         typer.echo(f"the page was not written: {error}", err=True)
     finish(run)

@@ -66,7 +66,7 @@ def _statistics(
     from cnnbench import estimate
     from cnnbench.budget import FULL
     from cnnbench.judging import statistics
-    from cnnbench.report import tables
+    from cnnbench.report import tables, verdicts
 
     backend_names(baseline)
     sets, counts = case_sets(cases, batch, None), thread_counts(threads)
@@ -78,8 +78,8 @@ def _statistics(
     with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
         statistics.measure(run, sets, baseline, counts, budget, progress, caches)
     console = console_of_text()
-    tables.show(console, statistics.sheet(run))
-    show_busy(console, run.environment)
+    tables.show(console, verdicts.sheet(run))
+    show_busy(console, run)
     finish(run)
 
 
@@ -114,7 +114,7 @@ def _broken_kernels(threads: str, baseline: str, json_file: Path | None) -> None
                 missed.append(name)
                 lines.append((broken.description, f"0 of {len(found)}", "MISSED"))
         with WorkerPool([baseline, "numpy"], count) as pool:
-            base = baseline_for(pool, baseline)
+            base = baseline_for(pool, pool.backends, baseline)
         alone, budget = Run({}), dataclasses.replace(FULL, first_steps=False)
         with temporary_folder() as caches:
             digits = case_sets("digits", None, None)
@@ -130,6 +130,6 @@ def _broken_kernels(threads: str, baseline: str, json_file: Path | None) -> None
         f"A/A floor: two processes of {base} differ by up to {numbers.floor(floor)} here, "
         f"{tables.threads_in_words(count)}"
     )
-    show_busy(console, run.environment)
+    show_busy(console, run)
     if missed:
         raise typer.Exit(1)

@@ -43,4 +43,4 @@ def show(
         show_checks(console, rows_of_layers(run.rows))
     show_times(console, run.rows, run.environment)
     show_trainings(console, run.rows)
-    show_busy(console, where)
+    show_busy(console, run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cnnbench.recommend.recommendation import Recommendation
-    from cnnbench.results import Row
+    from cnnbench.results import Row, Run
 
 
 FLOOR_IN_WORDS = "A/A floor: two identical runs differ by this much here; less is no difference."
@@ -79,16 +78,15 @@ def show_trainings(console: Console, rows: list[Row]) -> None:
         tables.show(console, dataclasses.replace(sheet, notes=notes))
 
 
-def show_busy(console: Console, environment: dict[str, Any]) -> None:
+def show_busy(console: Console, run: Run) -> None:
     """Print a warning for each thread count at which the machine was busy."""
     from cnnbench import timing
     from cnnbench.words import counted
 
-    for count, found in environment.get("aa_floor", {}).items():
-        busy = timing.busy_warning(math.nan if found is None else found)
+    for count, floor in run.floors.items():
+        busy = timing.busy_warning(floor)
         if busy is not None:
-            several = len(environment["aa_floor"]) > 1
-            where = f" ({counted(int(count), 'thread')})" if several else ""
+            where = f" ({counted(count, 'thread')})" if len(run.floors) > 1 else ""
             console.print(busy + where, style="bold red", highlight=False)
 
 

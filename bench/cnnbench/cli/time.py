@@ -52,5 +52,5 @@ def time(
         speed.time(run, sets, names, counts, baseline, budget, progress, caches)
     console = console_of_text()
     show_times(console, run.rows, run.environment)
-    show_busy(console, run.environment)
+    show_busy(console, run)
     finish(run)

@@ -148,7 +148,7 @@ def train(
                     run, names, counts, baseline, chosen, full, budget, progress, caches
                 )
         show_trainings(console, run.rows)
-        show_busy(console, run.environment)
+        show_busy(console, run)
         show_warnings(console, heard)
     if save_weights is not None:
         typer.echo(

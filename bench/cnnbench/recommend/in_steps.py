@@ -108,7 +108,7 @@ def time(
     """
     threads = ways.threads
     progress.begin(3 + len(backends) * (len(network.layers) + 1) + budget.rounds)
-    base = baseline_for(pool, baseline)
+    base = baseline_for(pool, backends, baseline)
     note(run, "baseline", threads, base)
     progress.step("a first probe of each backend")
     wanted = {*wanted, base, NATIVE, NATIVE_NHWC}

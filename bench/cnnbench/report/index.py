@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -70,9 +71,8 @@ def sentence(run: Run) -> str:
         return recommended.answer
     if any(row.op == "train" for row in run.rows):
         threads = max(row.threads for row in run.rows if row.op == "train")
-        floor = run.environment.get("aa_floor", {}).get(str(threads))
         rows = [row for row in run.rows if row.threads == threads]
-        return answer(rows, float("nan") if floor is None else floor)
+        return answer(rows, run.floors.get(threads, math.nan))
     return _against_baseline(run)
 
 

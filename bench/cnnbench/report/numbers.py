@@ -75,6 +75,13 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
     return f"{times(value)}{unit} [{times(low)}, {times(high)}]"
 
 
+def ratio(value: float | None) -> str:
+    """Return a ratio alone: '1.84x', '1/234', '-'."""
+    if value is None:
+        return "-"
+    return _fraction(value) if value < 0.1 else f"{_decimal(value)}x"
+
+
 def _fraction(value: float) -> str:
     return f"1/{1 / value:.0f}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -162,14 +163,13 @@ def _evidence(run: Run) -> list[str]:
 
 def _floor(run: Run) -> float:
     """Return the A/A floor at the trainings' thread count, else the largest one."""
-    floors = run.environment.get("aa_floor", {})
-    trained = {str(row.threads) for row in run.rows if row.op == "train"}
+    trained = {row.threads for row in run.rows if row.op == "train"}
     known = [
         value
-        for threads, value in floors.items()
-        if value is not None and (not trained or threads in trained)
+        for threads, value in run.floors.items()
+        if not math.isnan(value) and (not trained or threads in trained)
     ]
-    return max(known, default=float("nan"))
+    return max(known, default=math.nan)
 
 
 def sections(run: Run, against: Run | None, command: str = "") -> list[Section]:
@@ -350,8 +350,9 @@ def _facts(run: Run) -> Iterable[tuple[str, str]]:
     yield "commit", str(about.get("commit") or "not in a checkout")
     yield from about.get("versions", {}).items()
     yield from about.get("numba_settings", {}).items()
-    for count, floor in about.get("aa_floor", {}).items():
-        yield f"A/A floor, {tables.threads_in_words(int(count))}", numbers.floor(floor)
+    for key, of in (("aa_floor", ""), ("training_floor", " of trainings")):
+        for count, floor in about.get(key, {}).items():
+            yield f"A/A floor{of}, {tables.threads_in_words(int(count))}", numbers.floor(floor)
     for count, measured in about.get("ceilings", {}).items():
         for dtype, rate in measured.get("flops", {}).items():
             yield (

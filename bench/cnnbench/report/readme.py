@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cnnbench import results
 from cnnbench.recommend import recommendation
-from cnnbench.report import numbers, tables
+from cnnbench.report import numbers, tables, verdicts
 from cnnbench.report.answer import answer, evidence
 from cnnbench.report.recommendation import parts_sheet, steps_sheet
 from cnnkernels import files
@@ -50,6 +50,8 @@ def _table(run: results.Run, kind: str) -> str:
     machine = f"{where['cpu']}, {numbers.cores(where)}, {where['started'][:10]}"
     if kind == "train":
         sheet = tables.train_sheet(run.rows)
+    elif kind == "verdicts":
+        sheet = verdicts.sheet(run)
     elif kind == "check":
         layers = [row for row in run.rows if row.op != "train" and row.problem]
         return "\n".join(map(tables.markdown, tables.check_sheets(layers)))
@@ -58,9 +60,7 @@ def _table(run: results.Run, kind: str) -> str:
         sheets = [tables.markdown(sheet) for sheet in tables.time_sheets(sums)]
         return "\n".join([*sheets, f"> ({machine})"]) + "\n"
     elif kind == "answer":
-        threads = str(run.rows[-1].threads)
-        floor = where["aa_floor"][threads]
-        floor = float("nan") if floor is None else floor
+        floor = run.floors[run.rows[-1].threads]
         lines = [f"> {answer(run.rows, floor)}", ">"]
         lines += [f"> - {line}" for line in evidence(run.rows, floor)]
         return "\n".join([*lines, ">", f"> ({machine})"]) + "\n"
@@ -73,9 +73,8 @@ def _table(run: results.Run, kind: str) -> str:
             text += "\n" + tables.markdown(parts_sheet(found))
         return f"{text}\n> {found.answer}\n>\n> ({machine})\n"
     else:
-        raise ValueError(
-            f"table: expected 'train', 'check', 'sums', 'answer' or 'steps', got {kind!r}"
-        )
+        known = "'train', 'check', 'sums', 'answer', 'steps' or 'verdicts'"
+        raise ValueError(f"table: expected {known}, got {kind!r}")
     return tables.markdown(sheet)
 
 

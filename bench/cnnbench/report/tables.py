@@ -213,6 +213,33 @@ def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
         )
 
 
+def layers_sheet(rows: Sequence[Row]) -> Sheet:
+    """Return the sums over the layers in one table, a line for each backend."""
+    sums = [row for row in rows if row.op != "train" and not row.problem]
+    columns = list(dict.fromkeys((row.op, row.direction) for row in sums))
+    baseline = next((row.baseline for row in sums if row.baseline), "the baseline")
+    names = {"conv2d": "convolutions", "max_pool2d": "max-poolings"}
+    lines = []
+    for backend in dict.fromkeys(row.backend for row in sums):
+        mine = {(row.op, row.direction): row for row in sums if row.backend == backend}
+        cells = []
+        for column in columns:
+            row = mine.get(column)
+            if row is None or row.seconds is None:
+                cells += ["-", ""]
+            else:
+                cells += [numbers.seconds(row.seconds), numbers.ratio(row.ratio)]
+        if any(cell not in ("-", "") for cell in cells):
+            lines.append((backend, *cells))
+    case = sums[0].case.removesuffix(" (sum)") if sums else "the network"
+    headings = [f"{names.get(op, op)}, {direction}" for op, direction in columns]
+    return Sheet(
+        f"Layers of {case}, summed, and the speed relative to {baseline}",
+        ("backend", *(cell for heading in headings for cell in (heading, "speed"))),
+        tuple(lines),
+    )
+
+
 def first_call_sheet(rows: Sequence[Row]) -> Sheet:
     """Return first-call, cached first-call and steady times by backend, op and direction."""
     lines = []

@@ -102,7 +102,9 @@ class WorkerPool:
             raise
 
     def add(self, name: str, copy: Copy) -> None:
-        """Start a worker for a copy of a backend."""
+        """Start a worker for a copy of a backend, unless there is one."""
+        if name in self._workers:
+            return
         self.backends, self._copies[name] = (*self.backends, name), copy
         self._start(name)
         self._load(name)
@@ -153,12 +155,13 @@ def cache_of(backend: str, caches: Path | None) -> dict[str, str]:
     return dict.fromkeys(("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"), str(caches / backend))
 
 
-def baseline_for(pool: WorkerPool, wanted: str) -> str:
-    """Return the wanted baseline, or the first backend that can run here if it cannot."""
-    if wanted in pool.present or not pool.present:
+def baseline_for(pool: WorkerPool, backends: Sequence[str], wanted: str) -> str:
+    """Return the wanted baseline, or the first of the backends that can run here if it cannot."""
+    present = [name for name in pool.present if name in backends]
+    if wanted in present or not present:
         return wanted
-    faster = [name for name in pool.present if name != "naive"]
-    return (faster or pool.present)[0]
+    faster = [name for name in present if name != "naive"]
+    return (faster or present)[0]
 
 
 @contextlib.contextmanager

@@ -203,9 +203,9 @@ def test_compare_checks_times_trains_and_ends_in_an_answer_with_its_evidence(com
     assert re.search(
         r"Train with numpy here: .* for 2 epochs on 1 thread, test accuracy .* %", told
     )
-    assert "12 checks passed, 0 wrong or failed, 0 not supported here" in told
+    assert "8 checks passed, 0 wrong or failed, 0 not supported here" in told
     rows = results.read(path).rows
-    assert sum(row.case == "digits (sum)" for row in rows) == 6
+    assert sum(row.case == "digits (sum)" for row in rows) == 4
     assert {row.outcome for row in rows} == {"ok"}
     # A program is compared in training alone.
     assert [row.backend for row in rows if row.op == "train"] == [program, "numpy"]
@@ -214,5 +214,7 @@ def test_compare_checks_times_trains_and_ends_in_an_answer_with_its_evidence(com
     code, shown, _ = command("show", path)
     assert code == 0
     for title in ("Correctness: ", "digits.conv1 ", "digits (sum) ", "Training: "):
-        for text in (out, shown):
-            assert re.search(rf"^{re.escape(title)}", text, re.MULTILINE)
+        assert re.search(rf"^{re.escape(title)}", shown, re.MULTILINE)
+    for title in ("Train with numpy here", "Training: ", "Layers of digits, summed"):
+        assert re.search(rf"^{re.escape(title)}", out, re.MULTILINE)
+    assert len(out.splitlines()) <= 40

@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from cnnbench.cli import tables
-from cnnbench.results import Row
+from cnnbench.results import Row, Run
 
 
 def shown(capsys, function, *arguments):
@@ -12,13 +12,13 @@ def shown(capsys, function, *arguments):
 
 
 def test_a_busy_machine_is_warned_of_at_each_thread_count(capsys):
-    busy = shown(capsys, tables.show_busy, {"aa_floor": {"1": 0.01, "2": 0.146}})
+    busy = shown(capsys, tables.show_busy, Run({"aa_floor": {"1": 0.01, "2": 0.146}}))
     assert busy == (
         "This machine was busy: two identical runs differed by 14.6 %. "
         "Close other programs and measure again. (2 threads)\n"
     )
-    assert shown(capsys, tables.show_busy, {"aa_floor": {"1": 0.01, "2": None}}) == ""
-    assert shown(capsys, tables.show_busy, {}) == ""
+    assert shown(capsys, tables.show_busy, Run({"aa_floor": {"1": 0.01, "2": None}})) == ""
+    assert shown(capsys, tables.show_busy, Run({})) == ""
 
 
 def test_times_explain_the_floor_and_skip_a_slow_backend_once(capsys):

@@ -299,6 +299,28 @@ def test_sides_that_other_programs_slowed_down_are_counted():
     )
 
 
+def test_the_sums_of_layers_make_one_table_within_80_columns():
+    rows = []
+    for backend, ratio in (("torch-cpu", 1.0), ("numba-winograd-f4", 12.3), ("naive", 1 / 2509)):
+        for op, direction in itertools.product(("conv2d", "max_pool2d"), ("forward", "backward")):
+            row = row_of("digits (sum)", op, direction, backend, "ok")
+            row.problem, row.ratio, row.baseline = "", ratio, "torch-cpu"
+            rows.append(row)
+    rows.append(row_of("digits (sum)", "conv2d", "forward", "absent", "unsupported"))
+    rows[-1].problem = ""
+    rows[-2].seconds = None
+    sheet = tables.layers_sheet(rows)
+    assert sheet.title == "Layers of digits, summed, and the speed relative to torch-cpu"
+    assert sheet.columns[:3] == ("backend", "convolutions, forward", "speed")
+    assert [line[0] for line in sheet.rows] == ["torch-cpu", "numba-winograd-f4", "naive"]
+    assert sheet.rows[1][1:3] == ("81.3 us", "12.3x")
+    assert sheet.rows[2] == ("naive", *("81.3 us", "1/2509") * 3, "-", "")
+    console = Console(width=80, file=io.StringIO())
+    tables.show(console, sheet)
+    assert max(map(len, console.file.getvalue().splitlines())) <= 80
+    assert "81.3 us" in console.file.getvalue()
+
+
 def test_two_problems_of_one_name_have_a_sheet_each():
     one = row_of("a", "conv2d", "forward", "numpy", "ok")
     other = row_of("a", "conv2d", "forward", "numba", "ok")

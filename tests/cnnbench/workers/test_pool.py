@@ -1,5 +1,6 @@
 """The workers of several backends: those that cannot work say why, and never take others along."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from cnnbench.results import Row, Run
-from cnnbench.workers.pool import WorkerPool, baseline_for, failing, note, note_threading
+from cnnbench.workers.pool import Copy, WorkerPool, baseline_for, failing, note, note_threading
 from cnnbench.workers.worker import Worker, WorkerError, WorkerUnsupportedError
 
 CONV = "mb2ic3ih6oc4oh6kh3ph1"
@@ -89,7 +90,7 @@ def test_a_closed_team_has_no_workers():
     ],
 )
 def test_the_baseline_is_the_wanted_one_or_a_quick_one_that_is_there(present, expected):
-    assert baseline_for(SimpleNamespace(present=present), "wanted") == expected
+    assert baseline_for(SimpleNamespace(present=[*present, "other"]), present, "wanted") == expected
 
 
 @pytest.mark.parametrize(
@@ -162,3 +163,22 @@ def test_a_pool_that_is_closed_while_a_worker_is_asked_starts_none_anew():
         with pytest.raises(WorkerError):
             asked.result(20)
     assert pool.present == []
+
+
+def test_a_copy_is_a_worker_of_its_own_under_another_name():
+    with WorkerPool(["numpy"], 1) as pool:
+        pool.add("twin", Copy("numpy"))
+        worker = pool._workers["twin"]
+        pool.add("twin", Copy("numpy"))
+        assert pool._workers["twin"] is worker
+        assert pool.present == ["numpy", "twin"]
+        assert pool.about("twin")["backend"] == "numpy"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the machine has one core")
+def test_workers_may_use_all_cores_while_nothing_is_timed():
+    with WorkerPool(["numpy"], 1) as pool:
+        process = pool._workers["numpy"]._child._process.pid
+        with pool.spread():
+            assert os.sched_getaffinity(process) == os.sched_getaffinity(0)
+        assert len(os.sched_getaffinity(process)) == 1
