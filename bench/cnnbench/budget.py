@@ -42,6 +42,8 @@ class Budget:
         compiled, is stopped, unless it is run in full.
     call_seconds : float or None
         Slower calls are skipped; None runs everything.
+    cold : bool
+        Whether to time calls with cold caches as well, in one process.
     first_steps : bool
         Whether to measure first calls and first steps, with compiling, in new processes.
     """
@@ -51,6 +53,7 @@ class Budget:
     seconds: float = 6.0
     training_seconds: float = 20.0
     call_seconds: float | None = CALL_SECONDS
+    cold: bool = False
     first_steps: bool = True
 
     def rounds_for(self, side_seconds: float, budget_seconds: float) -> int:
@@ -61,7 +64,7 @@ class Budget:
 FULL = Budget(rounds=4, processes=10, seconds=3.3)
 """For verdicts on single cases."""
 
-SHORT = Budget(rounds=6, seconds=0.25, training_seconds=6.0, call_seconds=0.5, first_steps=False)
+SHORT = Budget(rounds=4, seconds=0.25, training_seconds=6.0, call_seconds=0.5, first_steps=False)
 """For comparing everything in two minutes: a look at the layers, and verdicts on trainings."""
 
 QUICK = Budget(rounds=3, seconds=1.0, training_seconds=8.0, call_seconds=2.0)

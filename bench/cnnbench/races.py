@@ -50,6 +50,8 @@ class Entrant:
         None for the second process of the baseline.
     nchw : bool
         Whether calls convert their arrays from and to NCHW.
+    cold : bool
+        Whether the caches are empty before each call.
     side : Side or None
         Known after the first process.
     rounds : int
@@ -65,13 +67,19 @@ class Entrant:
 
     name: str
     row: Row | None
-    nchw: bool
+    nchw: bool = False
+    cold: bool = False
     side: Side | None = None
     rounds: int = 0
     processes: int = 0
     samples: list[float] = field(default_factory=list)
     repeated: int = 0
     disturbed: int = 0
+
+    @property
+    def special(self) -> bool:
+        """Whether its times stand beside others and have no verdict."""
+        return self.nchw or self.cold
 
     @property
     def lost(self) -> bool:
@@ -114,12 +122,14 @@ class Race:
     ) -> None:
         self.direction, self.rows = direction, list(rows)
         self.baseline, self._budget = baseline, budget
-        self.entrants = [Entrant(row.backend, row, False) for row in rows]
+        self.entrants = [Entrant(row.backend, row) for row in rows]
         self.entrants += [
-            Entrant(row.backend, row, True) for row in rows if layouts[row.backend] != "NCHW"
+            Entrant(row.backend, row, nchw=True) for row in rows if layouts[row.backend] != "NCHW"
         ]
+        if budget.cold:
+            self.entrants += [Entrant(row.backend, row, cold=True) for row in rows]
         if again and any(row.backend == baseline for row in rows):
-            self.entrants.append(Entrant(AGAIN, None, False))
+            self.entrants.append(Entrant(AGAIN, None))
         self.processes = 0
 
     def open(self, stands: Callable[[Row], bool]) -> list[Entrant]:
@@ -176,6 +186,10 @@ class Race:
                 row.nchw_seconds = timing.finite(measured.typical)
                 row.details["nchw_samples"] = entrant.samples
                 continue
+            if entrant.cold:
+                row.details["cold_seconds"] = timing.finite(measured.typical)
+                row.details["cold_samples"] = entrant.samples
+                continue
             row.samples = entrant.samples
             row.sides, row.processes = measured.sides, measured.processes
             row.seconds = timing.finite(measured.typical)
@@ -185,7 +199,7 @@ class Race:
 
     def apart(self) -> timing.Ratio | None:
         """Return the ratio of the baseline's two processes, None if they were not timed."""
-        by_name = {e.name: e for e in self.entrants if not e.nchw and e.samples}
+        by_name = {e.name: e for e in self.entrants if not e.special and e.samples}
         if AGAIN not in by_name or self.baseline not in by_name:
             return None
         in_one = self._budget.processes == 1
@@ -201,14 +215,14 @@ class Race:
             return True
         with _failing(entrant):
             probed = pool.ask(entrant.name, "probe", direction=self.direction, nchw=entrant.nchw)
-            entrant.side = side_of(self.direction, entrant.nchw, probed["seconds"])
+            entrant.side = side_of(self.direction, probed["seconds"], entrant.nchw, entrant.cold)
             two = 2 * entrant.side.seconds
             each = self._budget.seconds / self._budget.processes
             entrant.rounds = self._budget.rounds_for(entrant.side.seconds, each)
-            # Times with conversion have no verdict, so one process will do.
-            once = entrant.nchw or two > self._budget.seconds
+            # Special times have no verdict, so one process will do.
+            once = entrant.special or two > self._budget.seconds
             entrant.processes = 1 if once else self._budget.processes
-            if entrant.row is not None and not entrant.nchw:
+            if entrant.row is not None and not entrant.special:
                 entrant.row.extra_bytes = probed["extra_bytes"]
         return entrant.side is not None
 

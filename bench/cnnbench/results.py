@@ -94,7 +94,9 @@ class Row:
     details : dict
         Fields of some rows only, such as the loss of a training. For an algorithm that declares its
         accuracy: ``algorithm`` and the other fields of `cnnkernels.conformance.checks.Algorithm`.
-        For a kernel that belongs to another backend: its ``owner``.
+        For a kernel that belongs to another backend: its ``owner``. With cold caches:
+        ``cold_seconds`` and ``cold_samples``. ``repeated_sides`` were disturbed by other programs,
+        ``disturbed_sides`` of these once more.
     """
 
     case: str

@@ -16,6 +16,9 @@ SIDE_SECONDS = 0.02
 PARTS = 7
 """A side is timed in parts, and their median ignores a single hiccup of the system."""
 
+EMPTYING_SECONDS = 0.02
+"""A rough time for emptying the caches."""
+
 
 @dataclass(frozen=True)
 class Side:
@@ -26,6 +29,8 @@ class Side:
     direction : str
     nchw : bool
         Whether each call converts its arrays from and to NCHW.
+    cold : bool
+        Whether the caches are emptied before each call.
     calls, parts : int
         It times this many parts, of this many calls each.
     warm : bool
@@ -36,6 +41,7 @@ class Side:
 
     direction: Direction
     nchw: bool
+    cold: bool
     calls: int
     parts: int
     warm: bool
@@ -44,13 +50,16 @@ class Side:
     @property
     def request(self) -> dict[str, Any]:
         """The arguments of a worker's command ``side``."""
-        names = ("direction", "nchw", "calls", "parts", "warm")
+        names = ("direction", "nchw", "cold", "calls", "parts", "warm")
         return {name: getattr(self, name) for name in names}
 
 
-def side_of(direction: Direction, nchw: bool, call_seconds: float) -> Side:
+def side_of(direction: Direction, call_seconds: float, nchw: bool, cold: bool) -> Side:
     """Return the side for calls of a length, as a worker has probed it."""
     parts = max(1, min(PARTS, math.ceil(SIDE_SECONDS / call_seconds)))
+    if cold:
+        seconds = parts * (call_seconds + EMPTYING_SECONDS) + timing.REST_SECONDS
+        return Side(direction, nchw, True, 1, parts, False, seconds)
     calls = max(1, math.ceil(SIDE_SECONDS / parts / call_seconds))
     seconds = parts * calls * call_seconds + timing.REST_SECONDS
-    return Side(direction, nchw, calls, parts, call_seconds < clock.WARM_SECONDS, seconds)
+    return Side(direction, nchw, False, calls, parts, call_seconds < clock.WARM_SECONDS, seconds)

@@ -73,8 +73,7 @@ def time(
 
 def steps(sets: Sequence[CaseSet], backends: Sequence[str], budget: Budget) -> int:
     """Return the number of steps of `check` and `compare` together."""
-    cases = sum(len(group.cases) for group in sets)
-    return cases * (len(backends) + budget.processes) + budget.processes
+    return len(_cases(sets)) * (len(backends) + budget.processes) + budget.processes
 
 
 def check(
@@ -103,7 +102,7 @@ def check(
     base = baseline_for(pool, backends, baseline)
     note(run, "baseline", pool.threads, base)
     comparison = Comparison(run, sets, pool.threads, base, budget, folder)
-    for case in (case for group in sets for case in group.cases):
+    for case in _cases(sets):
         rows = _checked(pool, backends, case, folder, budget, progress, copies or {})
         if only is not None:
             rows = [row for row in rows if row.direction in only[case.problem]]
@@ -122,7 +121,7 @@ def compare(
     copies: Mapping[str, Copy] | None = None,
 ) -> None:
     """Time what passed its check, first in the pool's processes, then in new ones."""
-    count, cases = pool.threads, [case for group in sets for case in group.cases]
+    count, cases = pool.threads, _cases(sets)
     progress.step(f"measuring this machine's ceilings, {counted(count, 'thread')}")
     comparison.measure_ceilings()
     copies = {**(copies or {}), AGAIN: Copy(comparison.baseline)}
@@ -144,6 +143,11 @@ def compare(
                 progress.step(f"timing {case.label}, process {number}")
                 comparison.take(further, case)
         comparison.settle()
+
+
+def _cases(sets: Sequence[CaseSet]) -> list[Case]:
+    """Return the cases, each once, however many sets have it."""
+    return list(dict.fromkeys(case for group in sets for case in group.cases))
 
 
 def _checked(

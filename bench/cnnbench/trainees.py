@@ -107,25 +107,26 @@ class Trainees:
         return any(contestant.rounds > rounds for contestant in self.contestants)
 
     def dismiss(self, rounds: int) -> None:
-        """End the rounds of trainees whose verdict stands; with the last of them, all rounds.
+        """End the rounds of trainees that can be told apart; with the last of them, all rounds.
 
-        An answer compares the fastest backend with the next, and with the fastest way of PyTorch:
-        these stay until they can be told apart, too.
+        Each must have a verdict against the baseline, and but for programs of other libraries than
+        PyTorch one against the fastest backend: an answer names it with the next, and with the
+        fastest way of PyTorch.
         """
         base = self._base
-        if base is None or rounds < timing.LEAST_BLOCKS:
+        able = [t for t in self._all if t.row.outcome == "ok" and t.contestant.samples]
+        backends = [trainee for trainee in able if trainee.row.backend not in PROGRAMS]
+        if base is None or not backends or rounds < timing.LEAST_BLOCKS:
             return
-        able = sorted(
-            (t for t in self._all if t.row.outcome == "ok" and t.contestant.samples),
-            key=lambda trainee: trainee.contestant.seconds,
-        )
-        open_ = [trainee for trainee in able if not self._stands(trainee, base)]
-        best, *others = [trainee for trainee in able if trainee.row.backend not in PROGRAMS]
-        rivals = [*others[:1], *[t for t in able if is_pytorch(t.row.backend)][:1]]
-        for rival in rivals:
-            if not self._stands(best, rival):
-                open_ += [best, rival]
-        stay = [*open_, base, self._twin] if open_ else []
+        best = min(backends, key=lambda trainee: trainee.contestant.seconds)
+        stay: list[Trainee | None] = []
+        for trainee in able:
+            rivals = [base]
+            if trainee in backends or is_pytorch(trainee.row.backend):
+                rivals.append(best)
+            open_ = [rival for rival in rivals if not self._told_apart(trainee, rival)]
+            if open_:
+                stay += [trainee, base, self._twin, *open_]
         for trainee in self._everyone:
             if trainee not in stay:
                 trainee.contestant.rounds = min(trainee.contestant.rounds, rounds)
@@ -143,11 +144,11 @@ class Trainees:
     def _base(self) -> Trainee | None:
         return next((t for t in self._all if t.row.backend == self._baseline), None)
 
-    def _stands(self, one: Trainee, other: Trainee) -> bool:
-        """Return whether two can be told apart precisely, or have no rounds left."""
+    def _told_apart(self, one: Trainee, other: Trainee) -> bool:
+        """Return whether two have a verdict, or no rounds left."""
         if one is other or one.ended or other.ended:
             return True
-        return timing.settled(one.against(other), self.floor)
+        return timing.verdict(one.against(other), self.floor) != "UNCLEAR"
 
 
 def seconds_per_step(done: dict[str, Any]) -> float | None:

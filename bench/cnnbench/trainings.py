@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench import timing
+from cnnbench import background, timing
 from cnnbench.budget import Budget, Progress
 from cnnbench.cases import CaseSet
 from cnnbench.checking import check_case, fills_folder, rows_of
@@ -22,7 +22,7 @@ from cnnbench.digits.recipes import Recipe
 from cnnbench.digits.trainers import PROGRAMS
 from cnnbench.digits.training import planned
 from cnnbench.judging.comparing import compare
-from cnnbench.results import Row, Run, slug
+from cnnbench.results import TOO_SLOW, Row, Run, slug
 from cnnbench.trainees import Trainee, Trainees, seconds_per_step
 from cnnbench.workers.pool import (
     WorkerPool,
@@ -152,6 +152,10 @@ def train_in(
                 row.details["guessing_accuracy"] = _guessing_accuracy(recipe.options)
                 if row.outcome == "ok" and done["steps"] == done["all_steps"]:
                     rounds = budget.rounds_for(done["seconds"], budget.training_seconds)
+                    if rounds < budget.rounds and done["seconds"] < budget.training_seconds:
+                        # Some kernels compile for the last batch, which has fewer images.
+                        again = pool.ask(row.backend, "train", **options)
+                        rounds = budget.rounds_for(again["seconds"], budget.training_seconds)
                     trainees.add(Trainee(pool, row, options, rounds))
         trainees.add_twin(pool)
         for number in range(budget.rounds):
@@ -161,7 +165,9 @@ def train_in(
             timing.run_rounds(trainees.contestants, random, number, number + 1)
             trainees.dismiss(number + 1)
         for row in rows:
-            if row.samples and row.outcome == "ok" and pool.about(row.backend)["kernels"]:
+            if row.outcome != "ok" or row.details["steps"] < row.details["all_steps"]:
+                continue  # a profile of something that slow takes long
+            if pool.about(row.backend)["kernels"]:
                 progress.step(f"profiling a step of {row.backend}")
                 with contextlib.suppress(WorkerError):
                     row.details["profile"] = pool.ask(
@@ -239,10 +245,9 @@ def prepare(
     Those that only concern algorithms which declare their accuracy are left out unless `declared`.
     """
     options = dataclasses.asdict(recipe.options)
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as executor:
-        exact = executor.submit(_exact_losses, recipe.options, declared=declared)
-        _warm_up(pool, [name for name in backends if name in PROGRAMS], options)
-        return exact.result()
+    exact = background.start(lambda: _exact_losses(recipe.options, declared=declared))
+    _warm_up(pool, [name for name in backends if name in PROGRAMS], options)
+    return exact.result()
 
 
 def _warm_up(pool: WorkerPool, backends: Sequence[str], options: dict[str, Any]) -> None:
@@ -334,10 +339,13 @@ def _check_layers(run: Run, pool: WorkerPool, row: Row, layers: CaseSet, folder:
             if (other.problem, other.backend, other.threads)
             == (str(case), row.backend, row.threads)
         ]
-        if not checked or any(other.outcome != "ok" for other in checked):
+        if not checked:
             found = check_case(pool, row.backend, case, folder, None)
             checked = rows_of(case, row.backend, row.threads, found)
         for other in checked:
+            if other.reason.startswith(TOO_SLOW):
+                row.withdraw(other.outcome, other.reason)
+                return
             if other.outcome != "ok":
                 row.withdraw(other.outcome, f"{case.label}: {other.reason}")
                 return

@@ -36,11 +36,12 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 
-from cnnbench import speed, timing
+from cnnbench import timing
 from cnnbench.digits import data
 from cnnbench.digits.options import Options
 from cnnbench.digits.training import orders, start, train
 from cnnbench.digits.weights import Trained
+from cnnbench.judging import limits
 from cnnbench.report import charts, learnt
 from cnnbench.results import Row
 from cnnkernels import functional, host, registry
@@ -384,7 +385,7 @@ for label, problem in layers.items():
 # a mark below the roof.
 
 # %%
-ceilings = speed.measure_ceilings(host.cores())
+ceilings = limits.measure_ceilings(host.cores())
 if "reason" in ceilings:
     print("not measured here:", ceilings["reason"])
 else:

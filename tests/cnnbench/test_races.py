@@ -1,5 +1,6 @@
 """A race takes as many processes as its verdicts need, and repeats sides that were disturbed."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -33,7 +34,8 @@ class Pool:
             raise self.errors[name][number]
         canary = self.canaries.get(name, {}).get(number, 1.0)
         lost = self.lost.get(name, {}).get(number, 0.0)
-        return {"seconds": self.seconds[name] * canary, "canary": canary, "lost": lost}
+        seconds = self.cold if how["cold"] else self.seconds[name] * canary
+        return {"seconds": seconds, "canary": canary, "lost": lost}
 
     def sides(self, name):
         """Return how many sides a worker has timed."""
@@ -131,6 +133,19 @@ def test_another_layout_is_timed_with_conversion_as_well():
     assert base.nchw_seconds is None
     assert mine.nchw_seconds == pytest.approx(1e-3)
     assert len(mine.details["nchw_samples"]) == 4
+
+
+def test_cold_calls_are_timed_in_one_process_beside_the_warm_ones():
+    race = race_of(budget=dataclasses.replace(FULL, cold=True))
+    pool = Pool({"base": 1e-3, "a": 1e-3})
+    pool.cold = 2e-3
+    run(race, pool)
+    run(race, pool)
+    for row in race.rows:
+        assert row.seconds == pytest.approx(1e-3)
+        assert row.details["cold_seconds"] == pytest.approx(2e-3)
+        assert row.processes == 2
+        assert row.details["cold_samples"] == [2e-3] * 2
 
 
 @pytest.mark.parametrize(("kind", "value"), [("canaries", 1.5), ("lost", 0.2)])

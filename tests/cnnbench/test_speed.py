@@ -393,3 +393,9 @@ def test_copies_are_timed_like_backends_of_their_own(fresh_run, steps):
         assert row.owner == row.backend
         if row.backend == "slow twin":
             assert row.ratio < 0.7
+
+
+def test_a_case_of_two_sets_is_timed_once(fresh_run, steps):
+    rows = measured(["numpy"], [LONE, CaseSet("other", (A, POOL))], steps, fresh_run())
+    assert [row.case for row in rows if row.problem] == [A.label] * 4 + [POOL.label] * 2
+    assert all(row.seconds for row in rows)

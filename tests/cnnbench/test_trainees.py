@@ -67,22 +67,22 @@ def test_all_rounds_end_with_the_last_one_who_waits():
     assert not found.waiting(3)
 
 
-def test_two_leaders_stay_until_they_can_be_told_apart():
-    near, slow, fast = (0.5, 0.53, 0.47), (5.0, 5.0, 5.0), (0.1, 0.1, 0.1)
-    found = with_twin(trainees_of(base=slow, first=TWICE, second=near, program=fast))
+def test_who_is_near_the_fastest_stays_until_they_can_be_told_apart():
+    near, slow, fast = (0.5, 0.53, 0.46), (5.0, 5.0, 5.0), (0.1, 0.1, 0.1)
+    found = with_twin(trainees_of(base=slow, first=(0.45,) * 3, second=near, program=fast))
+    found._twin.contestant.samples = [5.05] * 6
     found.dismiss(3)
     assert rounds_left(found) == {"base": 6, "first": 6, "second": 6, PROGRAM: 3, AGAIN: 6}
 
 
-def test_the_fastest_of_pytorch_is_a_rival_of_the_best():
-    found = with_twin(
-        trainees_of(base=(5.0, 5.0, 5.0), best=TWICE, other=ONE, torch_cpu=(1.1, 1.1, 1.1))
-    )
-    noisy = found._all[3].contestant
-    noisy.samples = [value for value in (0.9, 1.9, 0.7) for _ in range(2)]
+def test_pytorchs_programs_are_rivals_of_the_fastest_backend_and_others_are_not():
+    slow, near = (5.0, 5.0, 5.0), (0.5, 0.56, 0.44)
+    found = with_twin(trainees_of(base=slow, best=TWICE, torch_eager=near, program=near))
+    found._twin.contestant.samples = [5.05] * 6
     found.dismiss(3)
-    assert rounds_left(found)["best"] == rounds_left(found)["torch-cpu"] == 6
-    assert rounds_left(found)["other"] == 3
+    left = rounds_left(found)
+    assert left["torch-eager"] == left["best"] == 6
+    assert left[PROGRAM] == 3
 
 
 def test_nobody_is_dismissed_before_three_rounds_or_without_a_baseline():

@@ -17,7 +17,7 @@ from cnnbench.cli.options import (
     thread_counts,
 )
 from cnnbench.cli.runs import finish, keep, new_run, progress_bar, recording
-from cnnbench.cli.tables import console_of_text, show_checks
+from cnnbench.cli.tables import console_of_text, show_busy, show_checks
 
 
 def check(
@@ -49,4 +49,5 @@ def check(
     console = console_of_text()
     show_checks(console, run.rows)
     console.print(answer.checks(run.rows), style="bold", highlight=False)
+    show_busy(console, run)
     finish(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cnnbench.cli.options import Json
 from cnnbench.cli.runs import keep, new_run, progress_bar
-from cnnbench.cli.tables import console_of_text
+from cnnbench.cli.tables import console_of_text, show_busy
 
 
 def info(json_file: Json = None) -> None:
@@ -12,6 +12,7 @@ def info(json_file: Json = None) -> None:
 
     It measures the machine's ceilings: FMA peak and memory bandwidth.
     """
+    from cnnbench import machine
     from cnnbench.judging import limits
     from cnnbench.report import numbers, tables
     from cnnbench.words import counted
@@ -22,7 +23,7 @@ def info(json_file: Json = None) -> None:
     run = new_run()
     keep(run, "info", "", json_file, False, None, own=False)
     about = run.environment
-    counts = list(dict.fromkeys((1, host.cores())))
+    counts, before = list(dict.fromkeys((1, host.cores()))), machine.cpu_seconds()
     with progress_bar() as progress:
         progress.begin(len(counts) + 1)
         ceilings = {}
@@ -60,4 +61,6 @@ def info(json_file: Json = None) -> None:
     )
     run.environment["ceilings"] = {str(count): found for count, found in ceilings.items()}
     run.environment["backends"] = [list(line) for line in backends]
+    run.environment["taken_by_others"] = machine.taken_by_others(before, machine.cpu_seconds())
+    show_busy(console, run)
     run.write(finished=True)

@@ -20,7 +20,7 @@ from cnnbench.cli.options import (
 )
 from cnnbench.cli.plans import hearing, show_warnings
 from cnnbench.cli.runs import finish, keep, new_run, progress_bar, recording, temporary_folder
-from cnnbench.cli.tables import console_of_text, show_recommendation
+from cnnbench.cli.tables import console_of_text, show_busy, show_recommendation
 
 
 def recommend(
@@ -158,6 +158,7 @@ def recommend(
         older = results.set_aside(output)
         found.plan.save(output)
     show_recommendation(console, found, output)
+    show_busy(console, run)
     show_warnings(console, heard)
     kept = "" if older is None else f"; the previous plan is now {older}"
     typer.echo(f"plan: {output}{kept}")

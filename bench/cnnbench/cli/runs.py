@@ -63,7 +63,10 @@ def recording(run: Run) -> Iterator[None]:
     from cnnbench import machine
     from cnnbench.words import counted
 
+    before = machine.cpu_seconds()
+
     def finished() -> None:
+        run.environment["taken_by_others"] = machine.taken_by_others(before, machine.cpu_seconds())
         now = datetime.datetime.now(datetime.UTC)
         run.environment["finished"] = now.isoformat(timespec="seconds")
         run.environment["load_after"] = machine.load_average()

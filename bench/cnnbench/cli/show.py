@@ -37,6 +37,7 @@ def show(
     recommended = recommendation.kept(run)
     if recommended is not None:
         show_recommendation(console, recommended, Path(where.get("plan_file", "plan.json")))
+        show_busy(console, run)
         show_warnings(console, where.get("warnings", []))
         return
     if any(row.seconds is None or row.op != "train" for row in run.rows):

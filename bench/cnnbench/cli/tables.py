@@ -79,15 +79,11 @@ def show_trainings(console: Console, rows: list[Row]) -> None:
 
 
 def show_busy(console: Console, run: Run) -> None:
-    """Print a warning for each thread count at which the machine was busy."""
-    from cnnbench import timing
-    from cnnbench.words import counted
+    """Print a warning if the machine was busy, for each thread count that shows it."""
+    from cnnbench.report.answer import busy
 
-    for count, floor in run.floors.items():
-        busy = timing.busy_warning(floor)
-        if busy is not None:
-            where = f" ({counted(count, 'thread')})" if len(run.floors) > 1 else ""
-            console.print(busy + where, style="bold red", highlight=False)
+    for line in busy(run):
+        console.print(line, style="bold red", highlight=False)
 
 
 def show_recommendation(console: Console, found: Recommendation, plan: Path) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Annotated
+
+import typer
+
 from cnnbench.cli.options import (
     Backends,
     Baseline,
@@ -31,6 +36,9 @@ def time(
     batch: Batch = None,
     dtype: Dtype = None,
     quick: Quick = False,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Also time calls after emptying the caches.")
+    ] = False,
     json_file: Json = None,
     save: Save = False,
     machine: Machine = None,
@@ -46,7 +54,7 @@ def time(
     names = with_baseline(backend_names(backends), baseline)
     run = new_run()
     keep(run, "time", subject(sets), json_file, save, machine)
-    budget = QUICK if quick else FULL
+    budget = dataclasses.replace(QUICK if quick else FULL, cold=cold)
     seconds = estimate.of_timing(sets, len(names), len(counts), budget)
     with recording(run), progress_bar(seconds) as progress, temporary_folder() as caches:
         speed.time(run, sets, names, counts, baseline, budget, progress, caches)

@@ -202,9 +202,6 @@ def recommend(
             note(run, "aa_floor", threads, floor)
             in_steps.compare_layers((r for r in run.rows if r.op != "step"), base, floor)
     conclude(found, floor)
-    busy = timing.busy_warning(floor)
-    if busy is not None:
-        found.answer += f" {busy}"
     run.environment["recommendation"] = found.as_json()
     return found
 

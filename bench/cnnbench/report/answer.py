@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from cnnbench import timing
 from cnnbench.digits.trainers import PROGRAMS, is_pytorch
 from cnnbench.report import numbers
-from cnnbench.results import Row
+from cnnbench.results import Row, Run
 from cnnbench.words import counted
+
+BUSY = 0.1
+"""The fraction of a machine's time above which other programs disturb a measurement."""
 
 
 def answer(rows: Sequence[Row], floor: float) -> str:
@@ -91,13 +94,29 @@ def checks(rows: Sequence[Row]) -> str:
     )
 
 
+def busy(run: Run) -> list[str]:
+    """Return warnings if the machine was busy, so that no number can be trusted."""
+    lines = []
+    for count, floor in run.floors.items():
+        warning = timing.busy_warning(floor)
+        if warning is not None:
+            where = f" ({counted(count, 'thread')})" if len(run.floors) > 1 else ""
+            lines.append(warning + where)
+    taken = run.environment.get("taken_by_others")
+    if taken is not None and taken > BUSY:
+        lines.append(
+            f"Other programs took {100 * taken:.0f} % of this machine's time meanwhile. "
+            "Close them and measure again."
+        )
+    return lines
+
+
 def evidence(rows: Sequence[Row], floor: float) -> list[str]:
-    """Return the evidence for the answer: a warning on noise, the checks and the A/A floor.
+    """Return the evidence for the answer: the checks and the A/A floor.
 
     With trainings, only the checks at their thread count are included.
     """
-    busy = timing.busy_warning(floor)
-    lines = [busy] if busy else []
+    lines = []
     trained = {row.threads for row in rows if row.op == "train"}
     checked = [
         row

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cnnbench import results
 from cnnbench.recommend import recommendation
-from cnnbench.report import numbers
+from cnnbench.report import numbers, verdicts
 from cnnbench.report.answer import answer
 from cnnbench.report.tables import threads_in_words
 from cnnbench.results import Row, Run
@@ -69,6 +69,9 @@ def sentence(run: Run) -> str:
     recommended = recommendation.kept(run)
     if recommended is not None:
         return recommended.answer
+    if verdicts.copies(run):
+        found = verdicts.sentence(run)
+        return f"{found[0].upper()}{found[1:]}."
     if any(row.op == "train" for row in run.rows):
         threads = max(row.threads for row in run.rows if row.op == "train")
         rows = [row for row in run.rows if row.threads == threads]

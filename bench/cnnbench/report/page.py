@@ -85,6 +85,7 @@ def write(run: Run, path: Path, against: Run | None = None, command: str = "") -
         "report/page.html",
         title=f"Convolution and max-pool kernels on {run.environment.get('cpu', 'this machine')}",
         answer=headline(run),
+        busy=answer.busy(run),
         summary=summary(run),
         evidence=_evidence(run),
         sections=[(f"section-{number}", section) for number, section in enumerate(found, start=1)],

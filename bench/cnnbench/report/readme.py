@@ -18,7 +18,7 @@ from pathlib import Path
 from cnnbench import results
 from cnnbench.recommend import recommendation
 from cnnbench.report import numbers, tables, verdicts
-from cnnbench.report.answer import answer, evidence
+from cnnbench.report.answer import answer, busy, evidence
 from cnnbench.report.recommendation import parts_sheet, steps_sheet
 from cnnkernels import files
 
@@ -62,7 +62,7 @@ def _table(run: results.Run, kind: str) -> str:
     elif kind == "answer":
         floor = run.floors[run.rows[-1].threads]
         lines = [f"> {answer(run.rows, floor)}", ">"]
-        lines += [f"> - {line}" for line in evidence(run.rows, floor)]
+        lines += [f"> - {line}" for line in (*busy(run), *evidence(run.rows, floor))]
         return "\n".join([*lines, ">", f"> ({machine})"]) + "\n"
     elif kind == "steps":
         found = recommendation.kept(run)

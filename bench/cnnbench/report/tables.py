@@ -168,13 +168,14 @@ def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
         pooling = op == "max_pool2d"
         own = distinct(mine) if problem else mine
         lines: list[tuple[str, ...]] = []
-        rates = 2 if pooling else 3
+        cold = any("cold_seconds" in row.details for row in own)
+        rates = (2 if pooling else 3) + cold
         for direction in dict.fromkeys(row.direction for row in mine):
             timed = [row for row in own if row.direction == direction and row.seconds is not None]
             if timed:
                 lines.append(())
                 lines.append((direction, *[""] * (rates + 3)))
-                lines += [_time_cells(row, pooling, quick=_quick(own)) for row in timed]
+                lines += [_time_cells(row, pooling, cold=cold, quick=_quick(own)) for row in timed]
         baseline = next((row.baseline for row in mine if row.baseline), "the baseline")
         notes = [
             f"{row.backend}: {row.outcome}: {row.reason}" for row in mine if row.outcome != "ok"
@@ -203,6 +204,7 @@ def time_sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
             (
                 "",
                 "time",
+                *(("cold",) if cold else ()),
                 *(("memory",) if pooling else ("GFLOP/s", "peak")),
                 "error",
                 f"vs {baseline}",
@@ -226,16 +228,15 @@ def layers_sheet(rows: Sequence[Row]) -> Sheet:
         for column in columns:
             row = mine.get(column)
             if row is None or row.seconds is None:
-                cells += ["-", ""]
+                cells.append("-")
             else:
-                cells += [numbers.seconds(row.seconds), numbers.ratio(row.ratio)]
-        if any(cell not in ("-", "") for cell in cells):
+                cells.append(f"{numbers.seconds(row.seconds)} {numbers.ratio(row.ratio):>5}")
+        if set(cells) != {"-"}:
             lines.append((backend, *cells))
     case = sums[0].case.removesuffix(" (sum)") if sums else "the network"
-    headings = [f"{names.get(op, op)}, {direction}" for op, direction in columns]
     return Sheet(
         f"Layers of {case}, summed, and the speed relative to {baseline}",
-        ("backend", *(cell for heading in headings for cell in (heading, "speed"))),
+        ("backend", *(f"{names.get(op, op)}, {direction}" for op, direction in columns)),
         tuple(lines),
     )
 
@@ -289,7 +290,7 @@ def train_sheet(rows: Sequence[Row]) -> Sheet:
             )
         )
     notes = [f"* {row.backend}: {row.reason}" for row in trained if row.seconds and row.reason]
-    notes += [f"{r.backend}: {r.outcome}: {r.reason}" for r in trained if r.outcome != "ok"]
+    notes += [f"{row.backend}: {row.why}" for row in trained if row.outcome != "ok"]
     timed = [row for row in trained if row.seconds is not None]
     apart = [_losses_apart(row) for row in timed if "bound_ratio" not in row.details]
     if apart:
@@ -404,11 +405,12 @@ def _disturbances(rows: Iterable[Row]) -> list[str]:
     return [f"repeated, as other programs slowed them down: {', '.join(words)}"] if words else []
 
 
-def _time_cells(row: Row, pooling: bool, *, quick: bool) -> tuple[str, ...]:
+def _time_cells(row: Row, pooling: bool, *, cold: bool, quick: bool) -> tuple[str, ...]:
     rate = () if pooling else (numbers.quantity(row.gflops),)
     return (
         row.backend,
         numbers.seconds(row.seconds),
+        *((numbers.seconds(row.details.get("cold_seconds")),) if cold else ()),
         *rate,
         numbers.percent(row.ceiling_fraction),
         numbers.of_bound(row.error_over_bound),

@@ -19,8 +19,7 @@ _VERDICTS = ("FASTER", "SLOWER", "SAME", "UNCLEAR")
 
 def sheet(run: Run) -> Sheet:
     """Return a table of the verdicts, by how much slower the copy was and how long its calls."""
-    rows = [row for row in run.rows if row.problem and row.outcome == "ok" and row.verdict]
-    compared = [row for row in rows if "slower" in row.details]
+    compared = copies(run)
     lines: list[tuple[str, ...]] = []
     for slower in (0.0, *SLOWER):
         of_copy = [row for row in compared if row.details["slower"] == slower]
@@ -31,22 +30,34 @@ def sheet(run: Run) -> Sheet:
         f"A/A floor with {threads_in_words(int(count))}: {numbers.floor(floor)}"
         for count, floor in floors
     ]
-    identical = [row for row in compared if row.details["slower"] == 0.0]
-    false = [row for row in identical if row.verdict in ("FASTER", "SLOWER")]
-    notes.append(
-        f"false verdicts: {len(false)} of {counted(len(identical), 'pair')} of identical backends"
-        + "".join(
-            f"; {row.case} {row.direction} "
-            f"{numbers.interval(row.ratio, row.ratio_low, row.ratio_high)}"
-            for row in false
-        )
-    )
+    notes.append(sentence(run))
     return Sheet(
-        f"Verdicts on copies of {rows[0].baseline if rows else 'a backend'}",
+        f"Verdicts on copies of {compared[0].baseline if compared else 'a backend'}",
         ("copy, length of a call", "pairs", *_VERDICTS, "processes"),
         tuple(lines[1:]),
         tuple(notes),
     )
+
+
+def copies(run: Run) -> list[Row]:
+    """Return the rows of copies that have a verdict; other runs have none."""
+    return [
+        row
+        for row in run.rows
+        if row.problem and row.outcome == "ok" and row.verdict and "slower" in row.details
+    ]
+
+
+def sentence(run: Run) -> str:
+    """Return how many verdicts on identical copies were false, and which."""
+    identical = [row for row in copies(run) if row.details["slower"] == 0.0]
+    false = [row for row in identical if row.verdict in ("FASTER", "SLOWER")]
+    named = "".join(
+        f"; {row.case} {row.direction} {numbers.interval(row.ratio, row.ratio_low, row.ratio_high)}"
+        for row in false
+    )
+    pairs = counted(len(identical), "pair")
+    return f"false verdicts: {len(false)} of {pairs} of identical backends{named}"
 
 
 def _lines(slower: float, rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:

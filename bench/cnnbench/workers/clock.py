@@ -25,20 +25,27 @@ def seconds_of(function: Callable[[], object], calls: int) -> float:
 
 
 def seconds_of_changing(
-    timed: ChangingCall, function: Callable[[], object], calls: int
+    timed: ChangingCall,
+    function: Callable[[], object],
+    calls: int,
+    before: Callable[[], object] | None = None,
 ) -> tuple[float, object]:
     """Return the mean seconds of calls with changing inputs, and the last result.
 
-    The changes themselves are not timed.
+    The changes themselves are not timed, nor is `before`, which is called before each call.
     """
     seconds, clock = 0.0, time.perf_counter
     with _no_collecting():
         for _ in range(calls - 1):
             timed.change()
+            if before is not None:
+                before()
             start = clock()
             function()  # freeing the result is timed, as in any loop
             seconds += clock() - start
         timed.restore()
+        if before is not None:
+            before()
         start = clock()
         result = function()
         seconds += clock() - start

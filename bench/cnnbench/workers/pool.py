@@ -142,6 +142,7 @@ class WorkerPool:
         worker = self._workers[backend]
         try:
             worker.load()
+            worker.pin()  # imports, and reading a plan, see every core
             self._about[backend] = worker.about
         except WorkerError as error:
             self.absent[backend] = (error.outcome, str(error))

@@ -17,7 +17,7 @@ from cnnbench.digits.options import Options
 from cnnbench.digits.profile import FullBatches, profile
 from cnnbench.digits.training import Training
 from cnnbench.words import counted
-from cnnbench.workers import clock, memory
+from cnnbench.workers import caches, clock, memory
 from cnnbench.workers.child import Channel
 from cnnbench.workers.pace import Pace
 from cnnkernels import plan, registry
@@ -169,12 +169,19 @@ class _Session:
         return {"seconds": seconds, "extra_bytes": growth}
 
     def side(
-        self, direction: Direction, nchw: bool, calls: int, parts: int, warm: bool
+        self,
+        direction: Direction,
+        nchw: bool,
+        calls: int,
+        parts: int,
+        warm: bool,
+        cold: bool = False,
     ) -> dict[str, float]:
         """Return the seconds of a call, the median over parts of `calls` calls each, and a canary.
 
         Inputs change between calls, and the last result is checked: always for small problems, on
-        some sides for large ones. For the canary and the time that was lost see `clock.Watch`.
+        some sides for large ones. If `cold`, the caches are emptied before each call. `clock.Watch`
+        explains the canary and the time that was lost.
 
         Raises
         ------
@@ -196,7 +203,8 @@ class _Session:
             with clock.Watch() as watch:
                 for _ in range(parts):
                     result = None  # freed first, as between the calls of a part
-                    of_part, result = clock.seconds_of_changing(timed, function, calls)
+                    before = caches.empty if cold else None
+                    of_part, result = clock.seconds_of_changing(timed, function, calls, before)
                     seconds.append(of_part)
             if checked:
                 timed.require_right(result)

@@ -119,7 +119,6 @@ class Worker:
             self.about = self.ask(
                 "load", backend=self.backend, threads=self.threads, slower=self._slower
             )
-            self.pin()  # imports may use every core
         except BaseException:
             self.close()
             raise

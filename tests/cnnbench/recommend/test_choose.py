@@ -270,12 +270,6 @@ def test_noise_does_not_decide_for_a_change(world, recommended):
     )
 
 
-def test_a_busy_machine_is_warned_of(world, recommended):
-    assert "busy" not in recommended().answer
-    world.floor = 3.0
-    assert "was busy: two identical runs differed by 300.0 %. Close" in recommended().answer
-
-
 def test_the_rival_is_the_better_of_pytorchs_layouts(world, recommended):
     world.steps[CHANNELS_LAST] = 4.0
     found = recommended()

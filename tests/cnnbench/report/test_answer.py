@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from cnnbench.report.answer import answer, evidence
-from cnnbench.results import Row
+from cnnbench.report.answer import answer, busy, evidence
+from cnnbench.results import Row, Run
 
 
 def trained(backend, seconds, rounds=12, spread=1.0, threads=2):
@@ -113,11 +113,20 @@ def test_the_evidence_counts_checks_by_outcome_and_names_the_largest_error_and_t
     )
 
 
-def test_a_busy_machine_is_named_before_the_evidence():
-    assert evidence([trained("numpy", 2.0)], 0.146)[0] == (
+def test_a_busy_machine_is_named_by_its_floor_and_by_what_others_took():
+    floors = {"aa_floor": {"1": 0.01, "2": 0.146}}
+    assert busy(Run(floors)) == [
         "This machine was busy: two identical runs differed by 14.6 %. "
-        "Close other programs and measure again."
-    )
+        "Close other programs and measure again. (2 threads)"
+    ]
+    assert busy(Run({"taken_by_others": 0.234})) == [
+        "Other programs took 23 % of this machine's time meanwhile. Close them and measure again."
+    ]
+    little = {"taken_by_others": 0.05, "aa_floor": {"1": 0.05}}
+    for quiet in ({}, {"taken_by_others": None}, little):
+        assert busy(Run(quiet)) == []
+    # An answer about trainings rests on their floor.
+    assert busy(Run(floors | {"training_floor": {"2": 0.02}})) == []
 
 
 def test_a_floor_that_was_not_measured_is_stated():

@@ -311,14 +311,15 @@ def test_the_sums_of_layers_make_one_table_within_80_columns():
     rows[-2].seconds = None
     sheet = tables.layers_sheet(rows)
     assert sheet.title == "Layers of digits, summed, and the speed relative to torch-cpu"
-    assert sheet.columns[:3] == ("backend", "convolutions, forward", "speed")
+    assert sheet.columns[:2] == ("backend", "convolutions, forward")
     assert [line[0] for line in sheet.rows] == ["torch-cpu", "numba-winograd-f4", "naive"]
-    assert sheet.rows[1][1:3] == ("81.3 us", "12.3x")
-    assert sheet.rows[2] == ("naive", *("81.3 us", "1/2509") * 3, "-", "")
+    assert sheet.rows[1][1] == "81.3 us 12.3x"
+    assert sheet.rows[2] == ("naive", *["81.3 us 1/2509"] * 3, "-")
     console = Console(width=80, file=io.StringIO())
     tables.show(console, sheet)
     assert max(map(len, console.file.getvalue().splitlines())) <= 80
-    assert "81.3 us" in console.file.getvalue()
+    for backend in ("torch-cpu", "numba-winograd-f4", "naive"):
+        assert backend in console.file.getvalue()
 
 
 def test_two_problems_of_one_name_have_a_sheet_each():

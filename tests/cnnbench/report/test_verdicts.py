@@ -1,6 +1,6 @@
 """The table of verdicts on copies: what is false, what is found."""
 
-from cnnbench.report import verdicts
+from cnnbench.report import index, verdicts
 from cnnbench.results import Row, Run
 
 
@@ -39,3 +39,8 @@ def test_verdicts_are_counted_by_slowdown_and_length_and_false_ones_are_named():
         "false verdicts: 1 of 3 pairs of identical backends; "
         "digits.conv1 forward 1.07x [1.06, 1.08]",
     )
+
+
+def test_the_index_has_the_false_verdicts_of_such_a_run():
+    run = Run({"command": ["cnnbench"]}, [row("one", 0.0, 1e-5, "SAME")])
+    assert index.sentence(run) == "False verdicts: 0 of 1 pair of identical backends."

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cnnbench.workers import affinity
-from cnnbench.workers.worker import Worker
+from cnnbench.workers.pool import WorkerPool
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="the system has no affinity"
@@ -85,8 +85,9 @@ def test_a_process_that_has_ended_is_no_error():
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the machine has one core")
 @pytest.mark.slow
 def test_workers_of_one_thread_share_a_core():
-    with Worker("numpy", 1) as one, Worker("numpy", 1) as other:
-        found = [os.sched_getaffinity(worker._child._process.pid) for worker in (one, other)]
+    with WorkerPool(["numpy", "naive"], 1) as pool:
+        processes = [worker._child._process.pid for worker in pool._workers.values()]
+        found = [os.sched_getaffinity(process) for process in processes]
     assert found[0] == found[1] == affinity.cores_for(1)
 
 
