@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from cnnbench.judging.statistics import SLOWER
 from cnnbench.report import numbers
 from cnnbench.report.tables import Sheet, threads_in_words
 from cnnbench.results import Row, Run
@@ -21,7 +20,7 @@ def sheet(run: Run) -> Sheet:
     """Return a table of the verdicts, by how much slower the copy was and how long its calls."""
     compared = copies(run)
     lines: list[tuple[str, ...]] = []
-    for slower in (0.0, *SLOWER):
+    for slower in sorted({row.details["slower"] for row in compared}):
         of_copy = [row for row in compared if row.details["slower"] == slower]
         lines.append(())
         lines += list(_lines(slower, of_copy))
