@@ -29,7 +29,7 @@ from time import sleep
 from typing import Literal, TypeAlias
 
 import numpy as np
-from scipy import stats
+from scipy import special  # not stats, whose import takes most of a worker's start
 
 Verdict: TypeAlias = Literal["FASTER", "SLOWER", "SAME", "UNCLEAR"]
 
@@ -185,7 +185,7 @@ def ratio_of_blocks(ratios: np.ndarray, processes: int = 1) -> Ratio:
     logs = np.log(ratios)
     value, half = float(logs.mean()), math.nan
     if logs.size >= LEAST_BLOCKS:
-        quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, logs.size - 1))
+        quantile = float(special.stdtrit(logs.size - 1, (1 + CONFIDENCE) / 2))
         half = quantile * float(logs.std(ddof=1)) / math.sqrt(logs.size)
     low, high = math.exp(value - half), math.exp(value + half)
     return Ratio(math.exp(value), low, high, int(logs.size), processes)
