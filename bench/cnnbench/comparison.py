@@ -49,6 +49,11 @@ class Comparison:
         self.baseline, self._budget, self._folder = baseline, budget, folder
         self._random = np.random.default_rng()
         self._probes = probes(sets)
+        self._with_twins: list[Race] = []
+        self._set_of: dict[str, str] = {}
+        for group in sets:
+            for case in group.cases:
+                self._set_of.setdefault(str(case), _sum_of(group))
         self._races: dict[Case, list[Race]] = {}
         self._rows: dict[Case, list[Row]] = {}
         self._sums: dict[tuple[str, str, str, str], Row] = {}
@@ -74,10 +79,12 @@ class Comparison:
             again = case in self._probes and direction in (wanted[0], wanted[-1])
             race = Race(direction, mine, base, layouts, self._budget, again)
             self._races[case].append(race)
+            if again:
+                self._with_twins.append(race)
         self._run.add(rows)
 
     def measure_ceilings(self) -> None:
-        """Measure what no time can beat, while nothing else runs."""
+        """Measure the machine's ceilings, while nothing else runs."""
         note(self._run, "ceilings", self._threads, measure_ceilings(self._threads))
 
     def open(self) -> dict[Case, set[str]]:
@@ -104,7 +111,7 @@ class Comparison:
                 racing = [e for e in taking_part[id(race)] if not e.lost]
                 race.run(pool, racing, self._random)
                 for entrant in racing:
-                    if entrant.lost and entrant.row is not None:
+                    if entrant.lost:
                         _lose(entrant.row, races)
             for name in names:
                 with contextlib.suppress(WorkerError):
@@ -130,15 +137,14 @@ class Comparison:
 
     @property
     def _floor(self) -> float:
-        races = [race for of_case in self._races.values() for race in of_case]
-        return timing.floor_of([found for r in races if (found := r.apart()) is not None])
+        apart = (race.apart() for race in self._with_twins)
+        return timing.floor_of([found for found in apart if found is not None])
 
     def _stands(self, row: Row) -> bool:
         """Return whether a row needs no further process, for itself or for the sum of its set."""
-        group = next(one for one in self._sets if any(row.problem == str(c) for c in one.cases))
-        total = self._sums.get(_key(_sum_of(group), row))
+        floor, total = self._floor, self._sums.get(_key(self._set_of[row.problem], row))
         of_both = [row] if total is None or total.outcome != "ok" else [row, total]
-        return all(timing.settled(one.apart, self._floor) for one in of_both)
+        return all(timing.settled(one.apart, floor) for one in of_both)
 
     def _judge(self, case: Case) -> None:
         """Give the rows of a case their times, and compare these with ceilings and baseline."""

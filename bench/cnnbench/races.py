@@ -6,11 +6,11 @@ the baseline stays until the last one has.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -38,6 +38,11 @@ REPEATABLE_SECONDS = 0.25
 """Longer sides are not repeated."""
 
 
+def twin_of(row: Row) -> Row:
+    """Return a row for the second process of the baseline; it belongs to no run."""
+    return dataclasses.replace(row, backend=AGAIN, details={})
+
+
 @dataclass
 class Entrant:
     """A backend in a race.
@@ -46,8 +51,10 @@ class Entrant:
     ----------
     name : str
         Of the worker.
-    row : Row or None
-        None for the second process of the baseline.
+    row : Row
+        Receives the times; its outcome tells whether the entrant has gone wrong.
+    in_one : bool
+        Whether all its rounds are in one process, and each is a block.
     nchw : bool
         Whether calls convert their arrays from and to NCHW.
     cold : bool
@@ -66,7 +73,8 @@ class Entrant:
     """
 
     name: str
-    row: Row | None
+    row: Row
+    in_one: bool
     nchw: bool = False
     cold: bool = False
     side: Side | None = None
@@ -84,11 +92,12 @@ class Entrant:
     @property
     def lost(self) -> bool:
         """Whether it has gone wrong."""
-        return self.row is not None and self.row.outcome != "ok"
+        return self.row.outcome != "ok"
 
-    def measured(self, in_one: bool) -> Samples:
-        """Return its samples, with the rounds as blocks if all are from one process."""
-        if in_one:
+    @property
+    def measured(self) -> Samples:
+        """Its samples with their blocks."""
+        if self.in_one:
             return Samples(self.samples)
         sides = 2 * max(1, self.rounds)
         return Samples(self.samples, sides, max(1, len(self.samples) // sides))
@@ -122,18 +131,22 @@ class Race:
     ) -> None:
         self.direction, self.rows = direction, list(rows)
         self.baseline, self._budget = baseline, budget
-        self.entrants = [Entrant(row.backend, row) for row in rows]
+        in_one = budget.processes == 1
+        self.entrants = [Entrant(row.backend, row, in_one) for row in rows]
         self.entrants += [
-            Entrant(row.backend, row, nchw=True) for row in rows if layouts[row.backend] != "NCHW"
+            Entrant(row.backend, row, in_one, nchw=True)
+            for row in rows
+            if layouts[row.backend] != "NCHW"
         ]
         if budget.cold:
-            self.entrants += [Entrant(row.backend, row, cold=True) for row in rows]
-        if again and any(row.backend == baseline for row in rows):
-            self.entrants.append(Entrant(AGAIN, None))
+            self.entrants += [Entrant(row.backend, row, in_one, cold=True) for row in rows]
+        if again:
+            base = [row for row in rows if row.backend == baseline]
+            self.entrants += [Entrant(AGAIN, twin_of(row), in_one) for row in base]
         self.processes = 0
 
     def open(self, stands: Callable[[Row], bool]) -> list[Entrant]:
-        """Return who takes part in the next process: those whose verdict does not stand yet."""
+        """Return the entrants of the next process: those whose verdict does not stand yet."""
         able = [e for e in self.entrants if not e.lost and (not self.processes or e.side)]
         if not self.processes:
             return able
@@ -142,7 +155,7 @@ class Race:
         if not any(e.name == self.baseline for e in stays) or len(stays) == len(able):
             # Nobody is compared any more, so a few processes give the times.
             return able if self.processes < timing.LEAST_BLOCKS else []
-        waiting = [e for e in able if e not in stays and e.row is not None and not stands(e.row)]
+        waiting = [e for e in able if e not in stays and not stands(e.row)]
         return [*stays, *waiting] if waiting else []
 
     def leave(self, backend: str) -> None:
@@ -164,10 +177,10 @@ class Race:
                 for entrant, sides in self._round(pool, racing, random):
                     blocks[id(entrant)].extend(sides)
         finally:
-            in_one = self._budget.processes == 1
             for entrant in able:
                 block = blocks[id(entrant)]
-                if in_one or len(block) == 2 * entrant.rounds:  # not one that was interrupted
+                whole = len(block) == 2 * entrant.rounds
+                if whole or entrant.in_one:
                     entrant.samples.extend(block)
 
     def timed(self, row: Row) -> bool:
@@ -176,12 +189,10 @@ class Race:
 
     def give(self) -> None:
         """Give the rows their times."""
-        in_one = self._budget.processes == 1
         for entrant in self.entrants:
-            row = entrant.row
-            if row is None or row.outcome != "ok" or not entrant.samples:
+            row, measured = entrant.row, entrant.measured
+            if entrant.lost or not entrant.samples:
                 continue
-            measured = entrant.measured(in_one)
             if entrant.nchw:
                 row.nchw_seconds = timing.finite(measured.typical)
                 row.details["nchw_samples"] = entrant.samples
@@ -202,10 +213,7 @@ class Race:
         by_name = {e.name: e for e in self.entrants if not e.special and e.samples}
         if AGAIN not in by_name or self.baseline not in by_name:
             return None
-        in_one = self._budget.processes == 1
-        pair = (by_name[name].measured(in_one) for name in (AGAIN, self.baseline))
-        found = timing.ratio(*pair)
-        return None if math.isnan(found.value) else found
+        return timing.ratio(by_name[AGAIN].measured, by_name[self.baseline].measured)
 
     def _probe(self, pool: WorkerPool, entrant: Entrant) -> bool:
         """Find out how to time an entrant; return whether it can be timed."""
@@ -213,7 +221,7 @@ class Race:
             return False
         if entrant.side is not None:
             return True
-        with _failing(entrant):
+        with failing([entrant.row]):
             probed = pool.ask(entrant.name, "probe", direction=self.direction, nchw=entrant.nchw)
             entrant.side = side_of(self.direction, probed["seconds"], entrant.nchw, entrant.cold)
             two = 2 * entrant.side.seconds
@@ -222,7 +230,7 @@ class Race:
             # Special times have no verdict, so one process will do.
             once = entrant.special or two > self._budget.seconds
             entrant.processes = 1 if once else self._budget.processes
-            if entrant.row is not None and not entrant.special:
+            if not entrant.special:
                 entrant.row.extra_bytes = probed["extra_bytes"]
         return entrant.side is not None
 
@@ -230,9 +238,8 @@ class Race:
         self, pool: WorkerPool, racing: Sequence[Entrant], random: np.random.Generator
     ) -> list[tuple[Entrant, list[float]]]:
         """Return the two sides of each entrant, those that were disturbed repeated."""
-        order = [racing[i] for i in random.permutation(len(racing))]
         found: list[tuple[Entrant, dict[str, float]]] = [
-            (entrant, _side(pool, entrant)) for entrant in (*order, *reversed(order))
+            (entrant, _side(pool, entrant)) for entrant in timing.there_and_back(racing, random)
         ]
         canaries = [side["canary"] for _, side in found if not math.isnan(side["canary"])]
         usual = statistics.median(canaries) if canaries else math.nan
@@ -250,7 +257,7 @@ class Race:
             found[place] = entrant, side
         return [
             (entrant, [side["seconds"] for one, side in found if one is entrant])
-            for entrant in order
+            for entrant in racing
         ]
 
 
@@ -261,15 +268,10 @@ def _side(pool: WorkerPool, entrant: Entrant) -> dict[str, float]:
     if not entrant.lost:
         if pool.threads > 1:  # else nobody's threads wait for one another
             timing.rest()
-        with _failing(entrant):
+        with failing([entrant.row]):
             side = pool.ask(entrant.name, "side", **entrant.side.request)
     return side
 
 
-def _disturbed(side: Mapping[str, Any], usual: float) -> bool:
-    return bool(side["canary"] > DISTURBED * usual or side["lost"] > LOST)
-
-
-def _failing(entrant: Entrant) -> Any:
-    """Turn a worker's error into the outcome of the entrant's row."""
-    return failing([] if entrant.row is None else [entrant.row])
+def _disturbed(side: Mapping[str, float], usual: float) -> bool:
+    return side["canary"] > DISTURBED * usual or side["lost"] > LOST

@@ -50,16 +50,13 @@ class Side:
     @property
     def request(self) -> dict[str, Any]:
         """The arguments of a worker's command ``side``."""
-        names = ("direction", "nchw", "cold", "calls", "parts", "warm")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in vars(self).items() if name != "seconds"}
 
 
 def side_of(direction: Direction, call_seconds: float, nchw: bool, cold: bool) -> Side:
     """Return the side for calls of a length, as a worker has probed it."""
     parts = max(1, min(PARTS, math.ceil(SIDE_SECONDS / call_seconds)))
-    if cold:
-        seconds = parts * (call_seconds + EMPTYING_SECONDS) + timing.REST_SECONDS
-        return Side(direction, nchw, True, 1, parts, False, seconds)
-    calls = max(1, math.ceil(SIDE_SECONDS / parts / call_seconds))
-    seconds = parts * calls * call_seconds + timing.REST_SECONDS
-    return Side(direction, nchw, False, calls, parts, call_seconds < clock.WARM_SECONDS, seconds)
+    calls = 1 if cold else max(1, math.ceil(SIDE_SECONDS / parts / call_seconds))
+    warm = not cold and call_seconds < clock.WARM_SECONDS
+    seconds = parts * (calls * call_seconds + cold * EMPTYING_SECONDS) + timing.REST_SECONDS
+    return Side(direction, nchw, cold, calls, parts, warm, seconds)

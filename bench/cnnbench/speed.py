@@ -120,7 +120,7 @@ def compare(
     caches: Path | None,
     copies: Mapping[str, Copy] | None = None,
 ) -> None:
-    """Time what passed its check, first in the pool's processes, then in new ones."""
+    """Time the rows that passed their check, first in the pool's processes, then in new ones."""
     count, cases = pool.threads, _cases(sets)
     progress.step(f"measuring this machine's ceilings, {counted(count, 'thread')}")
     comparison.measure_ceilings()

@@ -26,10 +26,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import sleep
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from scipy import special  # not stats, whose import takes most of a worker's start
+
+Anyone = TypeVar("Anyone")
 
 Verdict: TypeAlias = Literal["FASTER", "SLOWER", "SAME", "UNCLEAR"]
 
@@ -156,15 +158,20 @@ class Contestant:
         return Samples(self.samples).typical
 
 
+def there_and_back(everyone: Sequence[Anyone], random: np.random.Generator) -> list[Anyone]:
+    """Return the order of a round: everyone at random, then the same in reverse."""
+    order = [everyone[i] for i in random.permutation(len(everyone))]
+    return [*order, *reversed(order)]
+
+
 def run_rounds(
     contestants: Sequence[Contestant], random: np.random.Generator, first: int, last: int
 ) -> None:
     """Time the rounds from `first` up to `last` (exclusive)."""
     for number in range(first, last):
         taking_part = [c for c in contestants if number < c.rounds]
-        order = [taking_part[i] for i in random.permutation(len(taking_part))]
         times: dict[str, list[float]] = {c.name: [] for c in taking_part}
-        for contestant in (*order, *reversed(order)):
+        for contestant in there_and_back(taking_part, random):
             times[contestant.name].append(contestant.side())
         for contestant in taking_part:
             contestant.samples.extend(times[contestant.name])
@@ -240,6 +247,7 @@ def busy_warning(floor: float) -> str | None:
 def floor_of(ratios: Sequence[Ratio]) -> float:
     """Return the A/A floor: the largest fraction by which identical sides differed.
 
-    Without ratios it is nan, and no verdict is FASTER or SLOWER.
+    Without a known ratio it is nan, and no verdict is FASTER or SLOWER.
     """
-    return max((math.exp(abs(math.log(r.value))) - 1 for r in ratios), default=math.nan)
+    known = [found.value for found in ratios if not math.isnan(found.value)]
+    return max((math.exp(abs(math.log(value))) - 1 for value in known), default=math.nan)

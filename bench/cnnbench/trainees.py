@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from typing import Any
 
 from cnnbench import timing
 from cnnbench.digits.trainers import PROGRAMS, is_pytorch
-from cnnbench.races import AGAIN
+from cnnbench.races import AGAIN, twin_of
 from cnnbench.results import Row
 from cnnbench.timing import Contestant, Ratio
 from cnnbench.workers.pool import Copy, WorkerPool, failing
@@ -86,7 +85,7 @@ class Trainees:
         if base is None:
             return
         pool.add(AGAIN, Copy(self._baseline))
-        row = dataclasses.replace(base.row, backend=AGAIN, details={})
+        row = twin_of(base.row)
         with failing([row]):
             pool.ask(AGAIN, "train", **base.options)  # it may compile
         self._twin = Trainee(pool, row, base.options, base.contestant.rounds)
@@ -99,8 +98,8 @@ class Trainees:
     @property
     def floor(self) -> float:
         """How much the baseline and its twin differ so far, the A/A floor; nan if unknown."""
-        apart = None if self._twin is None or not self._base else self._twin.against(self._base)
-        return timing.floor_of([] if apart is None or math.isnan(apart.value) else [apart])
+        base = self._base
+        return timing.floor_of([self._twin.against(base)] if self._twin and base else [])
 
     def waiting(self, rounds: int) -> bool:
         """Return whether anyone takes part in more rounds than these."""

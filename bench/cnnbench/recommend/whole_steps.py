@@ -139,8 +139,8 @@ def measure(
 
 def _floor(samples: Mapping[str, Sequence[float]]) -> float:
     """Return the A/A floor of two processes that train unchanged PyTorch; nan without them."""
-    apart = timing.ratio(*(Samples(samples.get(name, ())) for name in (AGAIN, NATIVE)))
-    return math.nan if math.isnan(apart.value) else timing.floor_of([apart])
+    pair = (Samples(samples.get(name, ())) for name in (AGAIN, NATIVE))
+    return timing.floor_of([timing.ratio(*pair)])
 
 
 def _step_contestant(row: Row, taker: Taker, budget: Budget) -> Contestant:

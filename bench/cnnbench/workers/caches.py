@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+
+from cnnkernels import host
 
 SYSTEM = Path("/sys/devices/system/cpu/cpu0/cache")
 
@@ -31,8 +32,7 @@ def largest() -> int:
 
 @functools.cache
 def _readers() -> tuple[ThreadPoolExecutor, int, np.ndarray]:
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = host.visible_cores()
     return ThreadPoolExecutor(max_workers=cores), cores, np.ones(2 * largest() // 8)
 
 
