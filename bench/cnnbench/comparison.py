@@ -11,6 +11,7 @@ import numpy as np
 from cnnbench import timing
 from cnnbench.budget import Budget
 from cnnbench.cases import CaseSet
+from cnnbench.checking import folder_of
 from cnnbench.judging.comparing import compare
 from cnnbench.judging.limits import judge, measure_ceilings
 from cnnbench.races import Race
@@ -97,16 +98,14 @@ class Comparison:
 
     def take(self, pool: WorkerPool, case: Case) -> None:
         """Time a case in one process of each backend that still takes part in its races."""
-        races = self._races[case]
+        races, folder = self._races[case], folder_of(self._folder, case)
         taking_part = {id(race): race.open(self._stands) for race in races}
         names = dict.fromkeys(entrant.name for some in taking_part.values() for entrant in some)
         try:
             for name in names:
                 mine = [r for r in self._rows[case] if r.backend == name and r.outcome == "ok"]
                 with failing(mine):
-                    pool.ask(
-                        name, "prepare", descriptor=str(case.problem), folder=str(self._folder)
-                    )
+                    pool.ask(name, "prepare", descriptor=str(case.problem), folder=str(folder))
             for race in races:
                 racing = [e for e in taking_part[id(race)] if not e.lost]
                 race.run(pool, racing, self._random)

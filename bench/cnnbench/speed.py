@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from cnnbench.budget import Budget, Progress
 from cnnbench.cases import CaseSet
-from cnnbench.checking import check_case, clear, fills_folder, operation, rows_of
+from cnnbench.checking import check_at_once, fills_folder, operation, rows_of
 from cnnbench.comparison import Comparison
 from cnnbench.races import AGAIN
-from cnnbench.results import Row, Run
+from cnnbench.results import Run
 from cnnbench.words import counted
 from cnnbench.workers.pool import Copy, WorkerPool, baseline_for, cache_of, note, note_threading
 from cnnbench.workers.worker import Worker, WorkerError
-from cnnkernels import host
 from cnnkernels.contract import FORWARD, Direction, Problem, directions
 from cnnkernels.descriptor import Case
 
@@ -102,11 +99,20 @@ def check(
     base = baseline_for(pool, backends, baseline)
     note(run, "baseline", pool.threads, base)
     comparison = Comparison(run, sets, pool.threads, base, budget, folder)
-    for case in _cases(sets):
-        rows = _checked(pool, backends, case, folder, budget, progress, copies or {})
-        if only is not None:
-            rows = [row for row in rows if row.direction in only[case.problem]]
-        comparison.enter(pool, case, rows)
+    with pool.spread():
+        checks = check_at_once(
+            pool, _cases(sets), backends, folder, progress, budget.call_seconds, timed_later=True
+        )
+        for case, found in checks:
+            for name in copies or ():
+                found[name]["owner"] = ""  # a copy is timed, like a backend of its own
+            rows = [
+                row
+                for backend in backends
+                for row in rows_of(case, backend, pool.threads, found[backend])
+                if only is None or row.direction in only[case.problem]
+            ]
+            comparison.enter(pool, case, rows)
     note_threading(run, pool)
     return comparison
 
@@ -148,41 +154,6 @@ def compare(
 def _cases(sets: Sequence[CaseSet]) -> list[Case]:
     """Return the cases, each once, however many sets have it."""
     return list(dict.fromkeys(case for group in sets for case in group.cases))
-
-
-def _checked(
-    pool: WorkerPool,
-    backends: Sequence[str],
-    case: Case,
-    folder: Path,
-    budget: Budget,
-    progress: Progress,
-    copies: Mapping[str, Copy],
-) -> list[Row]:
-    """Check a case on every backend, several at once, and return rows without times."""
-
-    def find(backend: str) -> dict[str, Any]:
-        found = check_case(pool, backend, case, folder, budget.call_seconds)
-        if backend in copies:
-            found["owner"] = ""  # a copy is timed, like a backend of its own
-        return found
-
-    with pool.spread(), ThreadPoolExecutor(max_workers=host.cores()) as executor:
-        try:
-            waiting = {backend: executor.submit(find, backend) for backend in backends}
-            checks = {}
-            for backend, found in waiting.items():
-                progress.step(f"checking {backend} on {case.label}")
-                checks[backend] = found.result()
-        except BaseException:
-            pool.close()  # else the executor waits for the checks
-            raise
-    clear(folder)
-    return [
-        row
-        for backend, found in checks.items()
-        for row in rows_of(case, backend, pool.threads, found)
-    ]
 
 
 def _first_calls(

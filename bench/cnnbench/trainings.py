@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import tempfile
@@ -26,6 +25,7 @@ from cnnbench.results import TOO_SLOW, Row, Run, slug
 from cnnbench.trainees import Trainee, Trainees, seconds_per_step
 from cnnbench.workers.pool import (
     WorkerPool,
+    ask_several,
     baseline_for,
     cache_of,
     failing,
@@ -33,7 +33,7 @@ from cnnbench.workers.pool import (
     note_threading,
 )
 from cnnbench.workers.worker import Worker, WorkerError
-from cnnkernels import files, host
+from cnnkernels import files
 
 PROFILE_SECONDS = 0.3
 
@@ -252,17 +252,8 @@ def prepare(
 
 def _warm_up(pool: WorkerPool, backends: Sequence[str], options: dict[str, Any]) -> None:
     """Take a first step with each, which may compile; errors show later, when they train."""
-    with concurrent.futures.ThreadPoolExecutor(max_workers=host.cores()) as executor:
-        warm = [
-            executor.submit(pool.ask, name, "train", **options | {"most_steps": 1})
-            for name in backends
-            if name in pool.present
-        ]
-        try:
-            concurrent.futures.wait(warm)
-        except BaseException:
-            pool.close()  # else the executor waits until all have compiled
-            raise
+    able = [name for name in backends if name in pool.present]
+    ask_several(pool, able, "train", **options | {"most_steps": 1})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 
 from cnnbench import checking, results
 from cnnbench.cases import CaseSet
+from cnnbench.workers.pool import WorkerPool
 from cnnkernels.contract import directions
 from cnnkernels.descriptor import parse_case
 
@@ -136,3 +137,38 @@ def test_every_set_is_checked_and_a_case_without_a_name_is_called_by_its_descrip
     checking.check(run, sets, ["numpy"], [1], steps())
     assert [row.case for row in run.rows[::2]] == [str(POOL.problem), "tiny.pool"]
     assert {row.op for row in run.rows} == {"max_pool2d"}
+
+
+def test_an_error_in_one_of_several_checks_ends_all_of_them(steps, tmp_path):
+    class Failing(steps):
+        def step(self, text, count=1):
+            super().step(text, count)
+            if text.startswith("checking numpy"):
+                raise RuntimeError("no")
+
+    progress = Failing()
+    progress.begin(99)
+    with WorkerPool(["naive", "numpy"], 1) as pool:
+        checks = checking.check_at_once(pool, TINY.cases, pool.backends, tmp_path, progress, None)
+        with pytest.raises(RuntimeError, match="no"):
+            next(checks)
+    assert pool.present == []
+
+
+@pytest.mark.slow
+def test_several_checks_at_once_find_the_same_and_keep_spots_for_timed_calls(steps, tmp_path):
+    progress = steps()
+    progress.begin(2 * len(TINY.cases))
+    names = ["naive", "numpy"]
+    with WorkerPool(names, 1) as pool:
+        found = dict(
+            checking.check_at_once(
+                pool, TINY.cases, names, tmp_path, progress, None, timed_later=True
+            )
+        )
+    assert progress.done == progress.total
+    assert list(found) == list(TINY.cases)
+    for case, of_case in found.items():
+        assert {name: one["outcome"] for name, one in of_case.items()} == dict.fromkeys(names, "ok")
+        (kept,) = checking.folder_of(tmp_path, case).iterdir()
+        assert kept.name.startswith("spots-")

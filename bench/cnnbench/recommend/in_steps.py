@@ -6,20 +6,16 @@ not. So each backend trains the whole model in a process of its own, and the lay
 
 from __future__ import annotations
 
-import contextlib
 import math
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cnnbench import timing
 from cnnbench.budget import Budget, Progress
-from cnnbench.checking import check_case, clear, fills_folder, rows_of
+from cnnbench.checking import check_at_once, fills_folder, rows_of
 from cnnbench.judging.comparing import compare
 from cnnbench.judging.limits import judge
 from cnnbench.recommend import parts
@@ -28,11 +24,9 @@ from cnnbench.recommend.recommendation import AUTOCAST, CHANNELS_LAST, NATIVE, N
 from cnnbench.recommend.ways import AGAIN, Taker, Ways
 from cnnbench.results import Row, Run
 from cnnbench.timing import Contestant
-from cnnbench.workers.pool import WorkerPool, baseline_for, note, note_threading
+from cnnbench.workers.pool import WorkerPool, ask_several, baseline_for, note, note_threading
 from cnnbench.workers.worker import WorkerError
-from cnnkernels import host
 from cnnkernels.contract import FORWARD, Conv2D, Problem
-from cnnkernels.descriptor import Case
 from cnnkernels.plan import Choice, Plan
 
 TOO_SLOW_FOR_ANYTHING = 1000.0
@@ -203,7 +197,7 @@ class _Session:
         problems = [layer.problem for layer in self._network.layers]
         descriptors = [str(problem) for problem in problems]
         followed: dict[str, Plan | None] = {AUTOCAST: None, AGAIN: None}  # for whole steps, later
-        owned = _answers(pool, backends, "owners", descriptors=descriptors)
+        owned = ask_several(pool, backends, "owners", descriptors=descriptors)
         for backend, owners in owned.items():
             able = [p for p, owner in zip(problems, owners, strict=True) if owner is not None]
             plan = Plan({p: Choice(backend) for p in able}, NATIVE, ways.threads)
@@ -302,11 +296,11 @@ def _slow(
     products: the slowest backends would need minutes for it.
     """
     largest = max(network.layers, key=lambda layer: len(layer.names) * layer.problem.flops(FORWARD))
-    paces = _answers(pool, pool.present, "pace", pooling=not isinstance(largest.problem, Conv2D))
+    paces = ask_several(pool, pool.present, "pace", pooling=not isinstance(largest.problem, Conv2D))
     slow = _slower(paces, TOO_SLOW_FOR_ANYTHING if everything else TOO_SLOW_FOR_A_LAYER)
     if not everything:
         others = [name for name in pool.present if name not in slow]
-        of_layer = _answers(pool, others, "call_pace", descriptor=str(largest.problem))
+        of_layer = ask_several(pool, others, "call_pace", descriptor=str(largest.problem))
         slow |= _slower(of_layer, TOO_SLOW_FOR_A_STEP)
     return {name: factor for name, factor in slow.items() if name not in wanted}
 
@@ -315,21 +309,6 @@ def _slower(seconds: Mapping[str, float], limit: float) -> dict[str, float]:
     """Return the backends more than `limit` times slower than the fastest, with the factor."""
     fastest = min(seconds.values(), default=0.0)
     return {name: own / fastest for name, own in seconds.items() if own > limit * fastest}
-
-
-def _answers(
-    pool: WorkerPool, backends: Sequence[str], command: str, **given: Any
-) -> dict[str, Any]:
-    """Return the answers of the workers that can answer, asked several at once."""
-    answers: dict[str, Any] = {}
-
-    def ask(backend: str) -> None:
-        with contextlib.suppress(WorkerError):
-            answers[backend] = pool.ask(backend, command, **given)
-
-    with ThreadPoolExecutor(max_workers=host.cores()) as executor:
-        list(executor.map(ask, backends))
-    return {name: answers[name] for name in backends if name in answers}
 
 
 def _checked(
@@ -342,94 +321,15 @@ def _checked(
 ) -> list[Row]:
     """Check all layers, several at once, and return a row for each direction of a step."""
     cases = {layer.case: layer.directions for layer in network.layers}
-    numbers = {case: number for number, case in enumerate(cases)}
-    found: dict[tuple[Case, str], list[Row]] = {}
-    telling = threading.Lock()
-    turns = _Turns([(case, backend) for case in cases for backend in backends])
-
-    def check_some(folder: Path) -> None:
-        while (task := turns.take()) is not None:
-            case, backend = task
-            of_case = folder / str(numbers[case])
-            of_case.mkdir(exist_ok=True)
-            try:
-                with telling:
-                    progress.step(f"checking {backend} on {case.label}")
-                result = check_case(pool, backend, case, of_case, budget.call_seconds)
-                found[task] = rows_of(case, backend, threads, result)
-            finally:
-                if turns.end(task):
-                    clear(of_case)  # gigabytes, if all layers of a network were kept
-
-    executor = ThreadPoolExecutor(max_workers=host.cores())
     with fills_folder() as folder:
-        try:
-            for running in [executor.submit(check_some, folder) for _ in range(host.cores())]:
-                running.result()
-        except BaseException:
-            turns.stop()
-            pool.close()
-            raise
-        finally:
-            executor.shutdown()
-    return [
-        row
-        for case, directions in cases.items()
-        for backend in backends
-        for row in found[case, backend]
-        if row.direction in directions
-    ]
-
-
-class _Turns:
-    """Hands out checks to threads.
-
-    A backend's worker makes one check at a time. The first check of a case computes expected
-    results, which others of the case read: they wait for it.
-
-    Parameters
-    ----------
-    tasks : list of (Case, str)
-        The cases and backends to check.
-    """
-
-    def __init__(self, tasks: list[tuple[Case, str]]) -> None:
-        self._tasks = tasks
-        self._running: set[tuple[Case, str]] = set()
-        self._begun: set[Case] = set()
-        self._changed = threading.Condition()
-
-    def take(self) -> tuple[Case, str] | None:
-        """Return the first check that can begin, as soon as there is one; None after the last."""
-        with self._changed:
-            while self._tasks:
-                task = next(filter(self._can_begin, self._tasks), None)
-                if task is not None:
-                    self._tasks.remove(task)
-                    self._running.add(task)
-                    return task
-                self._changed.wait()
-            return None
-
-    def _can_begin(self, task: tuple[Case, str]) -> bool:
-        case, backend = task
-        if any(backend == other for _, other in self._running):
-            return False
-        return case in self._begun or all(case != other for other, _ in self._running)
-
-    def end(self, task: tuple[Case, str]) -> bool:
-        """Note that a check has ended; return whether it was the last of its case."""
-        with self._changed:
-            self._running.remove(task)
-            self._begun.add(task[0])
-            self._changed.notify_all()
-            return all(case != task[0] for case, _ in (*self._running, *self._tasks))
-
-    def stop(self) -> None:
-        """Hand out no further checks."""
-        with self._changed:
-            self._tasks.clear()
-            self._changed.notify_all()
+        checks = check_at_once(pool, cases, backends, folder, progress, budget.call_seconds)
+        return [
+            row
+            for case, found in checks
+            for backend in backends
+            for row in rows_of(case, backend, threads, found[backend])
+            if row.direction in cases[case]
+        ]
 
 
 def _way(backend: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,29 @@ class WorkerPool:
         except WorkerError as error:
             self.absent[backend] = (error.outcome, str(error))
             self._workers.pop(backend, None)
+
+
+def ask_several(
+    pool: WorkerPool, backends: Iterable[str], command: str, **arguments: Any
+) -> dict[str, Any]:
+    """Return the answers of the workers that can answer, asked several at once.
+
+    An interrupt closes the pool: else it would have to wait for them.
+    """
+
+    def ask(backend: str) -> Any:
+        return pool.ask(backend, command, **arguments)
+
+    answers = {}
+    with ThreadPoolExecutor(max_workers=host.cores()) as executor:
+        try:
+            for backend, answer in {name: executor.submit(ask, name) for name in backends}.items():
+                with contextlib.suppress(WorkerError):
+                    answers[backend] = answer.result()
+        except BaseException:
+            pool.close()
+            raise
+    return answers
 
 
 def cache_of(backend: str, caches: Path | None) -> dict[str, str]:

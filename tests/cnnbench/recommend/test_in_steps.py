@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cnnbench import checking
 from cnnbench.budget import Budget
 from cnnbench.recommend import in_steps, parts
 from cnnbench.recommend.recommendation import AUTOCAST, CHANNELS_LAST
@@ -231,7 +232,7 @@ def test_every_layer_is_checked_once_by_each_backend(timed):
 
 def test_expected_results_are_computed_once_and_not_kept(timed, monkeypatch):
     cleared = []
-    monkeypatch.setattr(in_steps, "clear", cleared.append)
+    monkeypatch.setattr(checking, "clear", cleared.append)
     timed()
     for descriptor in (timed.conv, timed.max_pool):
         assert [new for d, new in timed.pool.filled if d == descriptor] == [True, False, False]
@@ -242,7 +243,7 @@ def test_expected_results_are_computed_once_and_not_kept(timed, monkeypatch):
 
 def test_checks_run_at_once_but_the_first_of_a_case_alone(network):
     one, two = (layer.case for layer in network.layers)
-    turns = in_steps._Turns([(one, "a"), (one, "b"), (two, "a"), (two, "b")])
+    turns = checking._Turns([(one, "a"), (one, "b"), (two, "a"), (two, "b")])
     assert turns.take() == (one, "a")
     assert turns.take() == (two, "b")
     assert not turns.end((two, "b"))
@@ -253,7 +254,7 @@ def test_checks_run_at_once_but_the_first_of_a_case_alone(network):
 
 def test_a_thread_waits_until_a_check_can_begin(network):
     case = network.layers[0].case
-    turns = in_steps._Turns([(case, "a"), (case, "b")])
+    turns = checking._Turns([(case, "a"), (case, "b")])
     first = turns.take()
     got = []
     waiting = threading.Thread(target=lambda: got.append(turns.take()))
