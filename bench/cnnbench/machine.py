@@ -24,11 +24,6 @@ _LIBRARIES = (
     "array-api-compat",
 )
 
-PROCESSES = Path("/proc")
-
-_TICKS = 100
-"""A second's ticks in /proc/stat, on all common systems."""
-
 _LONGEST = 100
 """The most letters of a processor's name in a folder name; some names are very long."""
 
@@ -95,36 +90,6 @@ def load_average() -> list[float] | None:
     with contextlib.suppress(OSError, AttributeError):
         return [round(value, 2) for value in os.getloadavg()]
     return None
-
-
-def cpu_seconds() -> dict[str, float] | None:
-    """Return seconds since a fixed time: elapsed on all cores, used by anyone, stolen, and our own.
-
-    "Stolen" is what other virtual machines have had of this one's cores. Our own are those of this
-    process and of the children that have ended. None where the system does not tell.
-    """
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = (PROCESSES / "stat").read_text(encoding="ascii").splitlines()[0].split()[1:]
-        user, nice, system, idle, waiting, irq, soft, stolen = map(int, fields[:8])
-        own = os.times()
-        used = user + nice + system + irq + soft
-        return {
-            "elapsed": (used + idle + waiting + stolen) / _TICKS,
-            "used": used / _TICKS,
-            "stolen": stolen / _TICKS,
-            "own": sum(own[:4]),
-        }
-    return None
-
-
-def taken_by_others(
-    before: dict[str, float] | None, after: dict[str, float] | None
-) -> float | None:
-    """Return the fraction of this machine's time that other programs took, or virtual machines."""
-    if before is None or after is None or after["elapsed"] <= before["elapsed"]:
-        return None
-    spent = {name: after[name] - before[name] for name in after}
-    return max(0.0, spent["used"] - spent["own"] + spent["stolen"]) / spent["elapsed"]
 
 
 def environment(command: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ def info(json_file: Json = None) -> None:
 
     It measures the machine's ceilings: FMA peak and memory bandwidth.
     """
-    from cnnbench import machine
+    from cnnbench import cpu_time
     from cnnbench.judging import limits
     from cnnbench.report import numbers, tables
     from cnnbench.words import counted
@@ -23,7 +23,7 @@ def info(json_file: Json = None) -> None:
     run = new_run()
     keep(run, "info", "", json_file, False, None, own=False)
     about = run.environment
-    counts, before = list(dict.fromkeys((1, host.cores()))), machine.cpu_seconds()
+    counts, before = list(dict.fromkeys((1, host.cores()))), cpu_time.seconds()
     with progress_bar() as progress:
         progress.begin(len(counts) + 1)
         ceilings = {}
@@ -61,6 +61,6 @@ def info(json_file: Json = None) -> None:
     )
     run.environment["ceilings"] = {str(count): found for count, found in ceilings.items()}
     run.environment["backends"] = [list(line) for line in backends]
-    run.environment["taken_by_others"] = machine.taken_by_others(before, machine.cpu_seconds())
+    run.environment["taken_by_others"] = cpu_time.taken_by_others(before, cpu_time.seconds())
     show_busy(console, run)
     run.write(finished=True)

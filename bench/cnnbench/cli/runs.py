@@ -60,13 +60,13 @@ def recording(run: Run) -> Iterator[None]:
     """Write all measured rows when the block ends, even by an error or an interrupt."""
     import datetime
 
-    from cnnbench import machine
+    from cnnbench import cpu_time, machine
     from cnnbench.words import counted
 
-    before = machine.cpu_seconds()
+    before = cpu_time.seconds()
 
     def finished() -> None:
-        run.environment["taken_by_others"] = machine.taken_by_others(before, machine.cpu_seconds())
+        run.environment["taken_by_others"] = cpu_time.taken_by_others(before, cpu_time.seconds())
         now = datetime.datetime.now(datetime.UTC)
         run.environment["finished"] = now.isoformat(timespec="seconds")
         run.environment["load_after"] = machine.load_average()

@@ -7,8 +7,8 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+from cnnbench import cpu_time
 from cnnkernels.conformance import ChangingCall
 
 WARM_SECONDS = 0.05
@@ -87,23 +87,16 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._canary, self._start = _canary(), time.perf_counter()
-        self._waited, self._stolen = _seconds_waited(), _seconds_stolen()
+        self._waited, self._stolen = cpu_time.seconds_waited(), _seconds_stolen()
         return self
 
     def __exit__(self, *_: object) -> None:
-        lost = _seconds_waited() - self._waited
+        lost = cpu_time.seconds_waited() - self._waited
         stolen = _seconds_stolen() - self._stolen
-        if stolen >= 2 * _TICK:  # a single tick may have begun long before
+        if stolen >= 2 * cpu_time.TICK:  # a single tick may have begun long before
             lost += stolen
         self.lost = lost / (time.perf_counter() - self._start)
         self.canary = max(self._canary, _canary())
-
-
-SYSTEM = Path("/proc")
-"""Where Linux tells of processes."""
-
-_TICK = 0.01
-"""Seconds of a tick in /proc/stat, on all common systems."""
 
 
 def _canary() -> float:
@@ -117,21 +110,9 @@ def _canary() -> float:
     return min(taken)
 
 
-def _seconds_waited() -> float:
-    """Return the seconds for which this thread has waited for a core."""
-    try:
-        return int((SYSTEM / "thread-self/schedstat").read_text().split()[1]) * 1e-9
-    except (OSError, IndexError):
-        return 0.0
-
-
 def _seconds_stolen() -> float:
     """Return the seconds that other virtual machines have had of this one's cores."""
-    try:
-        with open(SYSTEM / "stat", encoding="ascii") as file:
-            return int(file.readline().split()[8]) * _TICK
-    except (OSError, IndexError):
-        return 0.0
+    return (cpu_time.seconds() or {}).get("stolen", 0.0)
 
 
 @contextlib.contextmanager

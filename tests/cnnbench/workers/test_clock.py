@@ -1,6 +1,7 @@
 """Clocks inside a worker, and what notices other programs."""
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,9 +25,10 @@ def test_a_slowed_function_takes_longer_by_the_fraction_and_gives_the_same():
      ((0.0, 0.1), (3.0, 3.4), 0.5)],
 )  # fmt: skip
 def test_a_watch_adds_up_what_others_took_but_for_a_single_tick(monkeypatch, waited, stolen, lost):
-    for name, values in (("_seconds_waited", waited), ("_seconds_stolen", stolen)):
+    places = ((clock.cpu_time, "seconds_waited", waited), (clock, "_seconds_stolen", stolen))
+    for module, name, values in places:
         left = iter(values)
-        monkeypatch.setattr(clock, name, lambda left=left: next(left))
+        monkeypatch.setattr(module, name, lambda left=left: next(left))
     times = iter([10.0, 11.0])
     monkeypatch.setattr(clock, "_canary", lambda: 1e-4)
     monkeypatch.setattr(clock.time, "perf_counter", lambda: next(times))
@@ -45,6 +47,6 @@ def test_a_watch_has_the_slower_canary(monkeypatch):
 
 
 def test_a_system_that_tells_nothing_takes_nothing(monkeypatch):
-    monkeypatch.setattr(clock, "SYSTEM", clock.Path("/nowhere"))
-    assert clock._seconds_waited() == clock._seconds_stolen() == 0.0
+    monkeypatch.setattr(clock.cpu_time, "PROCESSES", Path("/nowhere"))
+    assert clock.cpu_time.seconds_waited() == clock._seconds_stolen() == 0.0
     assert clock._canary() > 0
