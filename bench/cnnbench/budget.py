@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Protocol
 
 from cnnbench import timing
@@ -41,7 +42,9 @@ class Budget:
         For all trainings of one backend. A single training that takes longer than half of it, once
         compiled, is stopped, unless it is run in full.
     call_seconds : float or None
-        Slower calls are skipped; None runs everything.
+        Calls estimated to be slower are skipped, checks included; None checks everything.
+    slowest : float
+        Calls that take longer than this, in seconds, are checked but not timed.
     cold : bool
         Whether to time calls with cold caches as well, in one process.
     first_steps : bool
@@ -53,6 +56,7 @@ class Budget:
     seconds: float = 6.0
     training_seconds: float = 20.0
     call_seconds: float | None = CALL_SECONDS
+    slowest: float = math.inf
     cold: bool = False
     first_steps: bool = True
 
@@ -64,7 +68,7 @@ class Budget:
 FULL = Budget(rounds=4, processes=10, seconds=3.3)
 """For verdicts on single cases."""
 
-SHORT = Budget(rounds=4, seconds=0.25, training_seconds=6.0, call_seconds=0.5, first_steps=False)
+SHORT = Budget(rounds=4, seconds=0.25, training_seconds=6.0, first_steps=False)
 """For comparing everything in two minutes: a look at the layers, and verdicts on trainings."""
 
 QUICK = Budget(rounds=3, seconds=1.0, training_seconds=8.0, call_seconds=2.0)

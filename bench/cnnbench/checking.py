@@ -17,7 +17,6 @@ from cnnbench.results import Row, Run
 from cnnbench.words import counted
 from cnnbench.workers.pool import WorkerPool, note_threading
 from cnnbench.workers.worker import WorkerError
-from cnnkernels import host
 from cnnkernels.conformance.fills import STORED
 from cnnkernels.contract import Conv2D, Direction, Problem, directions
 from cnnkernels.descriptor import Case
@@ -65,6 +64,7 @@ def check_at_once(
     progress: Progress,
     call_seconds: float | None,
     *,
+    at_once: int,
     timed_later: bool = False,
 ) -> Iterator[tuple[Case, dict[str, dict[str, Any]]]]:
     """Check every case on every backend, several at once, and yield the findings of each case.
@@ -82,6 +82,9 @@ def check_at_once(
         deleted after its last check.
     progress, call_seconds
         As for `check`.
+    at_once : int
+        The most checks at once. Beside others, a worker with several threads can't estimate how
+        long a call takes, unless its threads yield.
     timed_later : bool
         Whether to keep spots of the expected results, for checks of timed calls.
 
@@ -120,9 +123,9 @@ def check_at_once(
                 with contextlib.suppress(InvalidStateError):
                     ended[task[0]].set_result(None)
 
-    executor = ThreadPoolExecutor(max_workers=host.cores())
+    executor = ThreadPoolExecutor(max_workers=at_once)
     try:
-        for _ in range(host.cores()):
+        for _ in range(at_once):
             executor.submit(check_some)
         for case, end in ended.items():
             if backends:

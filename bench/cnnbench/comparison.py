@@ -110,7 +110,7 @@ class Comparison:
                 racing = [e for e in taking_part[id(race)] if not e.lost]
                 race.run(pool, racing, self._random)
                 for entrant in racing:
-                    if entrant.lost:
+                    if entrant.row.outcome in ("wrong", "failed"):
                         _lose(entrant.row, races)
             for name in names:
                 with contextlib.suppress(WorkerError):

@@ -16,7 +16,7 @@ import numpy as np
 
 from cnnbench import timing
 from cnnbench.budget import Budget
-from cnnbench.results import Row
+from cnnbench.results import Row, too_slow
 from cnnbench.sides import Side, side_of
 from cnnbench.timing import Samples
 from cnnbench.workers.pool import WorkerPool, failing
@@ -223,6 +223,9 @@ class Race:
             return True
         with failing([entrant.row]):
             probed = pool.ask(entrant.name, "probe", direction=self.direction, nchw=entrant.nchw)
+            if probed["seconds"] > self._budget.slowest:
+                entrant.row.withdraw("unsupported", too_slow(probed["seconds"]))
+                return False
             entrant.side = side_of(self.direction, probed["seconds"], entrant.nchw, entrant.cold)
             two = 2 * entrant.side.seconds
             each = self._budget.seconds / self._budget.processes

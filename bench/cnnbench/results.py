@@ -238,6 +238,15 @@ def algorithms(rows: Iterable[Row]) -> list[str]:
     return notes
 
 
+def too_slow(seconds: float) -> str:
+    """Return the reason to skip a call of this length: 'too slow (about 13 min)'."""
+    if seconds < 120:
+        words = f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    else:
+        words = f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"{TOO_SLOW} (about {words})"
+
+
 def longest(slow: Iterable[str]) -> str:
     """Return one reason for several calls that were too slow: 'too slow (up to about 13 min)'."""
     different = list(dict.fromkeys(slow))

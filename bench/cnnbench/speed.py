@@ -19,6 +19,7 @@ from cnnbench.results import Run
 from cnnbench.words import counted
 from cnnbench.workers.pool import Copy, WorkerPool, baseline_for, cache_of, note, note_threading
 from cnnbench.workers.worker import Worker, WorkerError
+from cnnkernels import host
 from cnnkernels.contract import FORWARD, Direction, Problem, directions
 from cnnkernels.descriptor import Case
 
@@ -99,9 +100,17 @@ def check(
     base = baseline_for(pool, backends, baseline)
     note(run, "baseline", pool.threads, base)
     comparison = Comparison(run, sets, pool.threads, base, budget, folder)
+    room = host.cores() if budget.call_seconds is None else host.cores() // pool.threads
     with pool.spread():
         checks = check_at_once(
-            pool, _cases(sets), backends, folder, progress, budget.call_seconds, timed_later=True
+            pool,
+            _cases(sets),
+            backends,
+            folder,
+            progress,
+            budget.call_seconds,
+            at_once=max(1, room),
+            timed_later=True,
         )
         for case, found in checks:
             for name in copies or ():

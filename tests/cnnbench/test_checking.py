@@ -149,7 +149,9 @@ def test_an_error_in_one_of_several_checks_ends_all_of_them(steps, tmp_path):
     progress = Failing()
     progress.begin(99)
     with WorkerPool(["naive", "numpy"], 1) as pool:
-        checks = checking.check_at_once(pool, TINY.cases, pool.backends, tmp_path, progress, None)
+        checks = checking.check_at_once(
+            pool, TINY.cases, pool.backends, tmp_path, progress, None, at_once=2
+        )
         with pytest.raises(RuntimeError, match="no"):
             next(checks)
     assert pool.present == []
@@ -163,7 +165,7 @@ def test_several_checks_at_once_find_the_same_and_keep_spots_for_timed_calls(ste
     with WorkerPool(names, 1) as pool:
         found = dict(
             checking.check_at_once(
-                pool, TINY.cases, names, tmp_path, progress, None, timed_later=True
+                pool, TINY.cases, names, tmp_path, progress, None, at_once=2, timed_later=True
             )
         )
     assert progress.done == progress.total

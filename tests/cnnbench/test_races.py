@@ -170,6 +170,22 @@ def test_a_side_that_stays_disturbed_is_kept_and_counted():
     assert (mine.details["repeated_sides"], mine.details["disturbed_sides"]) == (1, 1)
 
 
+def test_calls_beyond_the_slowest_are_not_timed():
+    race = race_of(("base", "a", "b"), budget=dataclasses.replace(FULL, slowest=0.1))
+    pool = Pool({"base": 1e-3, "a": 0.2, "b": 0.05})
+    run(race, pool)
+    base, slow, other = race.rows
+    assert (slow.outcome, slow.reason, slow.seconds) == (
+        "unsupported",
+        "too slow (about 0.2 s)",
+        None,
+    )
+    assert slow.why == "skipped: too slow (about 0.2 s)"
+    assert base.seconds == pytest.approx(1e-3)
+    assert other.seconds == pytest.approx(0.05)
+    assert pool.sides("a") == 0
+
+
 def test_long_sides_are_not_repeated():
     race, pool = race_of(), Pool({"base": 0.4, "a": 0.4})
     pool.lost["a"] = dict.fromkeys(range(9), 0.5)

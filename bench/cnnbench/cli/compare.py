@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,9 @@ from cnnbench.cli.tables import (
     show_busy,
     show_trainings,
 )
+
+SLOWEST_SECONDS = 0.5
+"""Calls that take longer are not timed, and their backends don't train."""
 
 
 def compare(
@@ -70,7 +74,10 @@ def compare(
     console = console_of_text()
     run = new_run()
     keep(run, "compare", "digits", json_file, save, machine)
-    budget = QUICK if quick else SHORT
+    # An estimate made beside other work may be far too long, so none decides.
+    budget = dataclasses.replace(
+        QUICK if quick else SHORT, call_seconds=None, slowest=SLOWEST_SECONDS
+    )
     digits, recipe = case_sets("digits", None, None), RECIPES["digits"]
     only = {case.problem: (FORWARD, BACKWARD) for group in digits for case in group.cases}
     seconds = estimate.of_comparison(digits, len(kernels), len(names), budget)

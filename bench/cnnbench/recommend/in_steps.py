@@ -26,6 +26,7 @@ from cnnbench.results import Row, Run
 from cnnbench.timing import Contestant
 from cnnbench.workers.pool import WorkerPool, ask_several, baseline_for, note, note_threading
 from cnnbench.workers.worker import WorkerError
+from cnnkernels import host
 from cnnkernels.contract import FORWARD, Conv2D, Problem
 from cnnkernels.plan import Choice, Plan
 
@@ -322,7 +323,8 @@ def _checked(
     """Check all layers, several at once, and return a row for each direction of a step."""
     cases = {layer.case: layer.directions for layer in network.layers}
     with fills_folder() as folder:
-        checks = check_at_once(pool, cases, backends, folder, progress, budget.call_seconds)
+        seconds, at_once = budget.call_seconds, host.cores()  # as the pool's workers yield
+        checks = check_at_once(pool, cases, backends, folder, progress, seconds, at_once=at_once)
         return [
             row
             for case, found in checks

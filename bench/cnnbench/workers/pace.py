@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cnnbench.results import TOO_SLOW
+from cnnbench.results import too_slow
 from cnnbench.workers.clock import seconds_of
 from cnnkernels.conformance import Call, real_inputs
 from cnnkernels.contract import Backend, Conv2D, MaxPool2D, Problem
@@ -26,7 +26,7 @@ class Pace:
     def too_slow(self, problem: Problem, budget: float) -> str | None:
         """Return the reason to skip a call that exceeds the budget in seconds; None if it fits."""
         seconds = _work(problem) * self.seconds_a_tap(type(problem))
-        return None if seconds <= budget else f"{TOO_SLOW} (about {_words(seconds)})"
+        return None if seconds <= budget else too_slow(seconds)
 
     def seconds_a_tap(self, kind: type[Problem]) -> float:
         """Return the seconds of one multiply-add or comparison, measured on growing problems."""
@@ -56,9 +56,3 @@ class Pace:
 
 def _work(problem: Problem) -> int:
     return problem.multiply_adds if isinstance(problem, Conv2D) else problem.comparisons
-
-
-def _words(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
