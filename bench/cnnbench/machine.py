@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import os
 import platform
 import subprocess
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,6 @@ _LONGEST = 100
 """The most letters of a processor's name in a folder name; some names are very long."""
 
 
-def memory_bytes() -> int | None:
-    """Return the installed memory, None where unknown."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
-
-
 def name() -> str:
     """Return a name for the results folder, from processor and cores, never the host name.
 
@@ -43,6 +38,18 @@ def name() -> str:
     processor = slug(host.cpu_model())[:_LONGEST].rstrip("-")
     kind = host.microarchitecture()
     return "-".join([processor, *([slug(kind)] if kind else []), f"{host.cores()}-cores"])
+
+
+def identity() -> str:
+    """Return an opaque text that all processes of one running system share, and no other does.
+
+    Containers of one host share it, too: they share the processor. It says nothing of the host
+    name, and on Linux it changes with each start of the system.
+    """
+    with contextlib.suppress(OSError):
+        started = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+        return hashlib.sha256(started).hexdigest()[:16]
+    return hashlib.sha256(str(uuid.getnode()).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
@@ -107,7 +114,7 @@ def environment(command: list[str]) -> dict[str, Any]:
         "cores": host.cores(),
         "visible_cores": host.visible_cores(),
         "cpu_quota": host.quota(),
-        "memory_bytes": memory_bytes(),
+        "memory_bytes": host.memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions(),
         "numba_settings": numba_settings(),

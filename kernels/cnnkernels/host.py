@@ -20,6 +20,11 @@ ROOT = Path("/")
 _NAMES = ("model name", "Processor", "cpu model", "cpu", "uarch", "isa")
 """Keys of the processor's name in /proc/cpuinfo: x86, ARM, MIPS, POWER, and two of RISC-V."""
 
+_MOST_CACHES = 8
+"""More than a core has."""
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
 _MEMBERSHIP = re.compile(r"\d+:(?P<controllers>[^:]*):(?P<group>.*)")
 """A line of /proc/self/cgroup; version 2 has no controllers."""
 
@@ -165,15 +170,52 @@ def _lines(path: str) -> list[str]:
     return []
 
 
+def caches() -> dict[str, int]:
+    """Return the bytes of the first core's data caches by name, such as 'L1d' and 'L2'.
+
+    Empty where the system does not tell. A machine's kernels may divide a shared cache.
+    """
+    found = {}
+    for number in range(_MOST_CACHES):
+        folder = f"sys/devices/system/cpu/cpu0/cache/index{number}"
+        level, kind, size = (
+            (_lines(f"{folder}/{name}") or [""])[0] for name in ("level", "type", "size")
+        )
+        matched = re.fullmatch(r"(\d+)([KMG]?)", size)
+        if level and kind != "Instruction" and matched:
+            bytes_ = int(matched[1]) * _UNITS[matched[2]]
+            found[f"L{level}{'d' if kind == 'Data' else ''}"] = bytes_
+    return found
+
+
+def memory_bytes() -> int | None:
+    """Return the installed memory, None where unknown."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
 def fingerprint() -> dict[str, str]:
-    """Return the properties that decide which kernel is fastest on a machine."""
+    """Return the properties that make two machines alike; nearly all decide kernels' speeds.
+
+    Caches and memory are left out where the system does not tell. Memory is in whole GiB, as
+    systems keep some of it for themselves.
+    """
+    memory = memory_bytes()
     return {
         "processor": cpu_model(),
         "microarchitecture": microarchitecture(),
         "vectors": features(),
         "cores": str(cores()),
         "system": f"{platform.system()} {platform.machine()}",
+        **({"caches": ", ".join(map(_cache_in_words, caches().items()))} if caches() else {}),
+        **({} if memory is None else {"memory": f"{round(memory / 2**30)} GiB"}),
     }
+
+
+def _cache_in_words(cache: tuple[str, int]) -> str:
+    name, size = cache
+    return f"{name} {size // 2**10} KiB"
 
 
 def versions(*libraries: str) -> dict[str, str]:

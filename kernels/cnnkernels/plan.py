@@ -214,8 +214,10 @@ class Plan:
     def _elsewhere(self) -> str:
         """Return how the plan's machine differs from this one; empty if it doesn't."""
         here = host.fingerprint()
-        if "microarchitecture" not in self.machine:  # an older plan, which lacks it
-            del here["microarchitecture"]
+        here.pop("memory", None)  # decides no kernel's speed
+        for newer in ("microarchitecture", "caches"):
+            if newer not in self.machine:  # an older plan, which lacks it
+                here.pop(newer, None)
         return "; ".join(
             f"{key} {self.machine.get(key, 'unknown')!r}, here {value!r}"
             for key, value in here.items()

@@ -6,6 +6,7 @@ import platform
 import re
 import socket
 import subprocess
+import sys
 
 import numpy
 import pytest
@@ -112,3 +113,18 @@ def test_the_commit_is_that_of_the_checkout_or_none(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", absent)
     assert machine.commit() is None
+
+
+def test_all_processes_of_a_system_share_its_identity():
+    told = subprocess.run(
+        [sys.executable, "-c", "from cnnbench import machine; print(machine.identity())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    assert told == machine.identity()
+    assert re.fullmatch("[0-9a-f]{16}", told)
+
+
+def test_an_identity_says_nothing_of_the_host():
+    assert platform.node() not in machine.identity()

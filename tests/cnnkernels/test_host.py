@@ -241,3 +241,29 @@ def test_a_process_on_one_core_has_one(python):
         "from cnnkernels import host; print(host.visible_cores(), host.cores())"
     )
     assert python(code) == "1 1\n"
+
+
+def cache(root, index, level, kind, size):
+    folder = root / f"sys/devices/system/cpu/cpu0/cache/index{index}"
+    folder.mkdir(parents=True)
+    for name, text in (("level", level), ("type", kind), ("size", size)):
+        (folder / name).write_text(f"{text}\n")
+
+
+def test_data_caches_are_part_of_the_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "ROOT", tmp_path)
+    assert host.caches() == {}
+    assert "caches" not in host.fingerprint()
+    cache(tmp_path, 0, 1, "Data", "32K")
+    cache(tmp_path, 1, 1, "Instruction", "64K")
+    cache(tmp_path, 2, 2, "Unified", "1024K")
+    cache(tmp_path, 3, 3, "Unified", "32M")
+    assert host.caches() == {"L1d": 2**15, "L2": 2**20, "L3": 2**25}
+    assert host.fingerprint()["caches"] == "L1d 32 KiB, L2 1024 KiB, L3 32768 KiB"
+
+
+def test_memory_is_in_whole_gib_and_left_out_where_unknown(monkeypatch):
+    monkeypatch.setattr(host, "memory_bytes", lambda: 25276510208)
+    assert host.fingerprint()["memory"] == "24 GiB"
+    monkeypatch.setattr(host, "memory_bytes", lambda: None)
+    assert "memory" not in host.fingerprint()

@@ -149,9 +149,7 @@ def test_a_file_keeps_everything(made, tmp_path):
     assert plan.load(tmp_path / "plan.json") == made
     plain = json.loads((tmp_path / "plan.json").read_text())
     assert plain["schema"] == plan.SCHEMA
-    assert set(plain["machine"]) == {
-        "processor", "microarchitecture", "vectors", "cores", "system",
-    }  # fmt: skip
+    assert plain["machine"] == host.fingerprint()
 
 
 def test_another_machines_plan_is_refused(made, tmp_path):
@@ -162,6 +160,17 @@ def test_another_machines_plan_is_refused(made, tmp_path):
     assert plan.load(tmp_path / "plan.json", force=True).choices == made.choices
 
 
+def test_other_caches_are_another_machine_and_other_memory_is_not(made, tmp_path):
+    made.machine = {**made.machine, "memory": "1 GiB"}
+    made.save(tmp_path / "plan.json")
+    assert plan.load(tmp_path / "plan.json") == made
+    made.machine = {**made.machine, "caches": "L1d 1 KiB"}
+    made.save(tmp_path / "plan.json")
+    if host.caches():
+        with pytest.raises(PlanError, match=r"another machine \(caches 'L1d 1 KiB', here"):
+            plan.load(tmp_path / "plan.json")
+
+
 def test_a_plan_of_another_microarchitecture_is_refused(made, tmp_path):
     made.machine = {**made.machine, "microarchitecture": "znver0"}
     made.save(tmp_path / "plan.json")
@@ -169,8 +178,10 @@ def test_a_plan_of_another_microarchitecture_is_refused(made, tmp_path):
         plan.load(tmp_path / "plan.json")
 
 
-def test_a_plan_of_before_microarchitectures_were_recorded_is_read(made, tmp_path):
-    del made.machine["microarchitecture"]
+@pytest.mark.parametrize("key", ["microarchitecture", "caches", "memory"])
+def test_a_plan_of_before_a_property_was_recorded_is_read(made, tmp_path, key):
+    made.machine = {**made.machine, key: "any"}
+    del made.machine[key]
     made.save(tmp_path / "plan.json")
     assert plan.load(tmp_path / "plan.json").choices == made.choices
 

@@ -118,7 +118,7 @@ def write_machine(name: str | None = None) -> str:
     from asv.machine import MachineCollection
 
     name = name or machine.name()
-    memory = machine.memory_bytes() or 0
+    memory = host.memory_bytes() or 0
     known = {
         "machine": name,
         "os": sys.platform,

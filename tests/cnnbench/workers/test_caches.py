@@ -3,6 +3,7 @@
 import pytest
 
 from cnnbench.workers import caches
+from cnnkernels import host
 
 
 @pytest.fixture
@@ -11,10 +12,12 @@ def sizes(monkeypatch, tmp_path):
 
     def sizes(*words):
         for number, word in enumerate(words):
-            folder = tmp_path / f"index{number}"
-            folder.mkdir()
+            folder = tmp_path / f"sys/devices/system/cpu/cpu0/cache/index{number}"
+            folder.mkdir(parents=True)
+            (folder / "level").write_text(f"{number + 1}\n")
+            (folder / "type").write_text("Unified\n")
             (folder / "size").write_text(f"{word}\n")
-        monkeypatch.setattr(caches, "SYSTEM", tmp_path)
+        monkeypatch.setattr(host, "ROOT", tmp_path)
 
     return sizes
 
