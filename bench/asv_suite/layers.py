@@ -148,6 +148,7 @@ class Memory(_Tracked):
     """Peak memory of a forward and a backward beyond their arguments and results."""
 
     unit = "bytes"
+    version = "2"
 
     def track_extra(self, figures: Figures, case: str, backend: str) -> float:
         """Return the growth of resident memory."""

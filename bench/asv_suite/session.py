@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ SLOW_SECONDS = 0.1
 """Longer calls are timed in one round only."""
 
 _SEED = 20
+
+_MMAP_THRESHOLD, _MMAP_MAX = -3, -4
+"""glibc's numbers: from which size, and how often, memory is taken from the system itself."""
 
 
 def inputs(case: str) -> Arrays:
@@ -124,15 +129,30 @@ class Prepared:
             On systems without Linux's /proc.
         """
         try:
-            ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
+            with _fresh_memory():
+                self.forward(), self.backward()  # what a kernel keeps is there before
+                gc.collect()
+                ctypes.CDLL(None).malloc_trim(0)
+                Path("/proc/self/clear_refs").write_text("5")
+                before = _resident("VmRSS")
+                y, _ = self.forward()
+                results = (y, *_gradients(self.backward()))
+                grown = _resident("VmHWM") - before
         except (OSError, AttributeError) as error:
             raise NotImplementedError(f"peak memory is unknown on this system ({error})") from None
-        before = _resident("VmRSS")
-        y, _ = self.forward()
-        results = (y, *_gradients(self.backward()))
-        grown = _resident("VmHWM") - before
         return max(0, grown - sum(int(array.nbytes) for array in results))
+
+
+@contextlib.contextmanager
+def _fresh_memory() -> Iterator[None]:
+    """Take arrays from the system and give them back at once, so that none reuses another's."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_THRESHOLD, 2**16)
+    libc.mallopt(_MMAP_MAX, 2**16)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_MAX, 0)  # as while times are measured: freed memory is kept
 
 
 def _gradients(result: Any) -> tuple[Any, ...]:

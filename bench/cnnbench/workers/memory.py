@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+_MMAP_THRESHOLD, _MMAP_MAX = -3, -4
+"""glibc's numbers: from which size, and how often, memory is taken from the system itself."""
 
 
 def bytes_of(result: Any) -> int:
@@ -19,18 +23,31 @@ def bytes_of(result: Any) -> int:
 def growth(function: Callable[[], object]) -> int | None:
     """Return the peak growth of resident memory during a call, without its result.
 
-    It works on Linux only, else it returns None. Freed memory first goes back to the system, so
-    that reuse is counted; allocations of a few pages may still be missed.
+    It works on Linux only, else it returns None. Freed memory goes back to the system first, and
+    arrays come from there, so that reuse is counted; allocations of a few pages may be missed.
     """
     try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _resident("VmRSS")
-        result = function()
-        after = _resident("VmHWM")
+        with _fresh_memory():
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+            before = _resident("VmRSS")
+            result = function()
+            after = _resident("VmHWM")
     except (OSError, AttributeError, ValueError):
         return None
     return max(0, after - before - bytes_of(_outputs(result)))
+
+
+@contextlib.contextmanager
+def _fresh_memory() -> Iterator[None]:
+    """Take arrays from the system and give them back at once, so that none reuses another's."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_THRESHOLD, 2**16)
+    libc.mallopt(_MMAP_MAX, 2**16)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_MAX, 0)  # as while times are measured: freed memory is kept
 
 
 def growth_on_cuda(function: Callable[[], object]) -> int | None:
