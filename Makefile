@@ -22,8 +22,8 @@ help:
 	@echo "make readme     regenerate figures and tables in the documents from results/"
 	@echo "make picture    take the README's picture of a page anew, with Chromium"
 	@echo "make tutorial   make the notebook docs/tutorial/tutorial.ipynb from its script"
-	@echo "make history    measure the kernels at old commits by asv (RANGE=a..b, QUICK=1)"
-	@echo "make regress    tell whether HEAD is slower than BASE=main~1, by asv"
+	@echo "make history    measure the kernels at old commits by asv (RANGE=a..b, STEPS=n, QUICK=1)"
+	@echo "make regress    tell whether HEAD is slower than BASE=main~1, by asv (MARKDOWN=file)"
 	@echo "make regress-selftest  check that make regress flags a slow commit, not a neutral one"
 	@echo "make speed      time every layer by pytest-benchmark, compare with the last run here"
 	@echo "make .venv      only install, with all extras (TORCH=no: without PyTorch)"
@@ -76,10 +76,10 @@ tutorial: $(STAMP)
 	@echo "            $(BIN)/jupyter lab docs/tutorial/tutorial.ipynb"
 
 history: $(STAMP)
-	$(BIN)/python -m cnnbench.history.measure $(if $(RANGE),--range $(RANGE)) $(if $(QUICK),--quick) $(ARGS)
+	$(BIN)/python -m cnnbench.history.measure $(if $(RANGE),--range $(RANGE)) $(if $(QUICK),--quick) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 regress: $(STAMP)
-	$(BIN)/python -m cnnbench.history.regress $(if $(BASE),--base $(BASE)) $(ARGS)
+	$(BIN)/python -m cnnbench.history.regress $(if $(BASE),--base $(BASE)) $(if $(MARKDOWN),--markdown $(MARKDOWN)) $(ARGS)
 
 regress-selftest: $(STAMP)
 	$(BIN)/python -m cnnbench.history.selftest

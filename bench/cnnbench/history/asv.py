@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import typer
 
 from cnnbench import machine
 from cnnbench.workers.worker import KEPT_MEMORY
@@ -67,6 +72,73 @@ def benchmarks(configuration: Any) -> Any:
         return {}
 
 
+class Point(NamedTuple):
+    """A value of one commit and benchmark, with parameters as asv writes them.
+
+    The value is NaN for a skipped benchmark.
+    """
+
+    benchmark: str
+    params: tuple[str, ...]
+    value: float
+    about: dict[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """The benchmark with its parameters, as in asv's patterns."""
+        return named(self.benchmark, self.params)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends of asv's interval of 99 %; the value itself where asv has none."""
+        ends = ((self.about or {}).get(end) for end in ("ci_99_a", "ci_99_b"))
+        low, high = (end if end is not None and math.isfinite(end) else self.value for end in ends)
+        return low, high
+
+
+def named(benchmark: str, params: tuple[str, ...]) -> str:
+    """Return a benchmark with its parameters, as in asv's patterns."""
+    return f"{benchmark}({', '.join(params)})" if params else benchmark
+
+
+def points(result: Any, benchmarks: Any) -> Iterator[Point]:
+    """Yield a commit's values and skips, without failures and older benchmark versions."""
+    for name in result.get_result_keys(benchmarks):
+        params = benchmarks[name]["params"]
+        values = result.get_result_value(name, params)
+        stats = result.get_result_stats(name, params)
+        for chosen, value, about in zip(
+            itertools.product(*params), values, stats or [None] * len(values), strict=True
+        ):
+            if value is not None:
+                yield Point(name, chosen, value, about)
+
+
+def values(
+    results: Path, machine: str, benchmarks: Any, pins: Sequence[str] = ()
+) -> dict[str, dict[str, float]]:
+    """Return a machine's values by commit and benchmark; NaN for a skip.
+
+    Only those of environments with all `pins` in their name, such as 'numpy2.4.6'.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for commit, point in all_points(results, machine, benchmarks, pins):
+        found.setdefault(commit, {})[point.name] = point.value
+    return found
+
+
+def all_points(
+    results: Path, machine: str, benchmarks: Any, pins: Sequence[str] = ()
+) -> Iterator[tuple[str, Point]]:
+    """Yield a machine's points with their commits, as `values` chooses them."""
+    from asv.results import iter_results
+
+    for result in iter_results(str(results / machine)):
+        if all(pin in result.env_name for pin in pins):
+            for point in points(result, benchmarks):
+                yield result.commit_hash, point
+
+
 def derived(folder: Path, to: Path, **changes: Any) -> Path:
     """Write a changed copy of a checkout's configuration into another folder.
 
@@ -91,6 +163,26 @@ def call(path: Path, *arguments: str, log: Path | None = None) -> int:
     return start(path, *arguments, log=log).wait()
 
 
+def finish(path: Path, *arguments: str, log: Path) -> tuple[int, bool]:
+    """Run asv in a session of its own; return its exit code and whether Ctrl-C was pressed.
+
+    asv saves its results when it ends. The first Ctrl-C waits for that, the second does not.
+    """
+    process = start(path, *arguments, log=log, session=True)
+    try:
+        return process.wait(), False
+    except KeyboardInterrupt:
+        typer.echo(
+            "\nsaving, then ending, in a minute or two; Ctrl-C again loses this group", err=True
+        )
+    try:
+        return process.wait(), True
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+        raise
+
+
 def start(
     path: Path, *arguments: str, log: Path | None = None, session: bool = False
 ) -> subprocess.Popen[bytes]:
@@ -108,6 +200,17 @@ def start(
             stderr=subprocess.STDOUT if log else None,
             start_new_session=session,
         )
+
+
+def in_turns(machine: str, base: str, head: str, pattern: str, rounds: int) -> tuple[str, ...]:
+    """Return asv's arguments for measuring two commits by turns, round by round.
+
+    Each round of a benchmark is a process.
+    """
+    return (
+        "continuous", "--machine", machine, "--interleave-rounds",
+        "--attribute", f"rounds={rounds}", "--bench", pattern, base, head,
+    )  # fmt: skip
 
 
 def write_machine(name: str | None = None) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
-import signal
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -18,9 +16,10 @@ from typing import Annotated
 
 import typer
 
-from cnnbench.history import asv, series, summary
+from cnnbench.history import again, asv, series, summary
 from cnnbench.history.asv import HistoryError
 from cnnbench.report.progress import ProgressBar
+from cnnbench.words import counted
 
 KERNELS = "kernels/cnnkernels"
 _FIRST = f"{KERNELS}/registry.py"
@@ -71,10 +70,17 @@ def main(
     bench: Annotated[
         str, typer.Option(help="Only benchmarks with this in their name: layers.Speed.")
     ] = "",
+    steps: Annotated[
+        int | None,
+        typer.Option(help="At most this many commits, spaced evenly, with both ends.", min=2),
+    ] = None,
 ) -> None:
-    """Measure commits that change kernels and show the steps; exit 1 if a benchmark failed."""
+    """Measure commits that change kernels and show the steps; exit 1 if a benchmark failed.
+
+    Slowdowns are measured again, at both commits by turns.
+    """
     try:
-        raise typer.Exit(_measure(range_, quick, machine, bench))
+        raise typer.Exit(_measure(range_, quick, machine, bench, steps))
     except HistoryError as error:
         typer.echo(f"history: {error}", err=True)
         raise typer.Exit(2) from None
@@ -83,9 +89,9 @@ def main(
         raise typer.Exit(130) from None
 
 
-def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
+def _measure(range_: str, quick: bool, machine: str | None, bench: str, steps: int | None) -> int:
     root = asv.root()
-    chosen = commits(root, range_)
+    chosen = spaced(commits(root, range_), steps)
     machine = asv.write_machine(machine)
     log = root / ".asv" / "history.log"
     log.parent.mkdir(exist_ok=True)
@@ -109,7 +115,9 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
             progress.step(f"{subject[:44]:44s}  {group}")
             pattern = f"^({'|'.join(map(re.escape, names))})$"
             start = time.monotonic()
-            code, ended = _finish(path, "run", *options, "--bench", pattern, f"{commit}^!", log=log)
+            code, ended = asv.finish(
+                path, "run", *options, "--bench", pattern, f"{commit}^!", log=log
+            )
             if group != _FOR_SCALE:  # measured once, not at every commit
                 seconds[subject] += time.monotonic() - start
             if code == 1:
@@ -119,6 +127,8 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
                 failed += [f"{subject}: {name}" for name in names if name not in kept]
             if ended:
                 raise KeyboardInterrupt
+    if not quick:
+        _confirm(root, machine, results, log)
     for subject, taken in seconds.items():
         more = f", more than {MINUTES}" if taken > 60 * MINUTES else ""
         typer.echo(f"{taken / 60:4.1f} min{more}  {subject}", err=True)
@@ -130,24 +140,23 @@ def _measure(range_: str, quick: bool, machine: str | None, bench: str) -> int:
     return 1 if failed else 0
 
 
-def _finish(path: Path, *arguments: str, log: Path) -> tuple[int, bool]:
-    """Run asv; return its exit code and whether Ctrl-C was pressed.
-
-    asv saves its results when it ends. The first Ctrl-C waits for that, the second does not.
-    """
-    process = asv.start(path, *arguments, log=log, session=True)
-    try:
-        return process.wait(), False
-    except KeyboardInterrupt:
-        typer.echo(
-            "\nsaving, then ending, in a minute or two; Ctrl-C again loses this group", err=True
-        )
-    try:
-        return process.wait(), True
-    except KeyboardInterrupt:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait()
-        raise
+def _confirm(root: Path, machine: str, results: _Results, log: Path) -> None:
+    """Measure slowdowns of this machine again, at both commits by turns."""
+    history = series.read(root, results.folder)
+    pairs: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for one, step in history.suspects:
+        if one.machine == machine and results.current(one):
+            pairs[step.since, step.at].append(one.asv_name)
+    with ProgressBar() as progress:
+        progress.begin(len(pairs))
+        for (since, at), names in pairs.items():
+            before, after = history.commits[since], history.commits[at]
+            pair = f"{before.hash[:8]} and {after.hash[:8]}"
+            progress.step(f"{counted(len(names), 'slowdown')} again, {pair}")
+            found, ended = again.measure(root, machine, before.hash, after.hash, names, log)
+            again.keep(results.folder / machine, found)
+            if ended:
+                raise KeyboardInterrupt
 
 
 class _Results:
@@ -179,23 +188,22 @@ class _Results:
         self._benchmarks = asv.benchmarks(configuration)
         if not self._benchmarks:
             raise HistoryError(f"asv found no benchmarks; its output is in {log}")
-        self._pins = [
-            f"{library}{version}"
+        self._versions = [
+            (library, version)
             for library, (version,) in configuration.matrix["req"].items()
             if not library.startswith("pip+")
         ]
+        self._pins = [library + version for library, version in self._versions]
         self._all = self.kept()
+
+    def current(self, one: series.Series) -> bool:
+        """Return whether a series is of today's library versions."""
+        return {f"{library} {version}" for library, version in self._versions} <= {*one.environment}
 
     def kept(self) -> dict[str, dict[str, float]]:
         """Return the values of each commit by benchmark; NaN for a skip."""
-        from asv.results import iter_results
-
-        kept: dict[str, dict[str, float]] = defaultdict(dict)
-        for result in iter_results(str(self.folder / self._machine)):
-            if all(pin in result.env_name for pin in self._pins):
-                for point in series.points(result, self._benchmarks):
-                    kept[result.commit_hash][point.name] = point.value
-        return kept
+        kept = asv.values(self.folder, self._machine, self._benchmarks, self._pins)
+        return defaultdict(dict, kept)
 
     def missing(self, commits: list[str], groups: dict[str, str], bench: str) -> list[_Part]:
         """Return the missing benchmarks by commit and group.
@@ -236,7 +244,7 @@ class _Results:
                 f"{', '.join(self._benchmarks)}"
             )
         names = (
-            series.named(benchmark, params)
+            asv.named(benchmark, params)
             for benchmark, about in self._benchmarks.items()
             if bench in benchmark
             for params in itertools.product(*about["params"])
@@ -264,6 +272,13 @@ def commits(root: Path, range_: str) -> list[str]:
     if not usable:
         raise HistoryError(f"no commit of {range_} has {_FIRST}: nothing to measure")
     return usable
+
+
+def spaced(commits: list[str], most: int | None) -> list[str]:
+    """Return at most so many of the commits, spaced evenly, with both ends."""
+    if most is None or len(commits) <= most:
+        return commits
+    return [commits[round(n * (len(commits) - 1) / (most - 1))] for n in range(most)]
 
 
 def _has_kernels(root: Path, commit: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cnnbench.history import summary
+from cnnbench.history import summary, then_and_now
 from cnnbench.history.series import History, Series, Step
 from cnnbench.report import offline
 
@@ -37,6 +37,20 @@ def _data(history: History) -> dict[str, Any]:
             for commit in history.commits
         ],
         "series": [_series(one) for one in history.series],
+        "changes": [
+            {
+                "machine": change.series.machine,
+                "what": change.series.what,
+                "name": change.series.name,
+                "cases": change.cases,
+                "first": change.first,
+                "last": change.last,
+                "then": summary.value(change.series, change.then),
+                "now": summary.value(change.series, change.now),
+                "change": _short(change.then / change.now),
+            }
+            for change in then_and_now.changes(history)
+        ],
     }
 
 
@@ -57,11 +71,13 @@ def _series(one: Series) -> dict[str, Any]:
 def _step(one: Series, step: Step) -> dict[str, Any]:
     return {
         "at": step.at,
+        "since": step.since,
         "before": summary.value(one, step.before),
         "after": summary.value(one, step.after),
         "change": summary.change(step),
         "factor": _short(step.factor) if step.before else None,
         "regression": step.regression,
+        "suspect": step.lasting and step.again is None,
     }
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from cnnbench.history import asv
+from cnnbench.history import again, asv
+from cnnbench.history.again import Again
 from cnnbench.history.asv import HistoryError
 
 LEAST_STEP = 0.05
@@ -29,14 +30,45 @@ class Commit:
     subject: str
 
 
+_CONFIRMED = 0.5
+"""The part of a rise that a second measurement must find."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """A change of level: the first commit on the new level, and both levels."""
+    """A change of level between two measured commits.
 
+    Attributes
+    ----------
+    since, at : int
+        The last measured commit on the old level, and the first on the new one.
+    before, after : float
+        Both levels.
+    lasting : bool
+        Whether the level rose above the best one before and did not return.
+    again : Again or None
+        A second measurement of both commits.
+    """
+
+    since: int
     at: int
     before: float
     after: float
-    regression: bool
+    lasting: bool
+    again: Again | None = None
+
+    @property
+    def regression(self) -> bool:
+        """Whether it is a lasting rise that a second measurement confirms."""
+        return self.lasting and self.again is not None and not self.refuted
+
+    @property
+    def refuted(self) -> bool:
+        """Whether a second measurement finds less than half of it."""
+        if self.again is None:
+            return False
+        found = self.again.after - self.again.before
+        return found / (self.after - self.before) < _CONFIRMED
 
     @property
     def factor(self) -> float:
@@ -55,6 +87,8 @@ class Series:
 
     Attributes
     ----------
+    asv_name : str
+        The benchmark with its parameters, as in asv's patterns.
     benchmark, unit : str
     case, backend : str
         Parameters of these names, or ''; any others are part of `case`.
@@ -70,6 +104,7 @@ class Series:
         The part of its environment that other series of the machine lack, or ''.
     """
 
+    asv_name: str
     benchmark: str
     unit: str
     case: str
@@ -87,6 +122,11 @@ class Series:
         return ", ".join(filter(None, (self.backend, self.apart)))
 
     @property
+    def others(self) -> bool:
+        """Whether the backend is another library, whose steps no commit here has caused."""
+        return self.backend.startswith("torch")
+
+    @property
     def what(self) -> str:
         """The measured quantity: 'Speed: forward'."""
         *_, group, function = self.benchmark.split(".")
@@ -101,12 +141,20 @@ class History:
     series: list[Series]
 
     @property
+    def steps(self) -> list[tuple[Series, Step]]:
+        """All steps with their series."""
+        return [(series, step) for series in self.series for step in series.steps]
+
+    @property
     def regressions(self) -> list[tuple[Series, Step]]:
-        """Lasting increases, largest first."""
-        found = [(series, step) for series in self.series for step in series.steps]
-        return sorted(
-            (pair for pair in found if pair[1].regression), key=lambda pair: -pair[1].factor
-        )
+        """Lasting rises that a second measurement confirms, largest first."""
+        found = [pair for pair in self.steps if pair[1].regression]
+        return sorted(found, key=lambda pair: -pair[1].factor)
+
+    @property
+    def suspects(self) -> list[tuple[Series, Step]]:
+        """Lasting rises that were measured once."""
+        return [pair for pair in self.steps if pair[1].lasting and pair[1].again is None]
 
 
 def read(folder: Path, results: Path | None = None) -> History:
@@ -148,9 +196,14 @@ def read(folder: Path, results: Path | None = None) -> History:
         if result.commit_hash in numbers:
             _add(series, numbers[result.commit_hash], machine, result, benchmarks)
     _tell_apart(list(series.values()))
+    measured_again = {
+        machine: again.read(results / machine)
+        for machine in {one.machine for one in series.values()}
+    }
     for one in series.values():
         one.points.sort()
-        _detect(one, configuration)
+        if not one.others:
+            _detect(one, order, measured_again[one.machine], configuration)
     return History(
         [_commit(folder, commit) for commit in order],
         sorted(series.values(), key=lambda one: (one.what, one.case, one.machine, one.name)),
@@ -179,7 +232,7 @@ def _add(
         for name, value in sorted({**result.params, **result.env_vars}.items())
         if name not in dict(Machine.fields)
     )
-    for point in points(result, benchmarks):
+    for point in asv.points(result, benchmarks):
         if math.isnan(point.value):
             continue
         benchmark = benchmarks[point.benchmark]
@@ -190,7 +243,16 @@ def _add(
         key = (point.benchmark, case, backend, machine, environment)
         one = series.setdefault(
             key,
-            Series(point.benchmark, benchmark["unit"], case, backend, machine, environment, []),
+            Series(
+                point.name,
+                point.benchmark,
+                benchmark["unit"],
+                case,
+                backend,
+                machine,
+                environment,
+                [],
+            ),
         )
         low, high = ((point.about or {}).get(end) for end in ("ci_99_a", "ci_99_b"))
         one.points.append((commit, point.value, _finite(low), _finite(high)))
@@ -206,47 +268,17 @@ def _tell_apart(series: list[Series]) -> None:
         one.apart = ", ".join(text for text in one.environment if text not in shared)
 
 
-class Point(NamedTuple):
-    """A value of one commit and benchmark, with parameters as asv writes them.
-
-    The value is NaN for a skipped benchmark.
-    """
-
-    benchmark: str
-    params: tuple[str, ...]
-    value: float
-    about: dict[str, Any] | None
-
-    @property
-    def name(self) -> str:
-        """The benchmark with its parameters, as in asv's patterns."""
-        return named(self.benchmark, self.params)
-
-
-def named(benchmark: str, params: tuple[str, ...]) -> str:
-    """Return a benchmark with its parameters, as in asv's patterns."""
-    return f"{benchmark}({', '.join(params)})" if params else benchmark
-
-
-def points(result: Any, benchmarks: Any) -> Iterator[Point]:
-    """Yield a commit's values and skips, without failures and older benchmark versions."""
-    for name in result.get_result_keys(benchmarks):
-        params = benchmarks[name]["params"]
-        values = result.get_result_value(name, params)
-        stats = result.get_result_stats(name, params)
-        for chosen, value, about in zip(
-            itertools.product(*params), values, stats or [None] * len(values), strict=True
-        ):
-            if value is not None:
-                yield Point(name, chosen, value, about)
-
-
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _detect(series: Series, configuration: Any) -> None:
-    """Set levels and steps by asv's own detection, as on its web page."""
+def _detect(
+    series: Series,
+    commits: Sequence[str],
+    measured_again: Mapping[tuple[str, str, str], Again],
+    configuration: Any,
+) -> None:
+    """Set levels and steps by asv's own detection, as on its web page, without refuted steps."""
     from asv.graph import Graph
     from asv.step_detect import detect_regressions
 
@@ -264,8 +296,13 @@ def _detect(series: Series, configuration: Any) -> None:
         default=LEAST_STEP,
     )
     _, _, jumps = detect_regressions(steps, threshold)
-    worse = {after for _, after, _, _ in jumps or ()}
+    lasting = {after for _, after, _, _ in jumps or ()}
     for (_, _, before), (first, _, after) in itertools.pairwise(series.levels):
         least = max(LEAST_STEP * min(abs(before), abs(after)), RESOLUTION.get(series.unit, 0.0))
-        if abs(after - before) > least:
-            series.steps.append(Step(first, before, after, first in worse))
+        if abs(after - before) <= least:
+            continue
+        since = max(point[0] for point in series.points if point[0] < first)
+        twice = measured_again.get((series.asv_name, commits[since], commits[first]))
+        step = Step(since, first, before, after, first in lasting, twice)
+        if not step.refuted:
+            series.steps.append(step)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cnnbench.history import series
+from cnnbench.history import series, then_and_now
 from cnnbench.history.series import History, Series, Step
 from cnnbench.report import numbers, tables
 
@@ -30,9 +30,9 @@ def show(root: Path, results: Path) -> None:
 
 
 def sheets(history: History) -> list[tables.Sheet]:
-    """Return tables of the measured series, the steps and the commits behind them."""
+    """Return tables of speeds then and now, the measured series, and steps with their commits."""
     measured = Counter(one.what for one in history.series)
-    steps = Counter(one.what for one in history.series for _ in one.steps)
+    steps = Counter(one.what for one, _ in history.steps)
     worse = Counter(one.what for one, _ in history.regressions)
     overview = tables.Sheet(
         "Measured",
@@ -44,9 +44,27 @@ def sheets(history: History) -> list[tables.Sheet]:
         ),
         texts=2,
     )
-    found = [(one, step) for one in history.series for step in one.steps]
+    progress = tables.Sheet(
+        "Then and now, geometric means over the cases",
+        ("machine", "what", "backend", "cases", "then", "now", "commits"),
+        tuple(
+            (
+                change.series.machine,
+                change.series.what,
+                change.series.name,
+                str(change.cases),
+                value(change.series, change.then),
+                value(change.series, change.now),
+                f"{history.commits[change.first].hash[:8]} to "
+                f"{history.commits[change.last].hash[:8]}",
+            )
+            for change in then_and_now.changes(history)
+        ),
+        texts=3,
+    )
+    found = list(history.steps)
     if not found:
-        return [overview]
+        return [progress, overview]
     found.sort(key=lambda pair: pair[1].size, reverse=True)
     shown = sorted(found[:MOST], key=lambda pair: (pair[1].at, pair[0].what, pair[0].case))
     title = "Steps" if len(found) <= MOST else f"The {MOST} largest of {len(found)} steps"
@@ -66,6 +84,7 @@ def sheets(history: History) -> list[tables.Sheet]:
         for at in makers
     )
     return [
+        progress,
         overview,
         tables.Sheet(title, ("commit", "what", "case", "backend", "change"), lines, texts=5),
         tables.Sheet("Commits with these steps", ("commit", "date", "subject"), commits, texts=3),

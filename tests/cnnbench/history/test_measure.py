@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from asv_suite import digits, layers
-from cnnbench.history import asv, measure
+from cnnbench.history import again, asv, measure, series
 from cnnbench.history.asv import HistoryError
 
 ROOT = Path(__file__).parents[3]
@@ -167,7 +167,7 @@ def machine(checkout, monkeypatch):
     monkeypatch.setattr(asv, "call", lambda *_, **__: 0)
     monkeypatch.setattr(asv, "write_machine", lambda _: "a-machine")
     monkeypatch.setattr(measure, "commits", lambda *_: checkout.commits)
-    monkeypatch.setattr(measure, "_finish", made.run)
+    monkeypatch.setattr(asv, "finish", made.run)
     monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: made.now))
     return made
 
@@ -260,6 +260,67 @@ def test_the_minutes_of_a_commit_are_told(machine, taking, told, capsys):
     assert said.count(told) == 3
 
 
+def test_at_most_so_many_commits_are_spaced_evenly_with_both_ends():
+    commits = list("abcdefghij")
+    assert measure.spaced(commits, 4) == ["a", "d", "g", "j"]
+    assert measure.spaced(commits, 2) == ["a", "j"]
+    assert measure.spaced(commits, 10) == measure.spaced(commits, None) == commits
+
+
+class Again:
+    """Second measurements: what they are asked for, and what they find."""
+
+    def __init__(self, after):
+        self.after, self.asked = after, []
+
+    def __call__(self, root, machine, since, at, names, log):
+        del root, log
+        self.asked.append((machine, since, at, names))
+        return [again.Again(name, since, at, 1.0, self.after) for name in names], False
+
+
+@pytest.mark.parametrize(("after", "confirmed"), [(2.0, 1), (1.1, 0)])
+def test_slowdowns_are_measured_again_once(machine, monkeypatch, after, confirmed):
+    _, since, at = machine.checkout.commits
+    slower = ("b", "numba")
+    plain = machine.value
+    machine.value = lambda commit, *what: (
+        2.0 if (commit, what) == (at, slower) else plain(commit, *what)
+    )
+    monkeypatch.setattr(again, "measure", asked := Again(after))
+    measured(machine)
+    names = [f"{benchmark}('b', 'numba')" for benchmark in (RATIO, SPEED)]
+    assert asked.asked == [("a-machine", since, at, names)]
+    measured(machine)
+    assert len(asked.asked) == 1
+    history = series.read(machine.checkout.folder)
+    assert len(history.regressions) == 2 * confirmed
+
+
+def test_a_second_measurement_takes_both_commits_by_turns(checkout, monkeypatch, tmp_path):
+    since, _, at = checkout.commits
+    checkout.benchmark(SPEED, params=[CASES], param_names=["case"])
+    calls = []
+
+    def finish(path, *arguments, **_):
+        calls.append(arguments)
+        checkout.results = path.parent / "results"
+        checkout.benchmark(SPEED, params=[CASES], param_names=["case"])
+        checkout.add(since, {SPEED: [1.0, 1.0]})
+        checkout.add(at, {SPEED: [None, 3.0]})
+        return 1, True
+
+    monkeypatch.setattr(asv, "finish", finish)
+    names = [f"{SPEED}('a')", f"{SPEED}('b')"]
+    found = again.measure(checkout.folder, "a-machine", since, at, names, tmp_path / "log")
+    assert found == ([again.Again(names[1], since, at, 1.0, 3.0)], True)
+    (arguments,) = calls
+    assert arguments[0] == "continuous"
+    assert arguments[-2:] == (since, at)
+    pattern = arguments[arguments.index("--bench") + 1]
+    assert [name for name in [*names, f"{SPEED}('c')"] if re.search(pattern, name)] == names
+
+
 class Interrupted:
     """A process that Ctrl-C comes to some times while it is waited for."""
 
@@ -280,15 +341,15 @@ class Interrupted:
 def test_what_is_being_measured_is_kept_at_the_first_interrupt(times, monkeypatch, tmp_path):
     process = Interrupted(times)
     monkeypatch.setattr(asv, "start", lambda *_, **__: process)
-    assert measure._finish(tmp_path, log=tmp_path) == (0, bool(times))
+    assert asv.finish(tmp_path, log=tmp_path) == (0, bool(times))
     assert process.ended
 
 
 def test_the_second_interrupt_ends_it(monkeypatch, tmp_path):
     process, killed = Interrupted(2), []
     monkeypatch.setattr(asv, "start", lambda *_, **__: process)
-    monkeypatch.setattr(measure.os, "killpg", lambda *arguments: killed.append(arguments))
+    monkeypatch.setattr(asv.os, "killpg", lambda *arguments: killed.append(arguments))
     with pytest.raises(KeyboardInterrupt):
-        measure._finish(tmp_path, log=tmp_path)
+        asv.finish(tmp_path, log=tmp_path)
     assert killed == [(process.pid, signal.SIGINT)]
     assert process.ended

@@ -150,3 +150,33 @@ def test_the_new_work_is_twice_the_old():
         exec(kernel, names)
         answers.add(names["dot"]([1.0, 2.0], [3.0, 4.0]))
     assert answers == {11.0}
+
+
+def test_the_result_is_a_table_for_a_pull_request(sample, monkeypatch):
+    folder, (base, neutral, slow) = sample
+    monkeypatch.chdir(folder)
+    path = folder / asv.CONFIGURATION
+    text = regress.report(path, "sample-machine", neutral, slow, 1.25, 1)
+    heading, _, where, *_ = text.splitlines()
+    assert heading == "### 1 benchmark slower, measured twice"
+    assert f"{slow} ({slow[:7]}) against {neutral} ({neutral[:7]}), on sample-machine" in where
+    (line,) = [line for line in text.splitlines() if line.startswith("| `kernels.time_dot`")]
+    times, low, high = map(float, re.search(r"([\d.]+)x \[([\d.]+), ([\d.]+)\]", line).groups())
+    assert low < times < high
+    assert times == pytest.approx(2.0, rel=0.3)
+    text = regress.report(path, "sample-machine", base, neutral, 1.25, 0)
+    assert text.startswith("### No benchmark is slower\n")
+    assert "| `" not in text
+
+
+def test_the_table_is_added_to_a_file_and_the_exit_code_stays(told, sample, monkeypatch):
+    folder, (_, neutral, slow) = sample
+    summary = folder / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setattr(regress, "compare", lambda *_: 1)
+    monkeypatch.setattr(regress, "report", lambda *_: "### 1 benchmark slower\n")
+    assert told(1, base=neutral, head=slow, markdown=summary)[0] == 1
+    assert summary.read_text() == "before\n### 1 benchmark slower\n"
+    code, said = told(1, base=neutral, head=slow, markdown=folder / "no" / "summary.md")
+    assert code == 2
+    assert re.fullmatch(r"regress: .*summary\.md cannot be written: No such file .*\n", said)

@@ -4,10 +4,11 @@ import math
 
 import pytest
 
-from cnnbench.history import series, summary
+from cnnbench.history import again, series, summary, then_and_now
 from cnnbench.history.asv import HistoryError
 
 SPEED = "layers.Speed.time_forward"
+MACHINE = "a-machine"
 
 
 @pytest.fixture
@@ -38,12 +39,55 @@ def test_values_stand_in_the_order_of_history(measured):
     assert speed[0].what == "Speed: forward"
 
 
-def test_a_step_is_told_with_its_commit_and_is_a_regression_if_up(measured):
+def test_a_step_is_told_with_its_commits(measured):
     history = series.read(measured.folder)
-    ((one, step),) = history.regressions
-    assert (one.backend, step.at) == ("numba", 2)
+    ((one, step),) = history.steps
+    assert (one.backend, step.since, step.at) == ("numba", 1, 2)
     assert step.factor == pytest.approx(2.1 / 1.01, rel=0.05)
-    assert [len(one.steps) for one in history.series if one.backend != "numba"] == [0, 0]
+
+
+def measured_again(measured, before, after):
+    """Add a second measurement of the step; return the history."""
+    _, since, at = measured.commits
+    name = f"{SPEED}('conv', 'numba')"
+    again.keep(measured.results / MACHINE, [again.Again(name, since, at, before, after)])
+    return series.read(measured.folder)
+
+
+def test_a_rise_is_a_regression_once_it_is_confirmed(measured):
+    history = series.read(measured.folder)
+    assert history.regressions == []
+    assert history.suspects == history.steps
+    history = measured_again(measured, 1.0e-3, 1.8e-3)
+    assert history.regressions == history.steps
+    assert len(history.steps) == 1
+    assert history.suspects == []
+
+
+def test_a_rise_that_a_second_measurement_does_not_find_is_no_step(measured):
+    history = measured_again(measured, 1.0e-3, 1.2e-3)
+    assert history.steps == history.suspects == history.regressions == []
+
+
+def test_a_library_of_others_has_no_steps(checkout):
+    checkout.benchmark(SPEED, params=[["torch-cpu", "numpy"]], param_names=["backend"])
+    for commit, value in zip(checkout.commits, (1.0, 1.0, 2.0), strict=True):
+        checkout.add(commit, {SPEED: [value, value]})
+    assert [one.backend for one, _ in series.read(checkout.folder).steps] == ["numpy"]
+
+
+def test_then_and_now_are_means_of_the_cases_at_both_ends(checkout):
+    ratio, backends = "layers.Ratio.track_forward", ["numba", "torch-cpu"]
+    checkout.benchmark(ratio, "of torch-cpu's time", [["a", "b"], backends], ["case", "backend"])
+    checkout.benchmark(SPEED, params=[["numba"]], param_names=["backend"])
+    first, second, last = checkout.commits
+    checkout.add(first, {ratio: [4.0, 1.0, math.nan, 1.0], SPEED: [5.0]})
+    checkout.add(second, {ratio: [3.0, 1.0, 2.0, 1.0], SPEED: [5.0]})
+    checkout.add(last, {ratio: [1.0, 1.0, 4.0, 1.0], SPEED: [5.0]})
+    (change,) = then_and_now.changes(series.read(checkout.folder))
+    assert (change.series.backend, change.cases, change.first, change.last) == ("numba", 2, 0, 2)
+    assert change.then == pytest.approx(math.sqrt(4.0 * 2.0))
+    assert change.now == pytest.approx(math.sqrt(1.0 * 4.0))
 
 
 def test_a_step_down_is_no_regression(checkout):
@@ -52,7 +96,7 @@ def test_a_step_down_is_no_regression(checkout):
         checkout.add(commit, {"a.Speed.time_a": [value]})
     history = series.read(checkout.folder)
     assert [step.factor for step in history.series[0].steps] == [0.5]
-    assert history.regressions == []
+    assert history.suspects == history.regressions == []
 
 
 @pytest.mark.parametrize(("unit", "steps"), [("bytes", 0), ("seconds", 1)])
@@ -122,8 +166,10 @@ def test_no_history_is_one_sentence(checkout):
 
 
 def test_the_summary_names_steps_and_their_commits(measured):
-    overview, steps, commits = summary.sheets(series.read(measured.folder))
-    assert ("Speed: forward", "seconds", "2", "1", "1") in overview.rows
+    progress, overview, steps, commits = summary.sheets(series.read(measured.folder))
+    ends = f"{measured.commits[0][:8]} to {measured.commits[2][:8]}"
+    assert (MACHINE, "Speed: forward", "numba", "1", "1.00 ms", "2.10 ms", ends) in progress.rows
+    assert ("Speed: forward", "seconds", "2", "1", "0") in overview.rows
     assert steps.rows == (
         (measured.commits[2][:8], "Speed: forward", "conv", "numba", "1.02 ms to 2.10 ms"),
     )
