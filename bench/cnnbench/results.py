@@ -155,9 +155,14 @@ class Row:
         return str(self.details.get("owner", self.backend))
 
     @property
+    def skipped(self) -> bool:
+        """Whether its calls were too slow to be timed; its check may have passed."""
+        return self.reason.startswith(TOO_SLOW)
+
+    @property
     def why(self) -> str:
         """The outcome of a row that is not ok, with the reason: 'wrong: y[0] is 1, not 2'."""
-        word = "skipped" if self.reason.startswith(TOO_SLOW) else self.outcome
+        word = "skipped" if self.skipped else self.outcome
         return f"{word}: {self.reason}"
 
     def as_json(self) -> dict[str, Any]:
@@ -187,7 +192,7 @@ def reasons(rows: Iterable[Row]) -> list[str]:
         by_why: dict[str, dict[tuple[str, int], str]] = {}
         for row in known:
             if row.backend == backend and row.outcome != "ok":
-                why = f"skipped: {TOO_SLOW}" if row.reason.startswith(TOO_SLOW) else row.why
+                why = f"skipped: {TOO_SLOW}" if row.skipped else row.why
                 by_why.setdefault(why, {})[row.case, row.threads] = row.reason
         for why, found in by_why.items():
             if why == f"skipped: {TOO_SLOW}":

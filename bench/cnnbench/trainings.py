@@ -21,7 +21,7 @@ from cnnbench.digits.recipes import Recipe
 from cnnbench.digits.trainers import PROGRAMS
 from cnnbench.digits.training import planned
 from cnnbench.judging.comparing import compare
-from cnnbench.results import TOO_SLOW, Row, Run, slug
+from cnnbench.results import Row, Run, slug
 from cnnbench.trainees import Trainee, Trainees, seconds_per_step
 from cnnbench.workers.pool import (
     WorkerPool,
@@ -334,7 +334,7 @@ def _check_layers(run: Run, pool: WorkerPool, row: Row, layers: CaseSet, folder:
             found = check_case(pool, row.backend, case, folder, None)
             checked = rows_of(case, row.backend, row.threads, found)
         for other in checked:
-            if other.reason.startswith(TOO_SLOW):
+            if other.skipped:
                 row.withdraw(other.outcome, other.reason)
                 return
             if other.outcome != "ok":

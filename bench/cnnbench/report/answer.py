@@ -85,11 +85,13 @@ def _recommendation(trained: Sequence[Row], floor: float) -> str:
 def checks(rows: Sequence[Row]) -> str:
     """Return the number of passed checks and the largest error."""
     passed = sum(row.outcome == "ok" for row in rows)
-    refused = sum(row.outcome == "unsupported" for row in rows)
+    skipped = sum(row.skipped for row in rows)
+    refused = sum(row.outcome == "unsupported" for row in rows) - skipped
+    slow = f", {skipped} skipped as too slow" if skipped else ""
     worst = max((row.error_over_bound or 0.0 for row in rows), default=0.0)
     return (
-        f"{counted(passed, 'check')} passed, {len(rows) - passed - refused} wrong or "
-        f"failed, {refused} not supported here; "
+        f"{counted(passed, 'check')} passed, {len(rows) - passed - refused - skipped} wrong or "
+        f"failed, {refused} not supported here{slow}; "
         f"the largest error is {numbers.of_bound(worst)} of direct's rounding bound"
     )
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from cnnbench.report.answer import answer, busy, evidence
-from cnnbench.results import Row, Run
+from cnnbench.results import Row, Run, too_slow
 
 
 def trained(backend, seconds, rounds=12, spread=1.0, threads=2):
@@ -102,9 +102,11 @@ def test_the_evidence_counts_checks_by_outcome_and_names_the_largest_error_and_t
         trained("numpy", 2.0),
         dataclasses.replace(checked("numpy", "wrong"), threads=1),  # nor of who is recommended
     ]
+    rows[4:4] = [slow := checked("d", "unsupported"), slow]
+    slow.reason = too_slow(3.0)
     checks, floor = evidence(rows, 0.0312)
     assert checks == (
-        "2 checks passed, 2 wrong or failed, 1 not supported here; "
+        "2 checks passed, 2 wrong or failed, 1 not supported here, 2 skipped as too slow; "
         "the largest error is 0.500 of direct's rounding bound"
     )
     assert floor == (
