@@ -32,6 +32,9 @@ _WAYS = 5
 _ROUND_SECONDS = 0.12
 """Two sides of a fast call, rests included."""
 
+_UNTIL_VERDICTS = 0.65
+"""The part of the time for several processes that is used until the verdicts stand."""
+
 _RATE = 3e10
 """Floating-point operations a second of a typical backend."""
 
@@ -44,8 +47,9 @@ def of_timing(sets: Sequence[CaseSet], backends: int, threads: int, budget: Budg
     one_backend = 0.0
     for case in (case for group in sets for case in group.cases):
         call = case.problem.flops(FORWARD) / _RATE
-        rounds = max(_ROUND_SECONDS * budget.rounds, 2 * budget.rounds * call)
-        each = min(budget.seconds, rounds) + _CHECK_SECONDS + 2 * call
+        rounds = budget.rounds * budget.processes * max(_ROUND_SECONDS, 2 * call)
+        used = _UNTIL_VERDICTS if budget.processes > 1 else 1.0
+        each = used * min(budget.seconds, rounds) + _CHECK_SECONDS + 2 * call
         one_backend += len(directions(case.problem)) * each
     each_count = _SETUP_SECONDS + backends * one_backend
     return threads * each_count + backends * _FIRST_CALL_SECONDS

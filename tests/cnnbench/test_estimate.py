@@ -3,18 +3,23 @@
 import pytest
 
 from cnnbench import estimate
-from cnnbench.budget import QUICK, Budget
+from cnnbench.budget import FULL, QUICK, Budget
 from cnnbench.cases import CaseSet, load
 from cnnkernels.contract import Conv2D
 from cnnkernels.descriptor import Case
 
 
 @pytest.mark.parametrize(
-    ("cases", "budget", "measured"),
-    [("digits", Budget(), 199), ("resnet50", QUICK, 458), ("vgg16", QUICK, 767)],
+    ("cases", "threads", "budget", "measured"),
+    [
+        ("digits", 2, Budget(), 199),
+        ("resnet50", 2, QUICK, 458),
+        ("vgg16", 2, QUICK, 767),
+        ("resnet50", 1, FULL, 582),
+    ],
 )
-def test_estimates_are_within_a_factor_of_two_of_saved_runs(cases, budget, measured):
-    estimated = estimate.of_timing(load(cases), 3, 2, budget)
+def test_estimates_are_within_a_factor_of_two_of_saved_runs(cases, threads, budget, measured):
+    estimated = estimate.of_timing(load(cases), 3, threads, budget)
     assert measured / 2 < estimated < 2 * measured
 
 
