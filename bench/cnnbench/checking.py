@@ -13,9 +13,9 @@ from typing import Any
 
 from cnnbench.budget import CALL_SECONDS, Progress
 from cnnbench.cases import CaseSet
-from cnnbench.results import Row, Run
+from cnnbench.results import UNFINISHED, Row, Run
 from cnnbench.words import counted
-from cnnbench.workers.pool import WorkerPool, note_threading
+from cnnbench.workers.pool import WorkerPool, note, note_threading
 from cnnbench.workers.worker import WorkerError
 from cnnkernels.conformance.fills import STORED
 from cnnkernels.contract import Conv2D, Direction, Problem, directions
@@ -34,11 +34,14 @@ def check(
 
     A deterministic backend must give the same bits at every thread count.
     """
-    progress.begin(len(threads) * sum(len(group.cases) for group in sets) * len(backends))
+    cases = [case for group in sets for case in group.cases]
+    progress.begin(len(threads) * len(cases) * len(backends))
+    for count in threads:
+        note(run, UNFINISHED, count, list(map(str, cases)))
     digests: dict[tuple[str, str], tuple[int, str]] = {}
     for count in threads:
         with WorkerPool(backends, count) as pool, fills_folder() as folder:
-            for case in (case for group in sets for case in group.cases):
+            for number, case in enumerate(cases, start=1):
                 for backend in backends:
                     progress.step(f"checking {backend} on {case.label}")
                     found = check_case(pool, backend, case, folder, call_seconds)
@@ -52,8 +55,10 @@ def check(
                             found["reason"] = f"gave different bits with {counts}"
                     run.rows.extend(rows_of(case, backend, count, found))
                 clear(folder)
+                note(run, UNFINISHED, count, list(map(str, cases[number:])))
                 run.write()
             note_threading(run, pool)
+    del run.environment[UNFINISHED]
 
 
 def check_at_once(

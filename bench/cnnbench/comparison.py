@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cnnbench import timing
+from cnnbench import sums, timing
 from cnnbench.budget import Budget
 from cnnbench.cases import CaseSet
 from cnnbench.checking import folder_of
 from cnnbench.judging.comparing import compare
 from cnnbench.judging.limits import judge, measure_ceilings
 from cnnbench.races import Race
-from cnnbench.results import Row, Run, distinct
+from cnnbench.results import UNFINISHED, Row, Run, distinct
 from cnnbench.workers.pool import WorkerPool, failing, note
 from cnnbench.workers.worker import WorkerError
 from cnnkernels.contract import FORWARD, directions
@@ -54,7 +54,7 @@ class Comparison:
         self._set_of: dict[str, str] = {}
         for group in sets:
             for case in group.cases:
-                self._set_of.setdefault(str(case), _sum_of(group))
+                self._set_of.setdefault(str(case), sums.name_of(group.name))
         self._races: dict[Case, list[Race]] = {}
         self._rows: dict[Case, list[Row]] = {}
         self._sums: dict[tuple[str, str, str, str], Row] = {}
@@ -96,6 +96,11 @@ class Comparison:
         }
         return {case: names for case, names in waiting.items() if names}
 
+    def note_unfinished(self, cases: Iterable[Case]) -> None:
+        """Save in the run which cases need another process."""
+        note(self._run, UNFINISHED, self._threads, list(map(str, cases)))
+        self._run.write()
+
     def take(self, pool: WorkerPool, case: Case) -> None:
         """Time a case in one process of each backend that still takes part in its races."""
         races, folder = self._races[case], folder_of(self._folder, case)
@@ -125,7 +130,7 @@ class Comparison:
             self._judge(case)
         for group in self._sets:
             rows = [row for case in group.cases for row in self._rows[case]]
-            for total in _sums(group, rows, self.baseline, self._floor, self._threads):
+            for total in sums.of_set(group.name, rows, self.baseline, self._floor, self._threads):
                 key = _key(total.case, total)
                 if key in self._sums:
                     vars(self._sums[key]).update(vars(total))
@@ -198,56 +203,3 @@ def _copy_times(timed: Row, row: Row) -> None:
     row.seconds, row.extra_bytes = timed.seconds, timed.extra_bytes
     row.gflops, row.ceiling_fraction = timed.gflops, timed.ceiling_fraction
     row.nchw_seconds = timed.nchw_seconds
-
-
-def _sum_of(group: CaseSet) -> str:
-    return f"{group.name} (sum)"
-
-
-def _sums(
-    group: CaseSet, rows: Sequence[Row], baseline: str, floor: float, threads: int
-) -> list[Row]:
-    """Sum a set's cases, weighted by layers: one row for each operation, direction and backend."""
-    sums: list[Row] = []
-    for op in dict.fromkeys(row.op for row in rows):
-        cases = [row.case for row in rows if row.op == op]
-        if not group.name or len(set(cases)) < 2:
-            continue
-        for direction in dict.fromkeys(row.direction for row in rows if row.op == op):
-            of_direction = []
-            for backend in dict.fromkeys(row.backend for row in rows):
-                parts = [
-                    row
-                    for row in rows
-                    if (row.op, row.direction, row.backend) == (op, direction, backend)
-                ]
-                of_direction.append(_sum(_sum_of(group), parts, threads))
-            compare(of_direction, baseline, floor)
-            sums.extend(of_direction)
-    return sums
-
-
-def _sum(name: str, parts: Sequence[Row], threads: int) -> Row:
-    first = parts[0]
-    total = Row(name, "", first.op, first.direction, first.backend, threads, "ok")
-    total.layers = sum(row.layers for row in parts)
-    owners = {row.owner for row in parts}
-    if len(owners) == 1 and owners != {first.backend}:
-        total.details["owner"] = first.owner
-    bad = next((row for row in parts if row.outcome != "ok"), None)
-    if bad is not None:
-        total.outcome, total.reason = bad.outcome, f"{bad.case}: {bad.reason}"
-        return total
-    blocks = [row.layers * np.exp(row.measured.blocks()) for row in parts]
-    shared = min(of_row.size for of_row in blocks)
-    total.samples = sum(of_row[:shared] for of_row in blocks).tolist()
-    total.sides, total.processes = 1, min(row.processes for row in parts)
-    total.seconds = timing.finite(total.measured.typical)
-    errors = [row.error_over_bound for row in parts if row.error_over_bound is not None]
-    total.error_over_bound = max(errors, default=None)
-    for rate in ("gflops", "ceiling_fraction"):
-        of_parts = [(getattr(row, rate), row.layers * (row.seconds or 0.0)) for row in parts]
-        if all(value is not None for value, _ in of_parts):
-            whole = sum(seconds for _, seconds in of_parts)
-            setattr(total, rate, sum(value * seconds for value, seconds in of_parts) / whole)
-    return total

@@ -28,6 +28,9 @@ _LONGEST = 60
 """The most letters of a subject in a file name."""
 
 
+UNFINISHED = "unfinished"
+"""Key of the environment: by thread count, the cases that an unfinished run has yet to measure."""
+
 TOO_SLOW = "too slow"
 """Begins the reason of a row whose call was skipped: 'too slow (about 13 min)'."""
 

@@ -15,7 +15,7 @@ from cnnbench.cases import CaseSet
 from cnnbench.checking import check_at_once, fills_folder, operation, rows_of
 from cnnbench.comparison import Comparison
 from cnnbench.races import AGAIN
-from cnnbench.results import Run
+from cnnbench.results import UNFINISHED, Run
 from cnnbench.words import counted
 from cnnbench.workers.pool import Copy, WorkerPool, baseline_for, cache_of, note, note_threading
 from cnnbench.workers.worker import Worker, WorkerError
@@ -49,6 +49,8 @@ def time(
     progress.begin(len(threads) * steps(sets, backends, budget) + first)
     first_calls: dict[tuple[str, str, str], tuple[float, float]] = {}
     for count in threads:
+        note(run, UNFINISHED, count, list(map(str, _cases(sets))))
+    for count in threads:
         with (
             fills_folder() as folder,
             WorkerPool(backends, count, caches, copies=copies) as pool,
@@ -67,6 +69,8 @@ def time(
                         (row.backend, row.problem, row.direction), (None, None)
                     )
             compare(comparison, sets, budget, progress, pool, caches, copies)
+        note(run, UNFINISHED, count, [])
+    del run.environment[UNFINISHED]
 
 
 def steps(sets: Sequence[CaseSet], backends: Sequence[str], budget: Budget) -> int:
@@ -148,6 +152,7 @@ def compare(
     comparison.settle()
     for number in range(2, budget.processes + 1):
         open_ = comparison.open()
+        comparison.note_unfinished(open_)
         passed_over = len(cases) - len(open_)
         progress.step(f"starting process {number} of each backend", passed_over + 1)
         if not open_:
