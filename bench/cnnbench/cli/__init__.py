@@ -70,6 +70,7 @@ def main() -> None:
     from cnnbench.history.asv import HistoryError
     from cnnbench.recommend.networks import ModelError
     from cnnbench.report.offline import PageError
+    from cnnbench.report.tidy import ColumnError
     from cnnbench.results import ResultsError
     from cnnkernels.files import WriteError
     from cnnkernels.plan import PlanError
@@ -77,6 +78,7 @@ def main() -> None:
 
     expected: tuple[type[BaseException], ...] = (
         CaseError,
+        ColumnError,
         DataError,
         HistoryError,
         ModelError,

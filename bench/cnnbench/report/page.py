@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from cnnbench.digits import weights
 from cnnbench.digits.data import DataError
 from cnnbench.recommend import recommendation
-from cnnbench.report import answer, charts, learnt, numbers, offline, tables
+from cnnbench.report import answer, charts, learnt, machines, numbers, offline, tables
 from cnnbench.report.charts import Chart, drawing
 from cnnbench.report.tables import Sheet
 from cnnbench.results import Row, Run, algorithms, distinct
+from cnnbench.words import counted
 
 
 class Cell(NamedTuple):
@@ -71,26 +72,75 @@ def write(run: Run, path: Path, against: Run | None = None, command: str = "") -
     PageError
         If Jinja2 or plotly is not installed, or the file cannot be written.
     """
-    found = [
-        section for section in sections(run, against, command) if section.tables or section.groups
-    ]
-    data = []
-    for section in found:
-        for name, group in section.groups.items():
-            data += [
-                {"group": name, "traces": chart.traces, "layout": _fitted(chart)} for chart in group
-            ]
-    offline.write(
+    _write(
         path,
-        "report/page.html",
+        sections(run, against, command),
         title=f"Convolution and max-pool kernels on {run.environment.get('cpu', 'this machine')}",
         answer=headline(run),
         busy=answer.busy(run),
         summary=summary(run),
         evidence=_evidence(run),
+    )
+
+
+def write_machines(runs: Sequence[Run], path: Path, command: str = "") -> None:
+    """Write the page of several machines' runs side by side.
+
+    Raises
+    ------
+    PageError
+        As for `write`.
+    """
+    sides = machines.sides(runs)
+    fastest, *_ = machines.sheets(sides, every=False)
+    text = "Each ratio's two sides were measured on one machine, by turns."
+    found = [
+        Section(
+            "Ratios on every machine",
+            text,
+            [(sheet.title, table_of(sheet)) for sheet in machines.sheets(sides)],
+            _unnamed(machines.charts(sides)),
+        ),
+        *(
+            replace(_circumstances(run, None, command), title=f"How it was measured: {name}")
+            for run, name in zip(runs, _names(runs), strict=True)
+        ),
+    ]
+    _write(
+        path,
+        found,
+        title=f"Convolution and max-pool kernels on {counted(len(runs), 'machine')}",
+        answer=machines.sentence(sides),
+        busy=[
+            f"{name}: {line}"
+            for run, name in zip(runs, _names(runs), strict=True)
+            for line in answer.busy(run)
+        ],
+        summary=table_of(fastest),
+        evidence=[f"{side.letter}: {side.name}" for side in sides],
+    )
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    return [f"{run.environment['machine']}, {run.environment['started'][:16]}" for run in runs]
+
+
+def _write(path: Path, all_sections: Iterable[Section], **values: Any) -> None:
+    """Write a page with those sections that have anything to show."""
+    found = [section for section in all_sections if section.tables or section.groups]
+    data = [
+        {"group": name, "traces": chart.traces, "layout": _fitted(chart)}
+        for section in found
+        for name, group in section.groups.items()
+        for chart in group
+    ]
+    offline.write(
+        path,
+        "report/page.html",
         sections=[(f"section-{number}", section) for number, section in enumerate(found, start=1)],
         charts=data,
         table_of=table_of,
+        **values,
     )
 
 
@@ -189,7 +239,7 @@ def sections(run: Run, against: Run | None, command: str = "") -> list[Section]:
         Section(
             "Speed",
             "Every timed case passed its check first. Ratios come from interleaved rounds; the "
-            "bar across a mark is the 96 % confidence interval, missing after too few rounds."
+            "bar across a mark is the 99 % confidence interval, missing after too few rounds."
             + (_MARKS if len({row.threads for row in layers}) > 1 else ""),
             groups=_unnamed(
                 charts.ratios(distinct(layers), markers),
