@@ -4,13 +4,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= yes
 comma := ,
-EXTRAS := history$(comma)report$(comma)dev$(if $(filter no,$(TORCH)),,$(comma)torch)
+EXTRAS := history$(comma)report$(comma)sweep$(comma)dev$(if $(filter no,$(TORCH)),,$(comma)torch)
 FIGURE := $(addprefix results/amd-epyc-znver4-2-cores/,train-digits-2026-11-27.json time-resnet50-2026-11-27.json)
 CURVES := results/amd-epyc-znver4-2-cores/curves-resnet18-textures-2026-11-27.csv
 STAMP := .venv/.installed-torch-$(TORCH)
 BIN := .venv/bin
 
-.PHONY: help .venv compare test test-fast lint types readme picture tutorial history regress regress-selftest speed clean
+.PHONY: help .venv compare test test-fast lint types readme picture tutorial history regress regress-selftest sweep-selftest speed clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make history    measure the kernels at old commits by asv (RANGE=a..b, STEPS=n, QUICK=1)"
 	@echo "make regress    tell whether HEAD is slower than BASE=main~1, by asv (MARKDOWN=file)"
 	@echo "make regress-selftest  check that make regress flags a slow commit, not a neutral one"
+	@echo "make sweep-selftest    kill workers of a sweep; coordinate 200 of them"
 	@echo "make speed      time every layer by pytest-benchmark, compare with the last run here"
 	@echo "make .venv      only install, with all extras (TORCH=no: without PyTorch)"
 	@echo "make clean      remove .venv and caches"
@@ -83,6 +84,10 @@ regress: $(STAMP)
 
 regress-selftest: $(STAMP)
 	$(BIN)/python -m cnnbench.history.selftest
+
+sweep-selftest: $(STAMP)
+	$(BIN)/python -m cnnbench.sweep.selftest kills
+	$(BIN)/python -m cnnbench.sweep.selftest costs
 
 # Several libraries share one process here: with one thread each, their pools stay out of the way.
 speed: $(STAMP)

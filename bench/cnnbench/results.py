@@ -203,7 +203,7 @@ def reasons(rows: Iterable[Row]) -> list[str]:
                 part = f", {len(found)} of {len(cases)} cases"
             else:
                 line = f"{backend}: {why}"
-                part = f" (on {_some([case for case, _ in found])})"
+                part = f" (on {some([case for case, _ in found])})"
             lines.append(line if len(found) == len(cases) else line + part)
     return lines
 
@@ -241,7 +241,7 @@ def algorithms(rows: Iterable[Row]) -> list[str]:
             if owner != backend:
                 cases = dict.fromkeys(row.case for row in mine if row.owner == owner)
                 every = len(cases) == len({row.case for row in mine})
-                where = "every case" if every else _some(cases)
+                where = "every case" if every else some(cases)
                 notes.append(f"{backend}: {owner}'s kernel on {where}")
     return notes
 
@@ -267,7 +267,8 @@ def longest(slow: Iterable[str]) -> str:
     return last if len(different) == 1 else last.replace("(about", "(up to about")
 
 
-def _some(names: Iterable[str], most: int = 4) -> str:
+def some(names: Iterable[str], most: int = 4) -> str:
+    """Return the first of these names, each once, and how many more there are."""
     different = list(dict.fromkeys(names))
     rest = len(different) - most
     return ", ".join(different[:most]) + (f" and {rest} more" if rest > 0 else "")
@@ -389,14 +390,30 @@ def fresh_path(folder: Path, command: str, subject: str = "") -> Path:
     ResultsError
         If it cannot be created.
     """
-    words = [command, *([slug(subject)[:_LONGEST].rstrip("-")] if subject else [])]
-    stem = "-".join([*words, datetime.date.today().isoformat()])
+    stem = _stem(command, subject)
     with _writing(folder / f"{stem}.json"):
         folder.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         path = folder / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")
         with _writing(path), contextlib.suppress(FileExistsError):
             path.touch(exist_ok=False)
+            return path
+    raise AssertionError("one number is free")
+
+
+def fresh_folder(parent: Path, command: str, subject: str) -> Path:
+    """Create a new folder, named by command, subject and date.
+
+    Raises
+    ------
+    ResultsError
+        If it cannot be created.
+    """
+    stem = _stem(command, subject)
+    for number in itertools.count(1):
+        path = parent / (stem if number == 1 else f"{stem}-{number}")
+        with _writing(path), contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
             return path
     raise AssertionError("one number is free")
 
@@ -421,6 +438,11 @@ def set_aside(path: Path) -> Path | None:
                 path.rename(older)
             return older
     raise AssertionError("one number is free")
+
+
+def _stem(command: str, subject: str) -> str:
+    words = [command, *([slug(subject)[:_LONGEST].rstrip("-")] if subject else [])]
+    return "-".join([*words, datetime.date.today().isoformat()])
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from cnnbench.cli import (
     selftest,
     show,
     signals,
+    sweep,
     time,
     train,
 )
@@ -40,12 +41,15 @@ for command in (
     train.train,
     compare.compare,
     recommend.recommend,
+    sweep.sweep,
     selftest.selftest,
     show.show,
     report.report,
     history.history,
 ):
-    app.command()(command)
+    # What follows a sweep's command belongs to that.
+    mixed = command is not sweep.sweep
+    app.command(context_settings={"allow_interspersed_args": mixed})(command)
 
 
 def _version(asked: bool) -> None:

@@ -24,7 +24,10 @@ def report(
         Path | None, typer.Option(help="Another saved run, to show beside it.")
     ] = None,
 ) -> None:
-    """Write a saved run, or those of several machines, as one HTML page that opens offline."""
+    """Write a saved run, or several side by side, as one HTML page.
+
+    It opens offline.
+    """
     from cnnbench import results
     from cnnbench.report import page
     from cnnbench.words import counted

@@ -54,7 +54,10 @@ def show(
         ),
     ] = "",
 ) -> None:
-    """Show the tables of a saved run, of several machines side by side, or the plain numbers."""
+    """Show the tables of a saved run, or of several side by side.
+
+    --format prints the plain numbers.
+    """
     from cnnbench import results
     from cnnbench.report import machines, tables, tidy
 

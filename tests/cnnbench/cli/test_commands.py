@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 COMMANDS = (
-    "info", "check", "time", "train", "compare", "recommend", "selftest", "show", "report",
-    "history",
+    "info", "check", "time", "train", "compare", "recommend", "sweep", "selftest", "show",
+    "report", "history",
 )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Run a command of the suite on many machines, through Dask."""
