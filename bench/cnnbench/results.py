@@ -42,6 +42,10 @@ class ResultsError(OSError):
     """Results that cannot be written or read; the message names the file and a remedy."""
 
 
+_SAMPLES = ("samples", "nchw_samples", "cold_samples")
+"""Fields of a row that are long lists of seconds."""
+
+
 @dataclass
 class Row:
     """The result of one case on one backend in one direction: its outcome and its speed.
@@ -169,9 +173,13 @@ class Row:
         return f"{word}: {self.reason}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the row as written to a file, with details among the other fields."""
+        """Return the row as written to a file, with details among the other fields.
+
+        Samples are rounded far below their scatter, so that files stay small.
+        """
         plain = asdict(self)
-        return {**plain.pop("details"), **plain}
+        plain = {**plain.pop("details"), **plain}
+        return plain | {key: list(map(_short, plain[key])) for key in _SAMPLES if key in plain}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Row:
@@ -457,6 +465,11 @@ def _writing(path: Path) -> Iterator[None]:
 def slug(text: str) -> str:
     """Return a text as a folder name: lower case, with words joined by hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "machine"
+
+
+def _short(seconds: float) -> float:
+    """Return a sample with six significant digits."""
+    return float(f"{seconds:.6g}")
 
 
 def _compact(value: Any) -> str:

@@ -376,3 +376,15 @@ def test_the_newest_run_is_the_newest_with_a_row(tmp_path):
         Run({}, [Row("a", "", "conv2d", "forward", "x", 1, "ok")] * rows, [path]).write()
         os.utime(path, (age, age))
     assert results.newest(tmp_path).name == "new.json"
+
+
+def test_samples_are_written_with_six_digits(tmp_path):
+    row = Row("case", "problem", "conv2d", "forward", "numpy", 1, "ok")
+    row.samples = [1 / 3, 2e-6 / 3, 1.0]
+    row.details["cold_samples"] = [2 / 3]
+    run = Run({}, [row], [tmp_path / "run.json"])
+    run.write()
+    (again,) = results.read(tmp_path / "run.json").rows
+    assert again.samples == [0.333333, 6.66667e-07, 1.0]
+    assert again.details["cold_samples"] == [0.666667]
+    assert row.samples[0] == 1 / 3

@@ -180,12 +180,13 @@ def test_sums_weigh_cases_by_their_layers(everyone):
             assert (total.outcome, total.layers, total.problem) == ("ok", 5, "")
             shared = min(a.processes, b.processes)
             blocks = [np.exp(row.measured.blocks())[:shared] for row in (a, b)]
-            assert total.samples == pytest.approx(3 * blocks[0] + 2 * blocks[1])
+            whole = 3 * blocks[0] + 2 * blocks[1]
+            assert total.samples == pytest.approx(whole, rel=1e-5)  # written with six digits
             assert (total.sides, total.processes) == (1, shared)
-            assert total.seconds == pytest.approx(total.measured.typical)
+            assert total.seconds == pytest.approx(total.measured.typical, rel=1e-5)
             work = 3 * A.problem.flops(direction) + 2 * B.problem.flops(direction)
             whole = 3 * a.seconds + 2 * b.seconds
-            assert total.gflops == pytest.approx(work / whole / 1e9)
+            assert total.gflops == pytest.approx(work / whole / 1e9, rel=1e-5)
             assert total.error_over_bound == max(a.error_over_bound, b.error_over_bound)
 
 
