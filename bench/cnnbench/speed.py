@@ -23,6 +23,9 @@ from cnnkernels import host
 from cnnkernels.contract import FORWARD, Direction, Problem, directions
 from cnnkernels.descriptor import Case
 
+_FIRST_CALL_SECONDS = 60.0
+"""Time for one first call, with compiling; plain Python would take minutes on large layers."""
+
 
 def time(
     run: Run,
@@ -188,7 +191,8 @@ def _calls(
     """Return the seconds of calls by (backend, case, direction) in a new process.
 
     It calls the smallest case of each operation once in each direction. Each call compiles only
-    what earlier ones did not, so their sum is the cost of compiling.
+    what earlier ones did not, so their sum is the cost of compiling. One that takes too long ends
+    them: such a backend is not timed anyway.
     """
     by_size = sorted(
         (c for group in sets for c in group.cases), key=lambda c: c.problem.bytes_moved(FORWARD)
@@ -197,7 +201,7 @@ def _calls(
     times: dict[tuple[str, str, str], float] = {}
     with (
         contextlib.suppress(WorkerError),
-        Worker(backend, threads, cache_of(backend, caches)) as worker,
+        Worker(backend, threads, cache_of(backend, caches), _FIRST_CALL_SECONDS) as worker,
     ):
         for case in smallest.values():
             for direction in directions(case.problem):
