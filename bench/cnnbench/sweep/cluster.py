@@ -16,6 +16,9 @@ import distributed
 CONNECT_SECONDS = 10.0
 """How long to wait for a scheduler, and for its first worker."""
 
+_LOGGER = "distributed"
+"""Dask's loggers begin so."""
+
 START_SECONDS = 60.0
 """How long to wait for workers that are started here or by SSH."""
 
@@ -40,7 +43,9 @@ def connected(on: str) -> Iterator[Any]:
     SweepError
         If there is no such scheduler, file or host, or no worker comes.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # lost workers are told here
+    for name in (_LOGGER, *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == _LOGGER:  # each has a level of its own
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what is lost is told here
     with contextlib.ExitStack() as stack:
         if re.match(r"[a-z]+://", on):
             client = stack.enter_context(_of_scheduler(on))
@@ -152,8 +157,17 @@ def _wait(client: Any, seconds: float, otherwise: str, workers: int = 1) -> None
 
 
 def addresses(client: Any) -> list[str]:
-    """Return the addresses of the workers that are connected."""
-    return list(client.scheduler_info(n_workers=-1)["workers"])
+    """Return the addresses of the workers that are connected.
+
+    Raises
+    ------
+    SweepError
+        If the scheduler has ended.
+    """
+    if client.status == "running":
+        with contextlib.suppress(OSError):
+            return list(client.scheduler_info(n_workers=-1)["workers"])
+    raise SweepError("the scheduler has ended")
 
 
 def _first_line(error: BaseException) -> str:

@@ -30,7 +30,7 @@ PIECES = 4
 ATTEMPTS = 5
 """How many tasks a piece gets while none of them finishes another case."""
 
-RETURN_SECONDS = 15.0
+RETURN_SECONDS = 60.0
 """How long a machine that has left may take to return."""
 
 LOOK_SECONDS = 1.0
@@ -113,6 +113,7 @@ class Sweep:
         self._topic = f"cnnbench-{time.time_ns()}"
         self._numbers = itertools.count(1)
         self._looked = self._written = -math.inf
+        self._began = time.monotonic()
 
     def run(self) -> None:
         """Measure until every share is finished, or no machine is left that could.
@@ -143,6 +144,8 @@ class Sweep:
     def _over(self) -> bool:
         """Return whether no machine will take what is left, if anything is."""
         now = time.monotonic()
+        if not self.machines and now - self._began <= RETURN_SECONDS:
+            return False
         coming = [m for m in self.machines.values() if now - m.seen <= RETURN_SECONDS]
         return not any(
             share.pieces and any(alike(machine.about, share.about) for machine in coming)
@@ -157,8 +160,6 @@ class Sweep:
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
-        if self._client.status != "running":
-            raise SweepError("the scheduler has ended")
         present = set(cluster.addresses(self._client))
         for address in set(self._machine_of) - present:
             machine = self._machine_of.pop(address)

@@ -99,9 +99,11 @@ class Folder:
             file.write(text)
 
     def rescue(self) -> Path:
-        """Write what the journal could not take to a folder for temporary files."""
+        """Write the whole journal to the folder for temporary files, and return its path."""
         with tempfile.NamedTemporaryFile(
             "w", prefix="cnnbench-rows-", suffix=".jsonl", delete=False, encoding="utf-8"
         ) as file:
+            for entry in self.entries():
+                file.write(json.dumps(entry) + "\n")
             file.write("".join(self._unwritten))
         return Path(file.name)

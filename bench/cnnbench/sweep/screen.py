@@ -15,6 +15,7 @@ from cnnbench.results import some
 from cnnbench.sweep.coordinator import Sweep
 from cnnbench.sweep.requests import WITH_CASES
 from cnnbench.sweep.shares import Share
+from cnnkernels.descriptor import parse_case
 
 _LONGEST = 40
 """Letters of a state that fit beside a machine's name in 80 columns."""
@@ -68,7 +69,7 @@ def sheet(sweep: Sweep) -> Sheet:
     for share in sweep.shares:
         if share.failed:
             notes.append(f"{share.name}: {share.failed}")
-        if missing := [descriptor for _, descriptor in share.missing()]:
+        if missing := [parse_case(descriptor).label for _, descriptor in share.missing()]:
             notes.append(f"{share.name} lacks {some(missing)}")
         elif share.pieces:
             notes.append(f"{share.name} has not finished {share.request.command}")

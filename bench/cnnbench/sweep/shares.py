@@ -115,7 +115,8 @@ class Share:
 
     def run(self, path: Path) -> Run:
         """Return the run, to be written to a path; sets that several tasks measured are summed."""
-        rows = self.rows
+        order = {descriptor: at for at, (_, descriptor) in enumerate(self.request.cases)}
+        rows = sorted(self.rows, key=lambda row: (row.threads, order.get(row.problem, len(order))))
         if self.tasks > 1 and self.request.command == "time":
             rows = self._summed([row for row in rows if row.problem])
         return Run(self.environment, rows, [path])

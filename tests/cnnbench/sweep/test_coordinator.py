@@ -14,6 +14,7 @@ from cnnbench.sweep import coordinator
 from cnnbench.sweep.cluster import SweepError
 from cnnbench.sweep.folder import Folder
 from cnnbench.sweep.requests import Request
+from cnnbench.sweep.screen import Screen, sheet
 
 CASES = tuple(("set", f'mb1ic1ih4oc1kh3n"set.{number:02d}"') for number in range(1, 5))
 REQUEST = Request("time", ("--backends", "numpy"), CASES)
@@ -95,10 +96,9 @@ class Cluster:
         What each tells of its machine, by address.
     """
 
-    status = "running"
-
     def __init__(self, workers, behave=Future.finish):
         self.workers, self.behave, self.asked = dict(workers), behave, []
+        self.status = "running"
 
     def scheduler_info(self, n_workers):
         assert n_workers == -1
@@ -260,6 +260,16 @@ def test_unfinished_cases_of_a_dead_worker_are_measured_by_another_one_of_its_ma
     assert not found.shares[0].unfinished
 
 
+def test_the_first_machine_may_come_late(swept):
+    cluster = Cluster({})
+
+    def look(_):
+        cluster.workers["a:1"] = about("a")
+
+    found = swept(cluster, look=look)
+    assert not found.shares[0].unfinished
+
+
 def test_a_machine_that_stays_away_is_replaced_by_one_that_is_alike(swept):
     def behave(future):
         if future.address == "a:1":
@@ -395,6 +405,35 @@ def test_the_largest_floor_of_several_tasks_counts(swept):
     )
     found = swept(cluster, split=True)
     assert found.shares[0].environment["aa_floor"] == {"1": 0.05}
+
+
+def test_a_log_has_a_line_for_each_case_of_a_machine(swept, capsys):
+    def behave(future):
+        unfinished = {"unfinished": {"1": all_of(CASES[1:])}}
+        future.tell(rows=[row_of(CASES[0])], environment=unfinished, step="timing")
+        pending.append(future)
+
+    def look(sweep):
+        screen(sweep)
+        if sweep.finished(sweep.shares[0]) == 1:
+            pending.pop().finish()
+
+    pending, screen = [], Screen()
+    found = swept(Cluster({"a:1": about("a")}, behave), look=look)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["a-machine: 1 of 4 cases; timing", "a-machine: 4 of 4 cases; idle"]
+    assert sheet(found).rows == (("a-machine", "4 of 4 cases", "4", "0"),)
+    assert sheet(found).notes == ()
+
+
+def test_what_is_missing_is_named_by_its_layers(swept):
+    def behave(future):
+        future.tell(rows=[row_of(CASES[0])], environment={"unfinished": {"1": all_of(CASES[1:])}})
+        future.die()
+
+    assert sheet(swept(Cluster({"a:1": about("a")}, behave))).notes == (
+        "a-machine lacks set.02, set.03, set.04",
+    )
 
 
 def test_a_request_is_plain_json():

@@ -125,3 +125,48 @@ def test_bad_input_is_one_sentence_before_anything_starts(tmp_path, arguments, t
     done, _ = swept(tmp_path, *arguments, code=2)
     assert told in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Return a function that starts a program of Dask and waits until it prints an address."""
+    begun = []
+
+    def started(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]],
+            cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        begun.append(process)
+        for line in process.stderr:
+            if found := re.search(r"tcp://127\.0\.0\.1:\d+", line):
+                return process, found[0]
+        raise AssertionError(f"{arguments} did not start")
+
+    yield started
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+def test_rows_are_kept_when_the_scheduler_is_killed(tmp_path, started):
+    local = ("--host", "127.0.0.1", "--no-dashboard")
+    scheduler, address = started("scheduler", *local, "--port", "0")
+    started("worker", address, *local, "--nthreads", "1")
+    words = command(*TIME)
+    words[words.index("local:2")] = address
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size for path in tmp_path.glob(".cnnbench/*/rows.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    scheduler.kill()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    assert "cnnbench: the scheduler has ended" in said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    (run,) = runs(tmp_path)
+    assert run.environment["machine"]
