@@ -286,7 +286,7 @@ def train_sheet(rows: Sequence[Row]) -> Sheet:
                 numbers.seconds(row.seconds) + ("" if whole else "*"),
                 numbers.seconds(details["seconds_per_step"]),
                 numbers.interval(row.ratio, row.ratio_low, row.ratio_high),
-                row.verdict or "",
+                (row.verdict or "") if row.ratio else "",
             )
         )
     notes = [f"* {row.backend}: {row.reason}" for row in trained if row.seconds and row.reason]
