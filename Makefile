@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= yes
 comma := ,
 EXTRAS := history$(comma)report$(comma)sweep$(comma)dev$(if $(filter no,$(TORCH)),,$(comma)torch)
-FIGURE := $(addprefix results/amd-epyc-znver4-2-cores/,train-digits-2026-11-27.json time-resnet50-2026-11-27.json)
+FIGURE := $(addprefix results/amd-epyc-znver4-2-cores/,train-digits-2026-11-28.json time-resnet50-2026-11-28.json)
 CURVES := results/amd-epyc-znver4-2-cores/curves-resnet18-textures-2026-11-27.csv
 STAMP := .venv/.installed-torch-$(TORCH)
 BIN := .venv/bin
@@ -60,7 +60,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 readme: $(STAMP)
-	$(BIN)/python -m cnnbench.report.readme docs/measuring.md docs/training.md \
+	$(BIN)/python -m cnnbench.report.readme README.md docs/measuring.md docs/training.md \
 	  kernels/cnnkernels/convolution/numba_winograd/README.md
 	$(BIN)/python -m cnnbench.report.index results
 	$(BIN)/python -m cnnbench.report.figure $(FIGURE) docs/figures/speed.svg

@@ -6,18 +6,21 @@ A table stands between two comments. The first names its file and kind::
     ...
     <!-- end of table -->
 
+The kind ``networks`` takes a folder with all machines' results.
+
 ``python -m cnnbench.report.readme docs/training.md`` regenerates the text between them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
 
 from cnnbench import results
 from cnnbench.recommend import recommendation
-from cnnbench.report import numbers, tables, verdicts
+from cnnbench.report import networks, numbers, tables, verdicts
 from cnnbench.report.answer import answer, busy, evidence
 from cnnbench.report.recommendation import parts_sheet, steps_sheet
 from cnnkernels import files
@@ -39,8 +42,12 @@ def rendered(text: str, root: Path) -> str:
     """
 
     def table(found: re.Match[str]) -> str:
-        run = results.read(root / found["path"])
-        return f"{found[1]}\n{_table(run, found['kind'])}\n{found[4]}"
+        path = root / found["path"]
+        if path.is_dir():
+            text = tables.markdown(networks.sheet(path))
+        else:
+            text = _table(results.read(path), found["kind"])
+        return f"{found[1]}\n{text}\n{found[4]}"
 
     return _TABLE.sub(table, text)
 
@@ -52,6 +59,7 @@ def _table(run: results.Run, kind: str) -> str:
         sheet = tables.train_sheet(run.rows)
     elif kind == "verdicts":
         sheet = verdicts.sheet(run)
+        sheet = dataclasses.replace(sheet, notes=(*sheet.notes, *busy(run)))
     elif kind == "check":
         layers = [row for row in run.rows if row.op != "train" and row.problem]
         return "\n".join(map(tables.markdown, tables.check_sheets(layers)))

@@ -1,0 +1,92 @@
+"""All machines' newest times of whole networks, against the better of PyTorch's two layouts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from cnnbench import results, timing
+from cnnbench.cases import SETS
+from cnnbench.digits.trainers import is_pytorch
+from cnnbench.report import numbers
+from cnnbench.report.charts import drawing
+from cnnbench.report.tables import Sheet
+from cnnbench.results import Row, Run
+
+_DIRECTIONS = ("forward", "backward")
+
+
+def sheet(folder: Path) -> Sheet:
+    """Return a table of committed results: networks by machines.
+
+    A cell has the fastest backend of this project, and its speed relative to the fastest PyTorch
+    backend with the verdict, from the sums of one run, at its lowest thread count.
+
+    Parameters
+    ----------
+    folder : path
+        Has a folder for each machine.
+    """
+    machines = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and path.name != "asv"
+    )
+    newest = {machine: _newest(folder / machine) for machine in machines}
+    lines = []
+    for name in SETS:
+        for op in ("conv2d", "max_pool2d"):
+            for direction in _DIRECTIONS:
+                cells = [
+                    _cell(newest[machine].get(name), name, op, direction) for machine in machines
+                ]
+                if any(cell != "-" for cell in cells):
+                    lines.append((f"{name}, {drawing.named(op, direction).lower()}", *cells))
+    quick = any("*" in cell for line in lines for cell in line)
+    notes = ("* a quick look, without a verdict",) if quick else ()
+    return Sheet(
+        "The fastest kernel here, relative to the faster of PyTorch's layouts",
+        ("all layers of", *machines),
+        tuple(lines),
+        notes,
+        texts=1 + len(machines),
+    )
+
+
+def _newest(folder: Path) -> dict[str, Run]:
+    """Return a machine's newest timing of each set."""
+    found: dict[str, Run] = {}
+    for run in sorted(map(results.read, folder.glob("time-*.json")), key=_started):
+        for name in {row.case.removesuffix(" (sum)") for row in run.rows if not row.problem}:
+            found[name] = run
+    return found
+
+
+def _started(run: Run) -> str:
+    return str(run.environment["started"])
+
+
+def _cell(run: Run | None, name: str, op: str, direction: str) -> str:
+    if run is None:
+        return "-"
+    sums = [
+        row
+        for row in run.rows
+        if (row.case, row.op, row.direction) == (f"{name} (sum)", op, direction) and row.ratio
+    ]
+    threads = min((row.threads for row in sums), default=0)
+    mine = _fastest(row for row in sums if row.threads == threads and not is_pytorch(row.backend))
+    theirs = _fastest(row for row in sums if row.threads == threads and is_pytorch(row.backend))
+    if mine is None or theirs is None:
+        return "-"
+    found = timing.ratio(mine.measured, theirs.measured)
+    quick = "--quick" in run.environment["command"]
+    verdict = "*" if quick else f" {timing.verdict(found, run.floors.get(threads, math.nan))}"
+    return f"{mine.backend} {numbers.interval(*found.known())}{verdict}"
+
+
+def _fastest(rows: Iterable[Row]) -> Row | None:
+    return max(rows, key=_ratio, default=None)
+
+
+def _ratio(row: Row) -> float:
+    return row.ratio or 0.0
