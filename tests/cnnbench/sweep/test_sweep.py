@@ -83,7 +83,13 @@ def workers_of(pid):
 
 def test_ctrl_c_twice_keeps_the_rows(tmp_path):
     process = subprocess.Popen(
-        command(*TIME), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(*TIME),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A background job of a shell ignores the signal, and its children would, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not any(path.stat().st_size for path in tmp_path.glob(".cnnbench/*/rows.jsonl")):
