@@ -76,6 +76,7 @@ def main() -> None:
     from cnnbench.report.offline import PageError
     from cnnbench.report.tidy import ColumnError
     from cnnbench.results import ResultsError
+    from cnnbench.sweep.requests import SweepError
     from cnnkernels.files import WriteError
     from cnnkernels.plan import PlanError
     from cnnkernels.registry import UnknownBackendError
@@ -89,6 +90,7 @@ def main() -> None:
         PageError,
         PlanError,
         ResultsError,
+        SweepError,
         UnknownBackendError,
         WriteError,
     )

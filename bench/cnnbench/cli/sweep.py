@@ -53,25 +53,21 @@ def sweep(
 
     Every machine does everything, or alike ones share the cases.
     """
+    from cnnbench.sweep.requests import SweepError
+
     try:
         from cnnbench.sweep import cluster
     except ImportError as error:
-        typer.echo(
-            f"cnnbench: Dask is not installed here ({error}): pip install 'cnnbench[sweep]'",
-            err=True,
-        )
-        raise typer.Exit(2) from None
+        raise SweepError(
+            f"Dask is not installed here ({error}): pip install 'cnnbench[sweep]'"
+        ) from None
     if resume is not None and (command or split):
         raise typer.BadParameter("--resume takes the command and --split from its folder")
     if resume is None and not command:
         raise typer.BadParameter("expected a command: check, time, train or recommend")
-    try:
-        folder = _folder(context, command or [], split, mixed, resume)
-        with cluster.connected(on) as client:
-            _measure(client, folder, save)
-    except cluster.SweepError as error:
-        typer.echo(f"cnnbench: {error}", err=True)
-        raise typer.Exit(2) from None
+    folder = _folder(context, command or [], split, mixed, resume)
+    with cluster.connected(on) as client:
+        _measure(client, folder, save)
 
 
 def _folder(
@@ -128,8 +124,8 @@ def _measure(client: Any, folder: Folder, save: bool) -> None:
     """Run the sweep to its end; say what came home, and what is missing."""
     from cnnbench.cli import signals
     from cnnbench.sweep import remote
-    from cnnbench.sweep.cluster import SweepError
     from cnnbench.sweep.coordinator import Sweep
+    from cnnbench.sweep.requests import SweepError
     from cnnbench.sweep.screen import Screen
 
     code = 0

@@ -151,21 +151,27 @@ def sheets(sides: Sequence[Side], *, every: bool = True) -> Iterator[Sheet]:
             texts=2 + len(names),
         )
     for backend in _backends(sides):
-        yield Sheet(
-            f"{backend}, relative to {_baseline(sides, backend)}",
-            ("case", *names),
-            tuple(
-                (_words(key), *(_ratio(_row(side, key, backend)) for side in sides))
-                for key in shared
-                if any(_row(side, key, backend) for side in sides)
-            ),
-            texts=1 + len(names),
-        )
+        yield _ratios(sides, backend, shared)
+
+
+def _ratios(sides: Sequence[Side], backend: str, shared: Sequence[Key]) -> Sheet:
+    """Return a table of a backend's ratios on each side."""
+    return Sheet(
+        f"{backend}, relative to {_baseline(sides, backend)}",
+        ("case", *(side.letter for side in sides)),
+        tuple(
+            (_words(key), *(_ratio(_row(side, key, backend)) for side in sides))
+            for key in shared
+            if any(_row(side, key, backend) for side in sides)
+        ),
+        texts=1 + len(sides),
+    )
 
 
 def charts(sides: Sequence[Side]) -> Iterator[Chart]:
     """Yield a chart for each backend: its speed relative to the baseline on every side."""
-    shared = keys(sides, totals=True) or keys(sides, totals=False)
+    totals, cases = keys(sides, totals=True), keys(sides, totals=False)
+    shared = totals or cases
     markers = drawing.colours(side.letter for side in sides)
     for backend in _backends(sides):
         baseline = _baseline(sides, backend)
@@ -195,7 +201,7 @@ def charts(sides: Sequence[Side]) -> Iterator[Chart]:
                 "shapes": [drawing.vertical(1.0)],
             },
             drawing.height(len(shared), max(1.4, 0.35 * len(traces))),
-            next(s for s in sheets(sides) if s.title.startswith(f"{backend}, relative")),
+            _ratios(sides, backend, totals + cases),
         )
 
 

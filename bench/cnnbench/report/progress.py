@@ -9,43 +9,31 @@ from __future__ import annotations
 
 import contextlib
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from cnnbench.estimate import in_words
 
 
-class ProgressBar:
-    """Implements `cnnbench.budget.Progress`.
+class OnTerminal:
+    """A display on standard error, shown while a block runs if that is a terminal.
 
     Parameters
     ----------
-    seconds : float, optional
-        A rough estimate of how long the command takes, printed at the start.
+    console : Console
+    display : Progress or Live
     """
 
-    def __init__(self, seconds: float | None = None) -> None:
-        self._seconds = seconds
-        self._console = Console(stderr=True, markup=False, emoji=False)
-        self._bar = Bar(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            refresh_per_second=1,
-            transient=True,
-        )
-        self._task = self._bar.add_task("starting", total=None)
-        self._printed = -1
+    def __init__(self, console: Console, display: Bar | Live) -> None:
+        self._console, self._display = console, display
 
-    def __enter__(self) -> ProgressBar:
-        if self._seconds is not None:
-            self._console.print(f"This takes {in_words(self._seconds)}.", highlight=False)
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._bar.start()
+            self._display.start()
         return self
 
     def __exit__(
@@ -56,7 +44,43 @@ class ProgressBar:
     ) -> None:
         if self._console.is_terminal:
             with contextlib.suppress(OSError):  # the terminal may be closed
-                self._bar.stop()
+                self._display.stop()
+
+
+def on_standard_error() -> Console:
+    """Return a console on standard error that prints brackets and colons literally."""
+    return Console(stderr=True, markup=False, emoji=False)
+
+
+class ProgressBar(OnTerminal):
+    """Implements `cnnbench.budget.Progress`.
+
+    Parameters
+    ----------
+    seconds : float, optional
+        A rough estimate of how long the command takes, printed at the start.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = seconds
+        console = on_standard_error()
+        self._bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            refresh_per_second=1,
+            transient=True,
+        )
+        super().__init__(console, self._bar)
+        self._task = self._bar.add_task("starting", total=None)
+        self._printed = -1
+
+    def __enter__(self) -> Self:
+        if self._seconds is not None:
+            self._console.print(f"This takes {in_words(self._seconds)}.", highlight=False)
+        return super().__enter__()
 
     def begin(self, total: int) -> None:
         """Set the number of steps."""

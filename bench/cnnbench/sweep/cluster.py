@@ -13,6 +13,8 @@ from typing import Any
 
 import distributed
 
+from cnnbench.sweep.requests import SweepError
+
 CONNECT_SECONDS = 10.0
 """How long to wait for a scheduler, and for its first worker."""
 
@@ -21,10 +23,6 @@ _LOGGER = "distributed"
 
 START_SECONDS = 60.0
 """How long to wait for workers that are started here or by SSH."""
-
-
-class SweepError(RuntimeError):
-    """A sweep cannot begin or go on; the message says what to do."""
 
 
 @contextlib.contextmanager

@@ -16,10 +16,9 @@ from typing import Any
 
 from cnnbench.results import ResultsError, Row
 from cnnbench.sweep import cluster, remote
-from cnnbench.sweep.cluster import SweepError
 from cnnbench.sweep.folder import Folder
 from cnnbench.sweep.machines import About, Machine, alike, apart, other_versions
-from cnnbench.sweep.requests import Request
+from cnnbench.sweep.requests import Request, SweepError
 from cnnbench.sweep.shares import Piece, Share, unfinished
 from cnnbench.words import counted
 from cnnkernels import files

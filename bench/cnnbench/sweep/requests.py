@@ -19,6 +19,10 @@ WITH_CASES = ("check", "time")
 """Those that can be asked of some cases only; the others compare everything side by side."""
 
 
+class SweepError(RuntimeError):
+    """A sweep cannot begin or go on; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class Request:
     """A command line of the suite.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from types import TracebackType
-
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cnnbench.report.progress import OnTerminal, on_standard_error
 from cnnbench.report.tables import Sheet
 from cnnbench.results import some
 from cnnbench.sweep.coordinator import Sweep
@@ -21,29 +18,15 @@ _LONGEST = 40
 """Letters of a state that fit beside a machine's name in 80 columns."""
 
 
-class Screen:
+class Screen(OnTerminal):
     """Shows a sweep on standard error: call it whenever something may have changed."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, markup=False, emoji=False)
-        self._live = Live(console=self._console, refresh_per_second=2, transient=True)
+        console = on_standard_error()
+        self._live = Live(console=console, refresh_per_second=2, transient=True)
+        super().__init__(console, self._live)
         self._said: dict[str, str] = {}
         self._trouble = ""
-
-    def __enter__(self) -> Screen:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._console.is_terminal:
-            with contextlib.suppress(OSError):  # the terminal may be closed
-                self._live.stop()
 
     def __call__(self, sweep: Sweep) -> None:
         """Show the machines, and what each of them does."""

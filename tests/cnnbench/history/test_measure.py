@@ -284,8 +284,8 @@ def test_slowdowns_are_measured_again_once(machine, monkeypatch, after, confirme
     _, since, at = machine.checkout.commits
     slower = ("b", "numba")
     plain = machine.value
-    machine.value = lambda commit, *what: (
-        2.0 if (commit, what) == (at, slower) else plain(commit, *what)
+    machine.value = lambda commit, *params: (
+        2.0 if (commit, params) == (at, slower) else plain(commit, *params)
     )
     monkeypatch.setattr(again, "measure", asked := Again(after))
     measured(machine)

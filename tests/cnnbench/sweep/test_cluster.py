@@ -5,7 +5,7 @@ import pytest
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 
 from cnnbench.sweep import cluster  # noqa: E402
-from cnnbench.sweep.cluster import SweepError  # noqa: E402
+from cnnbench.sweep.requests import SweepError  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

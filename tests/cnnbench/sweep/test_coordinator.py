@@ -11,9 +11,8 @@ import pytest
 from cnnbench import results
 from cnnbench.results import Row
 from cnnbench.sweep import coordinator
-from cnnbench.sweep.cluster import SweepError
 from cnnbench.sweep.folder import Folder
-from cnnbench.sweep.requests import Request
+from cnnbench.sweep.requests import Request, SweepError
 from cnnbench.sweep.screen import Screen, sheet
 
 CASES = tuple(("set", f'mb1ic1ih4oc1kh3n"set.{number:02d}"') for number in range(1, 5))

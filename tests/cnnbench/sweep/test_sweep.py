@@ -78,7 +78,9 @@ def workers_of(pid):
         ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
     ).stdout
     found = re.findall(r"^ *(\d+) +(\d+) (.*)$", listed, re.MULTILINE)
-    return [int(own) for own, parent, what in found if int(parent) == pid and "spawn_main" in what]
+    return [
+        int(own) for own, parent, words in found if int(parent) == pid and "spawn_main" in words
+    ]
 
 
 def test_ctrl_c_twice_keeps_the_rows(tmp_path):
