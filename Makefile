@@ -8,9 +8,10 @@ EXTRAS := history$(comma)report$(comma)sweep$(comma)dev$(if $(filter no,$(TORCH)
 FIGURE := $(addprefix results/amd-epyc-znver4-2-cores/,train-digits-2026-11-28.json time-resnet50-2026-11-28.json)
 CURVES := results/amd-epyc-znver4-2-cores/curves-resnet18-textures-2026-11-27.csv
 STAMP := .venv/.installed-torch-$(TORCH)
+SITE_STAMP := .venv/.installed-site
 BIN := .venv/bin
 
-.PHONY: help .venv compare test test-fast lint types readme picture tutorial history regress regress-selftest sweep-selftest speed clean
+.PHONY: help .venv compare test test-fast lint types readme picture tutorial site history regress regress-selftest sweep-selftest speed clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +23,7 @@ help:
 	@echo "make readme     regenerate figures and tables in the documents from results/"
 	@echo "make picture    take the README's picture of a page anew, with Chromium"
 	@echo "make tutorial   make the notebook docs/tutorial/tutorial.ipynb from its script"
+	@echo "make site       build these documents and all results as a site"
 	@echo "make history    measure the kernels at old commits by asv (RANGE=a..b, STEPS=n, QUICK=1)"
 	@echo "make regress    tell whether HEAD is slower than BASE=main~1, by asv (MARKDOWN=file)"
 	@echo "make regress-selftest  check that make regress flags a slow commit, not a neutral one"
@@ -76,6 +78,15 @@ tutorial: $(STAMP)
 	@echo "To open it: $(BIN)/pip install jupyterlab"
 	@echo "            $(BIN)/jupyter lab docs/tutorial/tutorial.ipynb"
 
+site: $(SITE_STAMP)
+	rm -rf build/site docs/api
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --jobs auto --doctree-dir .cnnbench/doctrees -c docs . build/site
+	@echo "Open build/site/index.html"
+
+$(SITE_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS),site]"
+	@touch $@
+
 history: $(STAMP)
 	$(BIN)/python -m cnnbench.history.measure $(if $(RANGE),--range $(RANGE)) $(if $(QUICK),--quick) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
@@ -97,4 +108,4 @@ speed: $(STAMP)
 	  --benchmark-columns=median,iqr,rounds --benchmark-group-by=group --benchmark-sort=name $(ARGS)
 
 clean:
-	rm -rf .venv .asv .cnnbench .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .asv .cnnbench .mypy_cache .pytest_cache .ruff_cache build dist docs/api docs/results

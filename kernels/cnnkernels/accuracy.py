@@ -18,9 +18,9 @@ Result: TypeAlias = Literal["y", "dx", "dw"]
 
 
 def rounding(dtype: str, terms: int) -> float:
-    """Return gamma_n, the bound of the relative error of n roundings in any order [1]_.
+    """Return gamma_n, the bound of the relative error of n roundings in any order.
 
-    It is doubled for float64, because the reference rounds too.
+    This bound is Higham's [1]_, doubled for float64, because the reference rounds too.
 
     References
     ----------

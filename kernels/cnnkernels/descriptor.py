@@ -3,17 +3,17 @@
 ``g1mb64ic1ih8oc8oh8kh3ph1n"digits.conv1*1"`` describes a convolution of 64 images with one channel
 of 8x8 pixels, into 8 channels, with a 3x3 kernel and one pixel of padding. Its name is
 digits.conv1, and it occurs once in its network. Each key is followed by an integer; keys may come
-in any order:
+in any order [1]_:
 
-====================  ====================================================================
-``g mb ic oc``        groups (1), batch, channels in and out; without ``oc``, a max-pool
-``ih oh kh sh ph dh`` rows: input, output, kernel, stride (1), padding before, dilation - 1 (0)
-``iw ow kw sw pw dw`` columns; each defaults to the ``h`` key of its kind
-``n"NAME*LAYERS"``    a name, and the number of layers with this problem in its network (1)
-``f64``               computed in float64 instead of float32
-``bias0``             without bias
-``_``                 ignored
-====================  ====================================================================
+=====================  ====================================================================
+``g mb ic oc``         groups (1), batch, channels in and out; without ``oc``, a max-pool
+``ih oh kh sh ph dh``  rows: input, output, kernel, stride (1), padding before, dilation - 1 (0)
+``iw ow kw sw pw dw``  columns; each defaults to the ``h`` key of its kind
+``n"NAME*LAYERS"``     a name, and the number of layers with this problem in its network (1)
+``f64``                computed in float64 instead of float32
+``bias0``              without bias
+``_``                  ignored
+=====================  ====================================================================
 
 Numbers in parentheses are the defaults. ``oh`` and ``ph`` are optional. ``ph`` alone means equal
 padding on both sides. ``oh`` alone means the padding that this output needs, with the smaller half

@@ -10,8 +10,8 @@ from cnnbench.history.series import History, Series, Step
 from cnnbench.report import offline
 
 
-def write(history: History, path: Path) -> None:
-    """Write the page.
+def write(history: History, path: Path, site: offline.Site | None = None) -> None:
+    """Write the page, alone or as one of a site.
 
     Raises
     ------
@@ -22,6 +22,7 @@ def write(history: History, path: Path) -> None:
     offline.write(
         path,
         "history/page.html",
+        site,
         title="Performance history",
         data=_data(history),
         commits=len(history.commits),

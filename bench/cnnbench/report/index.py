@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -25,8 +26,13 @@ One run of each kind on each machine. File names give command, subject and date.
 performance history; `cnnbench history` shows it. `make readme` regenerates this page.
 """
 
+COLUMNS = "| run | effort | result |\n| --- | --- | --- |\n"
+"""Head of the table whose lines `line` returns."""
+
 _CLAIMS = ("numba-winograd-f4", "numba-simd")
 """Backends whose speed a line states: the first of them that the run has."""
+
+_CURVES = "Loss and accuracy of trainings after each epoch."
 
 _VERDICTS = ("FASTER", "SAME", "UNCLEAR", "SLOWER")
 
@@ -46,21 +52,27 @@ def index(folder: Path) -> str:
         if not runs:
             continue
         where = runs[-1].environment
-        rows = "\n".join(_row(run) for run in runs)
+        lines = [line(run, folder) for run in runs] + [
+            f"| [{path.stem}]({machine.name}/{path.name}) | full | {_CURVES} |"
+            for path in sorted(machine.glob("*.csv"))
+        ]
         sections.append(
             f"## {machine.name}\n\n{where['cpu']}, {numbers.cores(where)}, {where['system']}.\n\n"
-            f"| run | effort | result |\n| --- | --- | --- |\n{rows}\n"
+            + COLUMNS
+            + "".join(f"{one}\n" for one in lines)
         )
     return "\n".join(sections)
 
 
-def _row(run: Run) -> str:
+def line(run: Run, base: Path) -> str:
+    """Return a run as a line of a Markdown table: for a page in the folder `base`."""
     (path,) = run.paths
-    effort = "quick" if _is_quick(run) else "full"
-    return f"| [{path.stem}]({path.parent.name}/{path.name}) | {effort} | {sentence(run)} |"
+    effort = "quick" if is_quick(run) else "full"
+    return f"| [{path.stem}]({os.path.relpath(path, base)}) | {effort} | {sentence(run)} |"
 
 
-def _is_quick(run: Run) -> bool:
+def is_quick(run: Run) -> bool:
+    """Return whether a run was a quick look, whose ratios have no verdicts."""
     return "--quick" in run.environment["command"]
 
 
@@ -97,7 +109,7 @@ def _against_baseline(run: Run) -> str:
         for row in mine
         if row.ratio and not row.problem
     )
-    verdicts = _verdicts(mine, _is_quick(run))
+    verdicts = _verdicts(mine, is_quick(run))
     where = f"{backend} against {mine[0].baseline} on {threads_in_words(threads)}"
     return f"{where}: {ratios} ({verdicts})" if ratios else f"{where}: {verdicts}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from cnnbench import results, timing
 from cnnbench.cases import SETS
 from cnnbench.digits.trainers import is_pytorch
-from cnnbench.report import numbers
+from cnnbench.report import index, numbers
 from cnnbench.report.charts import drawing
 from cnnbench.report.tables import Sheet
 from cnnbench.results import Row, Run
@@ -31,13 +31,13 @@ def sheet(folder: Path) -> Sheet:
     machines = sorted(
         path.name for path in folder.iterdir() if path.is_dir() and path.name != "asv"
     )
-    newest = {machine: _newest(folder / machine) for machine in machines}
+    runs = {machine: newest(folder / machine) for machine in machines}
     lines = []
     for name in SETS:
         for op in ("conv2d", "max_pool2d"):
             for direction in _DIRECTIONS:
                 cells = [
-                    _cell(newest[machine].get(name), name, op, direction) for machine in machines
+                    _cell(runs[machine].get(name), name, op, direction) for machine in machines
                 ]
                 if any(cell != "-" for cell in cells):
                     lines.append((f"{name}, {drawing.named(op, direction).lower()}", *cells))
@@ -52,7 +52,7 @@ def sheet(folder: Path) -> Sheet:
     )
 
 
-def _newest(folder: Path) -> dict[str, Run]:
+def newest(folder: Path) -> dict[str, Run]:
     """Return a machine's newest timing of each set."""
     found: dict[str, Run] = {}
     for run in sorted(map(results.read, folder.glob("time-*.json")), key=_started):
@@ -79,8 +79,11 @@ def _cell(run: Run | None, name: str, op: str, direction: str) -> str:
     if mine is None or theirs is None:
         return "-"
     found = timing.ratio(mine.measured, theirs.measured)
-    quick = "--quick" in run.environment["command"]
-    verdict = "*" if quick else f" {timing.verdict(found, run.floors.get(threads, math.nan))}"
+    verdict = (
+        "*"
+        if index.is_quick(run)
+        else f" {timing.verdict(found, run.floors.get(threads, math.nan))}"
+    )
     return f"{mine.backend} {numbers.interval(*found.known())}{verdict}"
 
 

@@ -1,7 +1,8 @@
-"""Self-contained HTML pages that open without a network."""
+"""HTML pages that open without a network: each in one file, or several in a site."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,38 @@ class PageError(RuntimeError):
     """A page cannot be written; the message names the remedy."""
 
 
-def write(path: Path, template: str, **values: Any) -> None:
+@dataclass(frozen=True)
+class Site:
+    """The site that a page belongs to, seen from the page.
+
+    Attributes
+    ----------
+    script : str
+        Relative address of Plotly's script, which the site's pages share.
+    links : tuple of (str, str)
+        Texts and relative addresses, shown above the page.
+    """
+
+    script: str
+    links: tuple[tuple[str, str], ...]
+
+
+def plotly_script() -> str:
+    """Return Plotly's script.
+
+    Raises
+    ------
+    PageError
+        If plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise _not_installed(error) from None
+    return str(get_plotlyjs())
+
+
+def write(path: Path, template: str, site: Site | None = None, **values: Any) -> None:
     """Write a page atomically, creating its folder.
 
     Parameters
@@ -39,6 +71,8 @@ def write(path: Path, template: str, **values: Any) -> None:
     path : path
     template : str
         Template file below `cnnbench`; it extends ``report/base.html``.
+    site : Site, optional
+        Otherwise the page contains Plotly's script, and needs no other file.
     **values
         Variables of the template; text is escaped.
 
@@ -49,12 +83,8 @@ def write(path: Path, template: str, **values: Any) -> None:
     """
     try:
         import jinja2
-        from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise PageError(
-            f"the libraries for pages are not installed here ({error}): "
-            "pip install 'cnnbench[report]'"
-        ) from None
+        raise _not_installed(error) from None
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cnnbench", ""),
         autoescape=True,
@@ -63,10 +93,20 @@ def write(path: Path, template: str, **values: Any) -> None:
         lstrip_blocks=True,
     )
     text = environment.get_template(template).render(
-        plotly=get_plotlyjs(), colours=COLOURS, shapes=SHAPES, **values
+        site=site,
+        plotly="" if site else plotly_script(),
+        colours=COLOURS,
+        shapes=SHAPES,
+        **values,
     )
     try:
         files.require_writable(path)
         files.write(path, text)
     except files.WriteError as error:
         raise PageError(str(error)) from None
+
+
+def _not_installed(error: ImportError) -> PageError:
+    return PageError(
+        f"the libraries for pages are not installed here ({error}): pip install 'cnnbench[report]'"
+    )

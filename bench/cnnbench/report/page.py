@@ -55,7 +55,13 @@ class Section:
     groups: dict[str, list[Chart]] = field(default_factory=dict)
 
 
-def write(run: Run, path: Path, against: Run | None = None, command: str = "") -> None:
+def write(
+    run: Run,
+    path: Path,
+    against: Run | None = None,
+    command: str = "",
+    site: offline.Site | None = None,
+) -> None:
     """Write the page of a run.
 
     Parameters
@@ -66,6 +72,8 @@ def write(run: Run, path: Path, against: Run | None = None, command: str = "") -
         Another run to compare with.
     command : str
         Command that reproduces the page.
+    site : offline.Site, optional
+        The site that the page belongs to.
 
     Raises
     ------
@@ -75,6 +83,7 @@ def write(run: Run, path: Path, against: Run | None = None, command: str = "") -
     _write(
         path,
         sections(run, against, command),
+        site=site,
         title=f"Convolution and max-pool kernels on {run.environment.get('cpu', 'this machine')}",
         answer=headline(run),
         busy=answer.busy(run),
@@ -83,8 +92,10 @@ def write(run: Run, path: Path, against: Run | None = None, command: str = "") -
     )
 
 
-def write_machines(runs: Sequence[Run], path: Path, command: str = "") -> None:
-    """Write the page of several machines' runs side by side.
+def write_machines(
+    runs: Sequence[Run], path: Path, command: str = "", site: offline.Site | None = None
+) -> None:
+    """Write the page of several machines' runs side by side; parameters are those of `write`.
 
     Raises
     ------
@@ -109,6 +120,7 @@ def write_machines(runs: Sequence[Run], path: Path, command: str = "") -> None:
     _write(
         path,
         found,
+        site=site,
         title=f"Convolution and max-pool kernels on {counted(len(runs), 'machine')}",
         answer=machines.sentence(sides),
         busy=[

@@ -90,7 +90,7 @@ def correlated(
     correlation: Correlation,
     stored: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> np.ndarray:
-    """Return a correlation of images with filters, (N, groups * K, *size), float64.
+    """Return a correlation of images with filters, (N, groups * K, ``*size``), float64.
 
     `stored` rounds transformed images and weights as they are stored.
     """

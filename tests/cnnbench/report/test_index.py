@@ -31,6 +31,7 @@ def folder(tmp_path):
         timed("numba-simd", "UNCLEAR", threads=2),
     ]  # fmt: skip
     Run(where, rows, [path]).write()
+    path.with_name("curves-net-2026-01-31.csv").touch()
     (tmp_path / "asv").mkdir()
     return tmp_path
 
@@ -42,6 +43,7 @@ def test_a_run_is_listed_with_its_effort_and_its_verdicts(folder):
         "| [time-a-2026-01-31](a-2-cores/time-a-2026-01-31.json) | quick | "
         "numba-simd against slow on 1 thread: backward-data 1.23x (quick, no verdicts) |"
     ) in text
+    assert "| [curves-net-2026-01-31](a-2-cores/curves-net-2026-01-31.csv) | full | Loss" in text
     assert "asv\n" not in text
 
 

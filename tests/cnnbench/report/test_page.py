@@ -13,7 +13,7 @@ import pytest
 from cnnbench import cli, comparison, results
 from cnnbench.digits import trainers
 from cnnbench.digits.network import ARCHITECTURES
-from cnnbench.report import learnt, page
+from cnnbench.report import learnt, offline, page
 from cnnbench.report.offline import PageError
 from cnnbench.results import Run
 
@@ -362,6 +362,16 @@ def test_the_circumstances_say_which_cores_a_quota_leaves(tmp_path):
     page.write(Run(about), tmp_path / "page.html")
     words = "Some CPU, 1 core (2 visible, a quota leaves the time of 1.5), Linux"
     assert words in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_page_of_a_site_shares_the_sites_script_and_links_to_it(tmp_path, row_of):
+    site = offline.Site("../script.js", (("Home", "../index.html"),))
+    environment = {"command": ["cnnbench"], "cpu": "A", "cores": 1, "aa_floor": {}}
+    page.write(Run(environment, [row_of("numpy")]), tmp_path / "page.html", site=site)
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert '<script src="../script.js"></script>' in text
+    assert '<a href="../index.html">Home</a>' in text
+    assert len(text) < len(offline.plotly_script())
 
 
 def test_a_page_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch, row_of):
