@@ -4,12 +4,14 @@ A unit is up to three vectors of tiles, taken in the order of the images. Its ti
 lanes and transformed; then, a few filters at a time, t x t matrix products follow, and the way back
 to pixels. Weights are transformed with filters in the lanes, a vector of them at a time: a pack.
 Either every unit meets all packs, whose transforms are made before, or, where weights are larger
-than images, every pack meets all units, whose transforms are made before.
+than images, every pack meets all units, whose transforms are made before. Threads get equally many
+vectors of tiles: units are then smaller, or a unit's channels are shared.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,7 +55,7 @@ class Sizes(NamedTuple):
     """Tiles side by side."""
     lanes: int
     unit: int
-    """Tiles of a unit, whole vectors."""
+    """Tiles of a unit at the most, whole vectors."""
     block: int
     """Channels that are summed at a time."""
     w_group: int
@@ -88,9 +90,21 @@ class Correlation:
         return self.sizes.batch * self.sizes.down * self.sizes.across
 
     @property
+    def vectors(self) -> int:
+        """Vectors of tiles."""
+        return -(-self.tiles // self.sizes.lanes)
+
+    @property
     def units(self) -> int:
-        """Units of a group."""
+        """Units of a group, at the least."""
         return -(-self.tiles // self.sizes.unit)
+
+    def units_for(self, threads: int) -> int:
+        """Return the units of a group that threads can share equally."""
+        units = self.units
+        while self.sizes.groups * units % threads and units < self.vectors:
+            units += 1
+        return units
 
     @property
     def packs(self) -> int:
@@ -166,6 +180,8 @@ class _Call(NamedTuple):
     """Packs of filters of a group."""
     units: int
     """Units of a group."""
+    parts: int
+    """Parts of a unit's channels that are transformed at a time."""
 
 
 def run(
@@ -177,20 +193,25 @@ def run(
 ) -> None:
     """Compute a correlation into `out`."""
     sizes, dtype = correlation.sizes, correlation.dtype
-    packs, units = correlation.packs, correlation.units
+    packs, units, parts = correlation.packs, correlation.units, 1
     of_weights, of_images = packs * _pack_size(sizes), units * _unit_size(sizes)
     transformed = np.empty(sizes.groups * min(of_weights, of_images), dtype)
+    threads, weights_first = parallel.threads(), of_weights <= of_images
+    if weights_first:
+        units = correlation.units_for(threads)
+    else:
+        parts = min(sizes.channels, threads // math.gcd(threads, sizes.groups * units))
     call = _Call(
         tile=microkernel.tile_address(dtype),
         sizes=correlation.record.address,
         images=images, w=w, bias=bias, out=out, transformed=transformed,
-        packs=packs, units=units,
+        packs=packs, units=units, parts=parts,
     )  # fmt: skip
-    if of_weights <= of_images:
+    if weights_first:
         _transform_packs(sizes.groups * packs, dtype, call)
         _multiply_units(sizes.groups * units, dtype, call)
     else:
-        _transform_units(sizes.groups * units, dtype, call)
+        _transform_units(sizes.groups * units * parts, dtype, call)
         _multiply_packs(sizes.groups * packs, dtype, call)
 
 
@@ -250,13 +271,13 @@ def _transform_pack(u, to, w, sizes, group, pack):  # type: ignore[no-untyped-de
 
 
 @jit.inlined
-def list_runs(sizes, unit, runs):  # type: ignore[no-untyped-def]
-    """List a unit's runs of tiles side by side: image, row and column of tiles, lane, length.
+def list_runs(sizes, first, end, runs):  # type: ignore[no-untyped-def]
+    """List runs of tiles side by side: image, row and column of tiles, lane, length.
 
-    Return how many runs and tiles there are. A run is shorter than a vector.
+    The tiles begin at `first` and end before `end`, or with the last tile. Return how many runs and
+    tiles there are. A run is shorter than a vector.
     """
-    first = unit * sizes.unit
-    last = min(first + sizes.unit, sizes.batch * sizes.down * sizes.across)
+    last = min(end, sizes.batch * sizes.down * sizes.across)
     count, tile = 0, first
     while tile < last:
         row, column = tile // sizes.across, tile % sizes.across
@@ -271,9 +292,18 @@ def list_runs(sizes, unit, runs):  # type: ignore[no-untyped-def]
     return count, last - first
 
 
+@jit.inlined
+def _list_unit(call, sizes, unit, runs):  # type: ignore[no-untyped-def]
+    """List the runs of a unit: units differ by a vector at the most."""
+    tiles = sizes.batch * sizes.down * sizes.across
+    vectors = (tiles + sizes.lanes - 1) // sizes.lanes
+    first, end = unit * vectors // call.units, (unit + 1) * vectors // call.units
+    return list_runs(sizes, first * sizes.lanes, end * sizes.lanes, runs)
+
+
 @jit.kernel
-def _transform_unit(v, to, images, sizes, group, runs, tiles, pixels):  # type: ignore[no-untyped-def]
-    """Transform a unit's tiles of all channels: t x t lines of a channel's tiles after another's.
+def _transform_unit(v, to, images, sizes, group, c_first, c_end, runs, tiles, pixels):  # type: ignore[no-untyped-def]
+    """Transform a unit's tiles of some channels: t x t lines of a channel's tiles after another's.
 
     `pixels` is scratch memory: t x t lines of the tiles' pixels, a vector longer than a unit.
     """
@@ -281,7 +311,7 @@ def _transform_unit(v, to, images, sizes, group, runs, tiles, pixels):  # type: 
     line = _unit_row(sizes.channels, unit, lanes)
     row = unit + lanes
     plane = sizes.height * sizes.width
-    for c in range(sizes.channels):
+    for c in range(c_first, c_end):
         for number in range(len(runs)):
             image, down, across = runs[number, 0], runs[number, 1], runs[number, 2]
             column = across * m - sizes.left
@@ -396,9 +426,9 @@ def _multiply_units(number, words, like):  # type: ignore[no-untyped-def]
     v = simd.scratch(t * t * _unit_row(sizes.channels, sizes.unit, sizes.lanes), images)
     columns = simd.scratch(t * t * (sizes.unit + sizes.lanes), images)
     found = np.empty((sizes.unit, 5), np.int64)
-    count, tiles = list_runs(sizes, unit, found)
+    count, tiles = _list_unit(call, sizes, unit, found)
     runs = found[:count]
-    _transform_unit(v, 0, images, sizes, group, runs, tiles, columns)
+    _transform_unit(v, 0, images, sizes, group, 0, sizes.channels, runs, tiles, columns)
     work = _work(sizes, images)
     for pack in range(call.packs):
         u_first = (group * call.packs + pack) * pack_size
@@ -407,7 +437,7 @@ def _multiply_units(number, words, like):  # type: ignore[no-untyped-def]
 
 @parallel.ParallelKernel
 def _transform_units(number, words, like):  # type: ignore[no-untyped-def]
-    """Transform a unit of tiles of a group."""
+    """Transform a unit of tiles of a group, a part of its channels."""
     call = records.read(_Call, words)
     sizes = records.read(Sizes, call.sizes)
     t = sizes.outputs + 2
@@ -419,9 +449,11 @@ def _transform_units(number, words, like):  # type: ignore[no-untyped-def]
     v = records.array_at(call.transformed, like, (sizes.groups * call.units * unit_size,))
     columns = simd.scratch(t * t * (sizes.unit + sizes.lanes), images)
     found = np.empty((sizes.unit, 5), np.int64)
-    count, tiles = list_runs(sizes, number % call.units, found)
-    group = number // call.units
-    _transform_unit(v, number * unit_size, images, sizes, group, found[:count], tiles, columns)
+    unit, part = number // call.parts, number % call.parts
+    count, tiles = _list_unit(call, sizes, unit % call.units, found)
+    first, end = part * sizes.channels // call.parts, (part + 1) * sizes.channels // call.parts
+    group, runs = unit // call.units, found[:count]
+    _transform_unit(v, unit * unit_size, images, sizes, group, first, end, runs, tiles, columns)
 
 
 @parallel.ParallelKernel
@@ -444,7 +476,7 @@ def _multiply_packs(number, words, like):  # type: ignore[no-untyped-def]
     work = _work(sizes, w)
     found = np.empty((sizes.unit, 5), np.int64)
     for unit in range(call.units):
-        count, tiles = list_runs(sizes, unit, found)
+        count, tiles = _list_unit(call, sizes, unit, found)
         v_first = (group * call.units + unit) * unit_size
         runs = found[:count]
         _multiply(call, u, 0, v, v_first, sizes, group, pack, runs, tiles, out, bias, work)

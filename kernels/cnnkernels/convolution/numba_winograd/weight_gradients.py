@@ -37,7 +37,7 @@ class _Call(NamedTuple):
     tile: int
     """Address of the micro-kernel."""
     sizes: int
-    """Address of the `Sizes` of the forward correlation, with `_TILES` tiles in a unit."""
+    """Address of the `Sizes` of the forward correlation."""
     x: np.ndarray
     """(N, C, H, W)."""
     dy: np.ndarray
@@ -62,8 +62,7 @@ class _Call(NamedTuple):
 def run(correlation: Correlation, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None:
     """Set dw, of a forward correlation with at least one image."""
     dtype, lanes = correlation.dtype, correlation.sizes.lanes
-    sizes = correlation.sizes._replace(unit=_TILES)
-    record = records.record(sizes)
+    sizes = correlation.sizes
     vectors = -(-sizes.channels // lanes)
     blocks = -(-vectors // _VECTORS)
     channels = -(-vectors // blocks) * lanes
@@ -75,7 +74,7 @@ def run(correlation: Correlation, dy: np.ndarray, x: np.ndarray, dw: np.ndarray)
     products = (sizes.outputs + TAPS - 1) ** 2
     of_parts = shares * parts * products * filters * channels if parts > 1 else 0
     call = _Call(
-        tile=microkernel.tile_address(dtype), sizes=record.address, x=x, dy=dy, dw=dw,
+        tile=microkernel.tile_address(dtype), sizes=correlation.record.address, x=x, dy=dy, dw=dw,
         sums=np.empty(of_parts, dtype), channels=channels, filters=filters,
         channel_blocks=blocks, filter_blocks=filter_blocks, parts=parts, units=units,
     )  # fmt: skip
@@ -127,7 +126,7 @@ def _accumulate(call, sizes, x, dy, sums, s_first, group, filter_block, channel_
     plane, out_plane = sizes.height * sizes.width, sizes.out_height * sizes.out_width
     rows = min(microkernel.MOST_ROWS, microkernel.SUMS // vectors)
     for unit in range(first, last):
-        count, tiles = list_runs(sizes, unit, found)
+        count, tiles = list_runs(sizes, unit * _TILES, (unit + 1) * _TILES, found)
         for number in range(count):
             image, down, across = found[number, 0], found[number, 1], found[number, 2]
             tile, length = found[number, 3], found[number, 4]

@@ -27,6 +27,7 @@ CASES = {
     "depthwise": "g9mb2ic9ih10oc9kh3ph1",
     "runs longer than a vector": "mb1ic2ih6iw150oc4kh3ph1",
     "several units": "mb5ic4ih25oc18kh3ph1",
+    "an odd number of units": "mb2ic4ih25oc18kh3ph1",
     "several packs, more weights than pixels": "mb1ic40ih4oc70kh3ph1",
     "several blocks of channels and filters": "mb2ic80ih6oc130kh3ph1",
     "no images": "mb0ic3ih5oc4kh3ph1",
@@ -90,7 +91,15 @@ def test_errors_are_within_the_bound(case, outputs, dtype):
 
 
 @pytest.mark.parametrize("outputs", [2, 4])
-@pytest.mark.parametrize("case", ["several units", "several blocks of channels and filters"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "several units",
+        "an odd number of units",
+        "several packs, more weights than pixels",
+        "several blocks of channels and filters",
+    ],
+)
 def test_bits_do_not_depend_on_threads(case, outputs):
     problem = parse(CASES[case])
     random = np.random.default_rng(3)
