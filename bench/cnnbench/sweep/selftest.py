@@ -1,7 +1,8 @@
 """Test sweeps where it hurts: kill workers at random, and coordinate very many.
 
 ``python -m cnnbench.sweep.selftest kills`` measures on two workers of this machine while one of
-them is killed again and again: no row that came home may be lost, and every case must be measured.
+them is killed again and again. No row that came home may be lost. A sweep gives up cases with which
+several workers have died; they must be measured when it is resumed.
 ``python -m cnnbench.sweep.selftest costs`` lets 200 workers sleep instead of measuring: what is
 more than their sleep is the cost of coordinating.
 """
@@ -54,32 +55,50 @@ def kills(
     """Kill random workers at random moments, and look for lost rows."""
     chance, killed, lost, rounds = random.Random(seed), 0, 0, 0
     request = Request.of("check", ["--backends", "numpy,naive"], load("digits,corner"))
-    typer.echo("sweep  kills  tasks  rows home before the last kill  lost  cases missing")
+    typer.echo(
+        "sweep  kills  tasks  rows home before the last kill  lost  given up  never measured"
+    )
     while killed < times:
         rounds += 1
-        # Dask may give up a worker that is killed while it starts: each sweep has new ones.
-        with tempfile.TemporaryDirectory() as name, cluster.connected("local:2") as client:
+        with tempfile.TemporaryDirectory() as name:
             folder = Folder.new(Path(name), request.command, f"{rounds}", _asked(request, True))
-            found = Sweep(client, folder, remote.describe(), lambda _: None)
-            killer = _Killer(client, folder, chance, times - killed)
-            killer.start()
-            found.run()
-            killer.stop()
-            kept = {
-                key_of(row)
-                for share in found.shares
-                for row in results.read(folder.path / f"{share.name}.json").rows
-            }
-            gone = len(killer.home - kept)
-            missing = sum(len(share.missing()) for share in found.shares)
-            tasks = sum(share.tasks for share in found.shares)
-            typer.echo(
-                f"{rounds:5d}  {killer.killed:5d}  {tasks:5d}  {len(killer.home):30d}  {gone:4d}  "
-                f"{missing:13d}"
-            )
-            killed, lost = killed + killer.killed, lost + gone + missing
+            # Dask may give up a worker that is killed while it starts: each sweep has new ones.
+            with cluster.connected("local:2") as client:
+                killer = _Killer(client, folder, chance, times - killed)
+                killer.start()
+                found = _run(client, folder)
+                killer.stop()
+            gone, given_up = len(killer.home - _kept(found, folder)), _missing(found)
+            never = given_up
+            if given_up:
+                with cluster.connected("local:2") as client:
+                    again = Folder.open(folder.path)
+                    resumed = _run(client, again)
+                gone, never = len(killer.home - _kept(resumed, again)), _missing(resumed)
+        tasks = sum(share.tasks for share in found.shares)
+        typer.echo(
+            f"{rounds:5d}  {killer.killed:5d}  {tasks:5d}  {len(killer.home):30d}  {gone:4d}  "
+            f"{given_up:8d}  {never:14d}"
+        )
+        killed, lost = killed + killer.killed, lost + gone + never
     typer.echo(f"{killed} kills, {lost} rows or cases lost")
     raise typer.Exit(int(lost > 0))
+
+
+def _run(client: Any, folder: Folder) -> Sweep:
+    found = Sweep(client, folder, remote.describe(), lambda _: None)
+    found.run()
+    return found
+
+
+def _kept(found: Sweep, folder: Folder) -> set[tuple[Any, ...]]:
+    """Return the keys of the rows in the files of a sweep."""
+    files = (folder.path / f"{share.name}.json" for share in found.shares)
+    return {key_of(row) for path in files for row in results.read(path).rows}
+
+
+def _missing(found: Sweep) -> int:
+    return sum(len(share.missing()) for share in found.shares)
 
 
 class _Killer(threading.Thread):
