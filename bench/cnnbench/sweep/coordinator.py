@@ -35,9 +35,11 @@ RETURN_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 """How often to look which workers are there."""
 
-WRITE_SECONDS = 10.0
-"""How often to write the runs; the journal has every row at once."""
+WRITE_SECONDS, WRITE_PART = 10.0, 0.05
+"""How often to write the runs, and the part of the time that this may take.
 
+The journal has every row at once.
+"""
 
 _ON_THE_WAY_SECONDS = 0.2
 """How long rows of a worker that has left may still be on their way."""
@@ -111,7 +113,7 @@ class Sweep:
         self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._topic = f"cnnbench-{time.time_ns()}"
         self._numbers = itertools.count(1)
-        self._looked = self._written = -math.inf
+        self._looked = self._write_next = -math.inf
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -132,7 +134,7 @@ class Sweep:
                 self._take_news(LOOK_SECONDS / 2)
                 self._take_results()
                 self._look(self)
-                if time.monotonic() - self._written > WRITE_SECONDS:
+                if time.monotonic() > self._write_next:
                     self.write()
         finally:
             for task in self._tasks.values():
@@ -229,10 +231,9 @@ class Sweep:
 
     def _divide(self) -> None:
         """Make a share for each machine that has none, or one for all in a split sweep."""
+        before, names = len(self.shares), {share.name for share in self.shares}
         for machine in self.machines.values():
-            if any(share.name == machine.name for share in self.shares):
-                continue
-            if self._split and self.shares:
+            if machine.name in names or (self._split and self.shares):
                 continue
             share = Share(machine.name, machine.about, self.request)
             share.cut(PIECES * len(self.machines) if self._split else 1)
@@ -242,6 +243,7 @@ class Sweep:
             share.environment["command"] = self._folder.asked["command"]
             share.environment["machine"] = machine.name
             self.shares.append(share)
+        if len(self.shares) > before:
             saved = [{"name": one.name, "about": one.about} for one in self.shares]
             self._folder.ask({**self._folder.asked, "shares": saved})
 
@@ -403,7 +405,7 @@ class Sweep:
 
     def write(self, finished: bool = False) -> None:
         """Write the runs; rows that cannot be written stay in the journal, or in memory."""
-        self._written = time.monotonic()
+        begun = time.monotonic()
         for share in self.shares:
             path = self._folder.path / f"{share.name}.json"
             try:
@@ -412,3 +414,5 @@ class Sweep:
                     files.write(path.with_name(f"{share.name}-plan.json"), share.plan)
             except (ResultsError, files.WriteError) as error:
                 self._folder.trouble = str(error)
+        took = time.monotonic() - begun
+        self._write_next = begun + max(WRITE_SECONDS, took / WRITE_PART)
