@@ -227,9 +227,13 @@ def verdict(found: Ratio, floor: float) -> Verdict:
 
 
 def settled(found: Ratio, floor: float) -> bool:
-    """Return whether no further blocks are needed: the verdict stands and is precise."""
+    """Return whether no further blocks are needed: the verdict stands and is precise.
+
+    Those that are far slower than the baseline need no interval. Those that are far faster do: they
+    are compared with one another.
+    """
     if math.isnan(found.low):
-        return verdict(found, floor) != "UNCLEAR"
+        return verdict(found, floor) == "SLOWER"
     width = found.high / found.low
     return width <= EXACT or (width <= PRECISE and verdict(found, floor) != "UNCLEAR")
 
