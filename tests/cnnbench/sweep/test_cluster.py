@@ -30,7 +30,9 @@ def test_no_scheduler_is_one_sentence():
 
 
 def test_a_scheduler_without_workers_is_one_sentence():
-    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as made:
+    with distributed.LocalCluster(
+        n_workers=0, processes=False, dashboard_address="127.0.0.1:0"
+    ) as made:
         address = made.scheduler_address
         told = refused(address)
     assert (
