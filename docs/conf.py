@@ -1,5 +1,6 @@
 """Sphinx's configuration of the site, which `make site` builds from this repository's documents."""
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -117,9 +118,15 @@ _SCRIPT_FROM_NETWORK = re.compile(r'<script\b[^>]*>(\s*import "https:[^"]*"\s*)?
 """Plotly's charts bring two; an inner one would not be empty."""
 
 
+@functools.cache
+def committed():
+    """Return the committed results, read once."""
+    return lists.Committed(ROOT / "results")
+
+
 def write_lists(app):
     """Write the lists of committed results, and the script of the tutorial's charts."""
-    lists.write(lists.Committed(ROOT / "results"), ROOT / "docs/results")
+    lists.write(committed(), ROOT / "docs/results")
     pages.write_script(Path(app.outdir))
 
 
@@ -139,7 +146,7 @@ def use_own_script(_app, pagename, _template, context, _doctree):
 def write_pages(app, error):
     """Write the pages of runs into the built site."""
     if error is None:
-        pages.write(lists.Committed(ROOT / "results"), Path(app.outdir))
+        pages.write(committed(), Path(app.outdir))
 
 
 def setup(app):

@@ -46,9 +46,8 @@ def index(folder: Path) -> str:
         If a file in the folder is not a run.
     """
     sections = [_HEAD]
-    machines = (path for path in folder.iterdir() if path.is_dir() and path.name != "asv")
-    for machine in sorted(machines):
-        runs = [results.read(path) for path in sorted(machine.glob("*.json"))]
+    for machine in machines(folder):
+        runs = runs_of(machine)
         if not runs:
             continue
         where = runs[-1].environment
@@ -62,6 +61,22 @@ def index(folder: Path) -> str:
             + "".join(f"{one}\n" for one in lines)
         )
     return "\n".join(sections)
+
+
+def machines(folder: Path) -> list[Path]:
+    """Return the machines' folders in a folder of results; the history has one there, too."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "asv")
+
+
+def runs_of(machine: Path) -> list[Run]:
+    """Return the runs in a machine's folder.
+
+    Raises
+    ------
+    ResultsError
+        If a file is not a run.
+    """
+    return [results.read(path) for path in sorted(machine.glob("*.json"))]
 
 
 def line(run: Run, base: Path) -> str:

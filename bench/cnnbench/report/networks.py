@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from cnnbench import results, timing
+from cnnbench import timing
 from cnnbench.cases import SETS
 from cnnbench.digits.trainers import is_pytorch
 from cnnbench.report import index, numbers
@@ -28,10 +28,8 @@ def sheet(folder: Path) -> Sheet:
     folder : path
         Has a folder for each machine.
     """
-    machines = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and path.name != "asv"
-    )
-    runs = {machine: newest(folder / machine) for machine in machines}
+    machines = [path.name for path in index.machines(folder)]
+    runs = {machine: newest(index.runs_of(folder / machine)) for machine in machines}
     lines = []
     for name in SETS:
         for op in ("conv2d", "max_pool2d"):
@@ -52,10 +50,11 @@ def sheet(folder: Path) -> Sheet:
     )
 
 
-def newest(folder: Path) -> dict[str, Run]:
-    """Return a machine's newest timing of each set."""
+def newest(runs: Iterable[Run]) -> dict[str, Run]:
+    """Return the newest timing of each set among a machine's runs."""
     found: dict[str, Run] = {}
-    for run in sorted(map(results.read, folder.glob("time-*.json")), key=_started):
+    timings = (run for run in runs if run.paths[0].name.startswith("time-"))
+    for run in sorted(timings, key=_started):
         for name in {row.case.removesuffix(" (sum)") for row in run.rows if not row.problem}:
             found[name] = run
     return found
@@ -79,11 +78,8 @@ def _cell(run: Run | None, name: str, op: str, direction: str) -> str:
     if mine is None or theirs is None:
         return "-"
     found = timing.ratio(mine.measured, theirs.measured)
-    verdict = (
-        "*"
-        if index.is_quick(run)
-        else f" {timing.verdict(found, run.floors.get(threads, math.nan))}"
-    )
+    judged = timing.verdict(found, run.floors.get(threads, math.nan))
+    verdict = "*" if index.is_quick(run) else f" {judged}"
     return f"{mine.backend} {numbers.interval(*found.known())}{verdict}"
 
 

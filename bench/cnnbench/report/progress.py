@@ -8,7 +8,6 @@ at every tenth of the way.
 from __future__ import annotations
 
 import contextlib
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -36,12 +35,7 @@ class OnTerminal:
             self._display.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
             with contextlib.suppress(OSError):  # the terminal may be closed
                 self._display.stop()

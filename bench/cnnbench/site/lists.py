@@ -47,11 +47,10 @@ class Committed:
     """
 
     def __init__(self, folder: Path) -> None:
-        paths = sorted(path for path in folder.glob("*/*.json") if path.parent.name != "asv")
+        of_machines = {path.name: index.runs_of(path) for path in index.machines(folder)}
         self.folder = folder
-        self.runs = [results.read(path) for path in paths]
-        machines = dict.fromkeys(path.parent for path in paths)
-        self.newest = {machine.name: networks.newest(machine) for machine in machines}
+        self.runs = [run for runs in of_machines.values() for run in runs]
+        self.newest = {name: networks.newest(runs) for name, runs in of_machines.items()}
 
     def networks(self) -> dict[str, list[Run]]:
         """Return the runs that have sums, trainings or steps of each network, known sets first."""

@@ -24,7 +24,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from cnnbench.workers import affinity
@@ -117,12 +116,7 @@ class Child:
     def __enter__(self) -> Child:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
