@@ -26,7 +26,8 @@ SLOWEST_ACCEPTED = 0.98
 def conclude(found: Recommendation, floor: float) -> None:
     """Recommend what is certainly faster than the reference, else the reference.
 
-    Of ways that cannot be told apart, the one without conversion, else the faster one.
+    Of ways that cannot be told apart, the one without conversion, else the faster one. PyTorch's
+    usual layout is kept only if no way is certainly faster than it.
     """
     if found.kind == "layers":
         _conclude_of_layers(found)
@@ -54,7 +55,7 @@ def conclude(found: Recommendation, floor: float) -> None:
         found.answer = _to_train_with(found, best, ties, allowed or rivals)
     elif allowed:
         as_it_is = next((row for row in allowed if row.backend == found.reference), allowed[0])
-        if against(allowed[0], as_it_is) == "FASTER":
+        if any(against(row, as_it_is) == "FASTER" for row in (allowed[0], *others)):
             as_it_is = allowed[0]
         ties = [r for r in allowed if r is not as_it_is and against(r, as_it_is) != "SLOWER"]
         found.follow, found.stay = False, as_it_is.backend

@@ -287,6 +287,15 @@ def test_a_tie_of_layouts_is_named_and_changes_nothing(world, recommended):
     assert f"no certain difference from {CHANNELS_LAST} (9.95 s)" in found.answer
 
 
+def test_a_layout_that_another_way_certainly_beats_is_not_kept(world, recommended):
+    world.steps |= {CHANNELS_LAST: 9.0, "numba-simd": 8.6, AUTO: 8.5}
+    world.noise[CHANNELS_LAST] = 0.2
+    found = recommended()
+    assert found.stay == CHANNELS_LAST
+    assert "no certain difference from torch-cpu (10.0 s)" in found.answer
+    assert "the mix, the next, is not certainly faster: 1.0" in found.answer
+
+
 def test_a_network_of_the_suites_own_is_judged_in_the_same_way(world, recommended):
     world.steps = {"torch-cpu": 10.0, "numba-simd": 5.0, "numba": 5.01, AUTO: 5.0}
     world.noise["numba"] = 0.05
