@@ -15,6 +15,9 @@ from cnnkernels.convolution.numba_winograd import correlation, weight_gradients
 from cnnkernels.winograd.accuracy import Accuracy
 from cnnkernels.winograd.transforms import TAPS
 
+LEAST_OF_A_GROUP = 16
+"""Channels and filters a group must have: with fewer, the transforms cost more than they save."""
+
 
 class Winograd:
     """The kernel of F(m x m, 3 x 3): a `contract.Conv2DKernel`.
@@ -37,6 +40,12 @@ class Winograd:
             return f"Winograd's algorithm needs a 3x3 kernel, got {rows}x{columns}"
         if problem.stride != (1, 1) or problem.dilation != (1, 1):
             return "Winograd's algorithm needs stride 1 and dilation 1"
+        of_group = min(problem.in_channels, problem.out_channels) // problem.groups
+        if problem.groups > 1 and of_group < LEAST_OF_A_GROUP:
+            return (
+                f"Winograd's algorithm needs {LEAST_OF_A_GROUP} channels and filters in a group, "
+                f"got {of_group}"
+            )
         if not problem.batch:
             return None
         most = memory.allowed(problem.bytes_moved(FORWARD))

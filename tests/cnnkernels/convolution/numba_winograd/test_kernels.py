@@ -162,10 +162,12 @@ def test_each_gradient_can_be_asked_for_alone(outputs):
         ("mb1ic1ih5oc1kh3kw1ph1pw0", "needs a 3x3 kernel, got 3x1"),
         ("mb1ic1ih5oc1oh3kh3sh2ph1", "needs stride 1 and dilation 1"),
         ("mb1ic1ih5oc1kh3ph2dh1", "needs stride 1 and dilation 1"),
-        ("g8192mb1ic8192ih1oc8192kh3ph1", "its transforms would take"),
+        ("g9mb2ic9ih10oc9kh3ph1", "needs 16 channels and filters in a group, got 1"),
+        ("g2mb2ic32ih8oc30kh3ph1", "needs 16 channels and filters in a group, got 15"),
+        ("g1024mb1ic16384ih1oc16384kh3ph1", "its transforms would take"),
     ],
 )
-def test_other_windows_are_unsupported(descriptor, reason):
+def test_other_problems_are_unsupported(descriptor, reason):
     assert reason in winograd.Winograd(4).unsupported(parse(descriptor))
 
 
