@@ -46,8 +46,7 @@ def index(folder: Path) -> str:
         If a file in the folder is not a run.
     """
     sections = [_HEAD]
-    for machine in machines(folder):
-        runs = runs_of(machine)
+    for machine, runs in by_machine(folder).items():
         if not runs:
             continue
         where = runs[-1].environment
@@ -63,20 +62,18 @@ def index(folder: Path) -> str:
     return "\n".join(sections)
 
 
-def machines(folder: Path) -> list[Path]:
-    """Return the machines' folders in a folder of results; the history has one there, too."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "asv")
-
-
-def runs_of(machine: Path) -> list[Run]:
-    """Return the runs in a machine's folder.
+def by_machine(folder: Path) -> dict[Path, list[Run]]:
+    """Return the runs in a folder of results, by the folder of each machine.
 
     Raises
     ------
     ResultsError
         If a file is not a run.
     """
-    return [results.read(path) for path in sorted(machine.glob("*.json"))]
+    machines = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "asv")
+    return {
+        machine: list(map(results.read, sorted(machine.glob("*.json")))) for machine in machines
+    }
 
 
 def line(run: Run, base: Path) -> str:

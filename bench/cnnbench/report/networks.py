@@ -28,25 +28,22 @@ def sheet(folder: Path) -> Sheet:
     folder : path
         Has a folder for each machine.
     """
-    machines = [path.name for path in index.machines(folder)]
-    runs = {machine: newest(index.runs_of(folder / machine)) for machine in machines}
+    timings = {machine.name: newest(runs) for machine, runs in index.by_machine(folder).items()}
     lines = []
     for name in SETS:
         for op in ("conv2d", "max_pool2d"):
             for direction in _DIRECTIONS:
-                cells = [
-                    _cell(runs[machine].get(name), name, op, direction) for machine in machines
-                ]
+                cells = [_cell(of.get(name), name, op, direction) for of in timings.values()]
                 if any(cell != "-" for cell in cells):
                     lines.append((f"{name}, {drawing.named(op, direction).lower()}", *cells))
     quick = any("*" in cell for line in lines for cell in line)
     notes = ("* a quick look, without a verdict",) if quick else ()
     return Sheet(
         "The fastest kernel here, relative to the faster of PyTorch's layouts",
-        ("all layers of", *machines),
+        ("all layers of", *timings),
         tuple(lines),
         notes,
-        texts=1 + len(machines),
+        texts=1 + len(timings),
     )
 
 

@@ -47,10 +47,10 @@ class Committed:
     """
 
     def __init__(self, folder: Path) -> None:
-        of_machines = {path.name: index.runs_of(path) for path in index.machines(folder)}
+        found = index.by_machine(folder)
         self.folder = folder
-        self.runs = [run for runs in of_machines.values() for run in runs]
-        self.newest = {name: networks.newest(runs) for name, runs in of_machines.items()}
+        self.runs = [run for runs in found.values() for run in runs]
+        self.newest = {machine.name: networks.newest(runs) for machine, runs in found.items()}
 
     def networks(self) -> dict[str, list[Run]]:
         """Return the runs that have sums, trainings or steps of each network, known sets first."""
