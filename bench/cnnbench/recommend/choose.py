@@ -297,7 +297,7 @@ def _refusal(rows: Sequence[Row], wishes: Wishes) -> str | None:
             continue
         if not (row.error_over_bound or 0.0) <= wishes.max_error:
             return (
-                f"its error is {numbers.of_bound(row.error_over_bound)} of the largest rounding "
+                f"its error is {numbers.of_bound(row.error_over_bound)} times the largest rounding "
                 f"error possible in direct sums, above {wishes.max_error:g}"
             )
         possible = row.details.get("worst_bound_ratio") or 0.0

@@ -92,7 +92,7 @@ def checks(rows: Sequence[Row]) -> str:
     return (
         f"{counted(passed, 'check')} passed, {len(rows) - passed - refused - skipped} wrong or "
         f"failed, {refused} not supported here{slow}; "
-        f"the largest error is {numbers.of_bound(worst)} of direct's rounding bound"
+        f"the largest error is {numbers.of_bound(worst)} times direct's rounding bound"
     )
 
 

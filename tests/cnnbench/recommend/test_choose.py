@@ -444,7 +444,7 @@ def test_a_pinned_layer_bars_single_backends_of_own_networks(world, recommended)
             {"pins": {"conv": "numba"}, "excluded": ("numba",)},
             r"--pin conv=numba: conv: it is excluded",
         ),
-        ({"max_error": 0.0}, r"no backend is left for net: its error is 0\.100 of the largest"),
+        ({"max_error": 0.0}, r"no backend is left for net: its error is 0\.100 times the largest"),
         (
             {"excluded": DETERMINISTIC, "deterministic": True},
             r"no backend is left to choose from: torch-cpu: it does not promise",

@@ -107,7 +107,7 @@ def test_the_evidence_counts_checks_by_outcome_and_names_the_largest_error_and_t
     checks, floor = evidence(rows, 0.0312)
     assert checks == (
         "2 checks passed, 2 wrong or failed, 1 not supported here, 2 skipped as too slow; "
-        "the largest error is 0.500 of direct's rounding bound"
+        "the largest error is 0.500 times direct's rounding bound"
     )
     assert floor == (
         "A/A floor 3.1 %: two identical runs differed by up to that much, so smaller differences "
