@@ -18,7 +18,7 @@ FLOORS = (
     ("contract", "arrays"),
     ("descriptor", "strided", "winograd", "jit", "records", "host", "files", "memory"),
     ("simd", "parallel"),
-    ("tile_code", "copies"),
+    ("tile_code", "copies", "normalization"),
     ("microkernel",),
     ("vectors", "packing"),
     ("convolution", "pooling", "fallback"),

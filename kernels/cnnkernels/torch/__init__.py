@@ -2,7 +2,8 @@
 
 ``convert(model, "numba-simd")`` or ``convert(model, plan)`` moves the convolutions and max-poolings
 of an existing model to these backends; ``revert(model)`` undoes it. Parameters, `state_dict`, hooks
-and optimizers are unaffected: only the class of a layer changes.
+and optimizers are unaffected: only the class of a layer changes. Batch normalizations of the model
+get faster statistics in training, whatever the backend.
 
 Each kind of layer has two operators, forward and backward. They are registered by `torch.library`,
 so that autograd, `torch.compile` and DistributedDataParallel support them. They take CPU tensors of
@@ -23,10 +24,11 @@ operators called from a graph compiled or exported earlier raise an error.
 from cnnkernels.torch.choosing import ConversionWarning
 from cnnkernels.torch.conversion import convert, problem_of, revert
 from cnnkernels.torch.functional import conv2d, max_pool2d
-from cnnkernels.torch.layers import Conv2d, MaxPool2d
+from cnnkernels.torch.layers import BatchNorm2d, Conv2d, MaxPool2d
 from cnnkernels.torch.thread_counts import set_threads, threads
 
 __all__ = [
+    "BatchNorm2d",
     "Conv2d",
     "ConversionWarning",
     "MaxPool2d",

@@ -19,7 +19,14 @@ from cnnkernels.plan import Plan, PlanWarning
 from cnnkernels.torch import problems, thread_counts
 from cnnkernels.torch.choosing import ConversionWarning, checked, usable
 from cnnkernels.torch.functional import require
-from cnnkernels.torch.layers import NO_INDICES, Conv2d, MaxPool2d, padded
+from cnnkernels.torch.layers import (
+    NO_INDICES,
+    BackendLayer,
+    BatchNorm2d,
+    Conv2d,
+    MaxPool2d,
+    padded,
+)
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -27,6 +34,7 @@ Module = TypeVar("Module", bound=nn.Module)
 _CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: Conv2d,
     nn.MaxPool2d: MaxPool2d,
+    nn.BatchNorm2d: BatchNorm2d,
 }
 
 
@@ -43,6 +51,8 @@ def convert(
     PyTorch's, with a warning. These return indices, have no weights yet (`torch.nn.LazyConv2d`),
     are marked for quantization, or have a class derived from PyTorch's. A layer of a class derived
     from this package's `Conv2d` or `MaxPool2d` keeps its class and gets the new backend.
+
+    Batch normalizations get faster statistics in training, whatever the backend: see `BatchNorm2d`.
 
     Parameters
     ----------
@@ -106,19 +116,20 @@ def convert(
             continue
         reason = _why_not(layer, theirs)
         if reason is not None:
-            _left(where, f"PyTorch's: {reason}")
+            if theirs is not nn.BatchNorm2d:  # of no backend, so that nobody has asked for it
+                _left(where, f"PyTorch's: {reason}")
             continue
         if parametrize.type_before_parametrizations(layer) is theirs:
             _become(layer, _CONVERTED[theirs])
-        layer.backend = backend
+        if isinstance(layer, BackendLayer):
+            layer.backend = backend
     return model
 
 
 def revert(model: Module) -> Module:
     """Restore PyTorch's own layers in a converted model, in place; return the model.
 
-    A layer of a class derived from this package's `Conv2d` or `MaxPool2d` is not reverted, with a
-    warning.
+    A layer of a class derived from one of this package's is not reverted, with a warning.
     """
     for where, layer in model.named_modules():
         theirs = _theirs(layer)
@@ -126,8 +137,9 @@ def revert(model: Module) -> Module:
             continue
         kind = parametrize.type_before_parametrizations(layer)
         if kind is _CONVERTED[theirs]:
+            if isinstance(layer, BackendLayer):
+                del layer.backend
             _become(layer, theirs)
-            del layer.backend
         else:
             ours = _named(_CONVERTED[theirs])
             _left(where, f"cnnkernels': {_named(kind)} is derived from {ours}")
@@ -182,7 +194,7 @@ def problem_of(layer: nn.Module, x: Tensor) -> Problem:
         If backends cannot compute the layer, with the reason.
     """
     theirs = _theirs(layer)
-    if theirs is None:
+    if theirs in (None, nn.BatchNorm2d):
         raise Unsupported(f"{type(layer).__name__} is neither Conv2d nor MaxPool2d")
     reason = _why_not(layer, theirs)
     if reason is not None:

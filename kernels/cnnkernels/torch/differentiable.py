@@ -20,9 +20,6 @@ from cnnkernels.torch.batching import Batch, Fold
 _NAMESPACE = "cnnkernels"
 """Operators are named cnnkernels::conv2d and so on."""
 
-_PLAIN = (Tensor, nn.Parameter)
-"""Tensor classes that do not intercept operators."""
-
 
 class Differentiable:
     """A differentiable function that returns y.
@@ -95,7 +92,7 @@ class Differentiable:
             @staticmethod
             def backward(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
                 again = torch.is_grad_enabled()  # double backward, which the operator rejects
-                return found(ctx, dy, self.backward_operator if again or _followed() else backward)
+                return found(ctx, dy, self.backward_operator if again or followed() else backward)
 
         Directly.__name__ = f"{_NAMESPACE}::{name}"  # profilers show it
         self._directly = Directly.apply
@@ -103,12 +100,12 @@ class Differentiable:
 
     def __call__(self, *inputs: Any) -> Tensor:
         """Return y."""
-        plain = all(type(one) in _PLAIN for one in inputs if isinstance(one, Tensor))
+        plain = all(is_plain(one) for one in inputs if isinstance(one, Tensor))
         transformed = torch._C._are_functorch_transforms_active()
         y: Tensor
         if torch.compiler.is_compiling():
             y = (self._transformed if transformed else self.operator)(*inputs)[0]
-        elif not plain or _followed() or (transformed and _functionalized()):
+        elif not plain or followed() or (transformed and _functionalized()):
             y = self.operator(*inputs)[0]
         else:
             y = self._transformed(*inputs)[0] if transformed else self._directly(*inputs)
@@ -204,7 +201,12 @@ def _rule(operator: Any, fold: Fold) -> Callable[..., Any]:
     return rule
 
 
-def _followed() -> bool:
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is of a class that does not intercept operators."""
+    return type(tensor) in (Tensor, nn.Parameter)
+
+
+def followed() -> bool:
     """Whether a dispatch mode is active or `torch.jit.trace` runs: both see each operator."""
     modes = torch._C._len_torch_dispatch_stack()
     return bool(modes) or torch._C._get_tracing_state() is not None

@@ -90,7 +90,7 @@ def test_pytorch_accepts_the_operators_that_a_plan_calls(how, monkeypatch, two_b
     for one in operators.conv2d, operators.max_pool2d:
         monkeypatch.setattr(one, "operator", recorded(one.operator, True))
         monkeypatch.setattr(one, "backward_operator", recorded(one.backward_operator, False))
-    monkeypatch.setattr(differentiable, "_followed", lambda: True)
+    monkeypatch.setattr(differentiable, "followed", lambda: True)
     followed, given, distinct = two_backends
     backend = follow(how, followed)
     layers.conv2d(*given, padding=1, backend=backend).sum().backward()
