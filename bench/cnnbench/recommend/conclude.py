@@ -49,7 +49,9 @@ def conclude(found: Recommendation, floor: float) -> None:
             best = unconverted[0]
         if best.backend in (COMPILED, AUTOCAST):
             found.follow, found.stay = False, best.backend
-        elif best.backend not in (AUTO, COMPILED_PLAN):
+        elif best.backend == COMPILED_PLAN:
+            found.compiled = True
+        elif best.backend != AUTO:
             found.plan = found.uniform(best.backend)
         ties = [r for r in certain if r is not best and against(r, best) in ("SAME", "UNCLEAR")]
         found.answer = _to_train_with(found, best, ties, allowed or rivals)
@@ -76,7 +78,7 @@ def _to_train_with(
     found: Recommendation, best: Row, ties: Sequence[Row], rivals: Sequence[Row]
 ) -> str:
     how = best.backend if found.stay else _words(found.plan)
-    if best.backend == COMPILED_PLAN:
+    if found.compiled:
         how += ", under torch.compile"
     text = f"Train {found.network.name} with {how}: {numbers.seconds(best.seconds)} a step"
     if rivals:
@@ -105,9 +107,10 @@ def _to_stay(
         text += f"; no certain difference from {_listed(ties)}"
     if others:
         following = others[0]
-        slower = "slower" if against(following, best) == "SLOWER" else "not certainly faster"
+        is_slower = against(following, best) == "SLOWER"
+        how = "slower" if is_slower else f"not certainly {100 * timing.RELEVANT:.0f} % faster"
         way, apart = named(following.backend), _apart(following, best)
-        text += f"; {way}, the next, is {slower}: {apart} as fast"
+        text += f"; {way}, the next, is {how}: {apart} as fast"
     return text + "."
 
 

@@ -140,6 +140,8 @@ class Recommendation:
         Whether the plan is worth following.
     stay : str
         The way of training to keep, if it is not.
+    compiled : bool
+        Whether the plan is to be followed under `torch.compile`.
     answer : str
     """
 
@@ -156,12 +158,21 @@ class Recommendation:
     steps: list[Row] = field(default_factory=list)
     follow: bool = True
     stay: str = ""
+    compiled: bool = False
     answer: str = ""
 
     @property
     def reference(self) -> str:
         """The way of training that whole steps are compared with."""
         return NATIVE if self.kind == "model" else self.baseline
+
+    @property
+    def way(self) -> str:
+        """The recommended way of training."""
+        if self.stay or self.compiled:
+            return self.stay or COMPILED_PLAN
+        backends = {choice.backend for choice in self.plan.choices.values()}
+        return backends.pop() if len(backends) == 1 else AUTO
 
     @property
     def mixed(self) -> bool:
@@ -258,6 +269,7 @@ class Recommendation:
             "options": self.options,
             "follow": self.follow,
             "stay": self.stay,
+            "compiled": self.compiled,
             "answer": self.answer,
             "plan": {
                 "fallback": self.plan.fallback,
@@ -321,6 +333,7 @@ def kept(run: Run) -> Recommendation | None:
             slow=plain.get("slow", {}),
             parts=plain.get("parts", {}),
             max_error=plain.get("max_error"),
+            compiled=plain.get("compiled", False),
             **{
                 name: plain[name]
                 for name in (

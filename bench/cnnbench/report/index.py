@@ -76,6 +76,11 @@ def by_machine(folder: Path) -> dict[Path, list[Run]]:
     }
 
 
+def started(run: Run) -> str:
+    """Return when a run started; later times are greater."""
+    return str(run.environment["started"])
+
+
 def line(run: Run, base: Path) -> str:
     """Return a run as a line of a Markdown table: for a page in the folder `base`."""
     (path,) = run.paths

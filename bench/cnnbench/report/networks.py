@@ -51,14 +51,10 @@ def newest(runs: Iterable[Run]) -> dict[str, Run]:
     """Return the newest timing of each set among a machine's runs."""
     found: dict[str, Run] = {}
     timings = (run for run in runs if run.paths[0].name.startswith("time-"))
-    for run in sorted(timings, key=_started):
+    for run in sorted(timings, key=index.started):
         for name in {row.case.removesuffix(" (sum)") for row in run.rows if not row.problem}:
             found[name] = run
     return found
-
-
-def _started(run: Run) -> str:
-    return str(run.environment["started"])
 
 
 def _cell(run: Run | None, name: str, op: str, direction: str) -> str:

@@ -6,7 +6,7 @@ A table stands between two comments. The first names its file and kind::
     ...
     <!-- end of table -->
 
-The kind ``networks`` takes a folder with all machines' results.
+The kinds ``networks`` and ``models`` take a folder with all machines' results.
 
 ``python -m cnnbench.report.readme docs/training.md`` regenerates the text between them.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cnnbench import results
 from cnnbench.recommend import recommendation
-from cnnbench.report import networks, numbers, tables, verdicts
+from cnnbench.report import models, networks, numbers, tables, verdicts
 from cnnbench.report.answer import answer, busy, evidence
 from cnnbench.report.recommendation import parts_sheet, steps_sheet
 from cnnkernels import files
@@ -28,6 +28,9 @@ from cnnkernels import files
 _TABLE = re.compile(
     r"(<!-- table: (?P<path>\S+) (?P<kind>\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL
 )
+
+_OF_ALL = {"networks": networks.sheet, "models": models.sheet}
+"""Tables of all machines' results, by kind."""
 
 
 def rendered(text: str, root: Path) -> str:
@@ -44,7 +47,7 @@ def rendered(text: str, root: Path) -> str:
     def table(found: re.Match[str]) -> str:
         path = root / found["path"]
         if path.is_dir():
-            text = tables.markdown(networks.sheet(path))
+            text = tables.markdown(_OF_ALL[found["kind"]](path))
         else:
             text = _table(results.read(path), found["kind"])
         return f"{found[1]}\n{text}\n{found[4]}"

@@ -14,7 +14,7 @@ from cnnbench.digits.options import Options
 from cnnbench.recommend import choose, in_steps, networks, recommendation, whole_steps
 from cnnbench.recommend.choose import Wishes
 from cnnbench.recommend.networks import Call, ModelError
-from cnnbench.recommend.recommendation import AUTOCAST, CHANNELS_LAST, COMPILED
+from cnnbench.recommend.recommendation import AUTOCAST, CHANNELS_LAST, COMPILED, COMPILED_PLAN
 from cnnbench.results import Row, Run
 from cnnkernels.descriptor import parse
 from cnnkernels.registry import AUTO
@@ -247,6 +247,14 @@ def test_a_compiled_model_needs_no_conversion(world, recommended):
     assert recommended().follow
 
 
+def test_a_plan_may_be_followed_by_a_compiled_model(world, recommended):
+    assert (recommended().compiled, recommended().way) == (False, AUTO)
+    world.steps[COMPILED_PLAN] = 4.0
+    found = recommended()
+    assert (found.follow, found.compiled, found.way) == (True, True, COMPILED_PLAN)
+    assert "problems, under torch.compile: 4.00 s a step" in found.answer
+
+
 def test_bfloat16_is_shown_and_not_chosen_unless_its_error_is_allowed(world, recommended):
     world.steps[AUTOCAST] = 1.0
     found = recommended()
@@ -264,8 +272,8 @@ def test_noise_does_not_decide_for_a_change(world, recommended):
     assert found.stay == "torch-cpu"
     assert chosen(found) == ("torch-cpu",) * 3
     assert re.match(
-        r"Stay with torch-cpu for net: 10\.0 s a step; the mix, the next, is not certainly faster: "
-        r"1\.0\dx \[.*\] as fast\.$",
+        r"Stay with torch-cpu for net: 10\.0 s a step; the mix, the next, is not certainly 1 % "
+        r"faster: 1\.0\dx \[.*\] as fast\.$",
         found.answer,
     )
 
@@ -293,7 +301,7 @@ def test_a_layout_that_another_way_certainly_beats_is_not_kept(world, recommende
     found = recommended()
     assert found.stay == CHANNELS_LAST
     assert "no certain difference from torch-cpu (10.0 s)" in found.answer
-    assert "the mix, the next, is not certainly faster: 1.0" in found.answer
+    assert "the mix, the next, is not certainly 1 % faster: 1.0" in found.answer
 
 
 def test_a_network_of_the_suites_own_is_judged_in_the_same_way(world, recommended):
