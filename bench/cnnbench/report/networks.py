@@ -16,12 +16,15 @@ from cnnbench.results import Row, Run
 
 _DIRECTIONS = ("forward", "backward")
 
+_OPEN = "too close to call"
+
 
 def sheet(folder: Path) -> Sheet:
     """Return a table of committed results: networks by machines.
 
     A cell has the fastest backend of this project, and its speed relative to the fastest PyTorch
-    backend with the verdict, from the sums of one run, at its lowest thread count.
+    backend with the verdict, from the sums of one run, at its lowest thread count. Without a
+    verdict a speed is not claimed.
 
     Parameters
     ----------
@@ -37,12 +40,14 @@ def sheet(folder: Path) -> Sheet:
                 if any(cell != "-" for cell in cells):
                     lines.append((f"{name}, {drawing.named(op, direction).lower()}", *cells))
     quick = any("*" in cell for line in lines for cell in line)
-    notes = ("* a quick look, without a verdict",) if quick else ()
+    notes = ["* a quick look, without a verdict"] if quick else []
+    if any(_OPEN in line for line in lines):
+        notes.append(f"{_OPEN}: no difference is certain")
     return Sheet(
         "The fastest kernel here, relative to the faster of PyTorch's layouts",
         ("all layers of", *timings),
         tuple(lines),
-        notes,
+        tuple(notes),
         texts=1 + len(timings),
     )
 
@@ -72,8 +77,10 @@ def _cell(run: Run | None, name: str, op: str, direction: str) -> str:
         return "-"
     found = timing.ratio(mine.measured, theirs.measured)
     judged = timing.verdict(found, run.floors.get(threads, math.nan))
-    verdict = "*" if index.is_quick(run) else f" {judged}"
-    return f"{mine.backend} {numbers.interval(*found.known())}{verdict}"
+    speed = f"{mine.backend} {numbers.interval(*found.known())}"
+    if index.is_quick(run):
+        return f"{speed}*"
+    return _OPEN if judged == "UNCLEAR" else f"{speed} {judged}"
 
 
 def _fastest(rows: Iterable[Row]) -> Row | None:

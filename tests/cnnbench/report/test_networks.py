@@ -14,16 +14,16 @@ ROOT = Path(__file__).parents[3]
 def folder(tmp_path, row_of):
     """A folder with a machine, to which a test adds runs."""
 
-    def add(machine, day, ratios, command=("cnnbench", "time"), case="resnet50 (sum)", **changes):
+    def add(machine, day, ratios, command=("cnnbench", "time"), floor=0.02, **changes):
         rows = [
             row_of(
-                name, 1 / ratio, case=case, problem="", ratio=ratio,
+                name, 1 / ratio, case="resnet50 (sum)", problem="", ratio=ratio,
                 samples=[1 / ratio] * 6, sides=1, processes=6, **changes,
             )
             for name, ratio in ratios.items()
         ]  # fmt: skip
         environment = {"started": f"2026-11-{day:02d}", "command": list(command), "aa_floor": {}}
-        environment["aa_floor"] = {str(n): 0.02 for n in (1, 2)}
+        environment["aa_floor"] = {str(n): floor for n in (1, 2)}
         path = tmp_path / machine / f"time-{len(list(tmp_path.rglob('*.json')))}.json"
         path.parent.mkdir(exist_ok=True)
         Run(environment, rows, [path]).write()
@@ -54,6 +54,12 @@ def test_the_newest_run_counts_and_a_quick_one_is_marked(folder):
     made = folder("a", 1, {"numba-simd": 3.0, "torch-cpu": 1.0})
     assert cells(made)["resnet50, convolution, forward"] == ("numba-simd 2.00x [2.00, 2.00]*",)
     assert networks.sheet(made).notes == ("* a quick look, without a verdict",)
+
+
+def test_a_difference_without_a_verdict_is_not_claimed(folder):
+    made = folder("a", 1, {"numba-simd": 1.15, "torch-cpu": 1.0}, floor=0.2)
+    assert cells(made)["resnet50, convolution, forward"] == ("too close to call",)
+    assert networks.sheet(made).notes == ("too close to call: no difference is certain",)
 
 
 def test_a_network_that_only_one_side_has_is_left_out(folder):
