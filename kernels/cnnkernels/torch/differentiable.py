@@ -60,8 +60,8 @@ class Differentiable:
         keep: Callable[[Any, tuple[Any, ...], list[Tensor]], None],
         gradients: Callable[[Any, Tensor, Callable[..., Any]], tuple[Any, ...]],
     ) -> None:
-        self.operator = _operator(name, function, fake)
-        self.backward_operator = _operator(f"{name}_backward", backward, fake_backward)
+        self.operator = registered(name, function, fake)
+        self.backward_operator = registered(f"{name}_backward", backward, fake_backward)
 
         def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
             _, cache = output
@@ -112,7 +112,8 @@ class Differentiable:
         return y
 
 
-def _operator(name: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+def registered(name: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Return a function as an operator of PyTorch; `fake` returns its outputs without data."""
     operator = torch.library.custom_op(
         f"{_NAMESPACE}::{name}", function, mutates_args=(), device_types="cpu"
     )

@@ -173,13 +173,11 @@ class BatchNorm2d(_Layer, nn.BatchNorm2d):
     @torch.no_grad()
     def _track(self, of_batch: normalization.Statistics, count: int) -> None:
         """Move the running statistics towards those of a batch, as PyTorch does."""
-        share = self.momentum
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if share is None:
-                share = 1.0 / float(self.num_batches_tracked)
+        share, batches = self.momentum, self.num_batches_tracked
+        if batches is not None:
+            batches.add_(1)
         if share is None:
-            share = 0.0
+            share = 0.0 if batches is None else 1.0 / float(batches)
         if self.running_mean is not None:
             self.running_mean.mul_(1.0 - share).add_(of_batch.mean, alpha=share)
         if self.running_var is not None:  # estimates the variance of all images

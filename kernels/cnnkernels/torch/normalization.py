@@ -92,10 +92,11 @@ def _kernel() -> Callable[[np.ndarray, float], tuple[np.ndarray, ...]]:
     return normalization.statistics
 
 
-_operator: Any = torch.library.custom_op(
-    "cnnkernels::batch_norm_statistics", _statistics, mutates_args=(), device_types="cpu"
+_operator = differentiable.registered(
+    "batch_norm_statistics",
+    _statistics,
+    lambda x, _: tuple(x.new_empty(x.shape[1]) for _ in Statistics._fields),
 )
-_operator.register_fake(lambda x, _: tuple(x.new_empty(x.shape[1]) for _ in Statistics._fields))
 
 
 class _Normalize(torch.autograd.Function):
