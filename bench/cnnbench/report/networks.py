@@ -23,7 +23,7 @@ def sheet(folder: Path) -> Sheet:
     """Return a table of committed results: networks by machines.
 
     A cell has the fastest backend of this project, and its speed relative to the fastest PyTorch
-    backend with the verdict, from the sums of one run, at its lowest thread count. Without a
+    backend with the verdict, from the sums of one run, at the lowest thread count. Without a
     verdict a speed is not claimed.
 
     Parameters
@@ -36,7 +36,7 @@ def sheet(folder: Path) -> Sheet:
     for name in SETS:
         for op in ("conv2d", "max_pool2d"):
             for direction in _DIRECTIONS:
-                cells = [_cell(of.get(name), name, op, direction) for of in timings.values()]
+                cells = [_cell(of.get(name, {}), name, op, direction) for of in timings.values()]
                 if any(cell != "-" for cell in cells):
                     lines.append((f"{name}, {drawing.named(op, direction).lower()}", *cells))
     quick = any("*" in cell for line in lines for cell in line)
@@ -52,35 +52,40 @@ def sheet(folder: Path) -> Sheet:
     )
 
 
-def newest(runs: Iterable[Run]) -> dict[str, Run]:
-    """Return the newest timing of each set among a machine's runs."""
-    found: dict[str, Run] = {}
+def newest(runs: Iterable[Run]) -> dict[str, dict[int, Run]]:
+    """Return a machine's newest timing of each set at each thread count, the lowest first."""
+    found: dict[str, dict[int, Run]] = {}
     timings = (run for run in runs if run.paths[0].name.startswith("time-"))
     for run in sorted(timings, key=index.started):
-        for name in {row.case.removesuffix(" (sum)") for row in run.rows if not row.problem}:
-            found[name] = run
-    return found
+        for row in run.rows:
+            if not row.problem:
+                found.setdefault(row.case.removesuffix(" (sum)"), {})[row.threads] = run
+    return {name: dict(sorted(of.items())) for name, of in found.items()}
 
 
-def _cell(run: Run | None, name: str, op: str, direction: str) -> str:
-    if run is None:
-        return "-"
-    sums = [
-        row
-        for row in run.rows
-        if (row.case, row.op, row.direction) == (f"{name} (sum)", op, direction) and row.ratio
-    ]
-    threads = min((row.threads for row in sums), default=0)
-    mine = _fastest(row for row in sums if row.threads == threads and not is_pytorch(row.backend))
-    theirs = _fastest(row for row in sums if row.threads == threads and is_pytorch(row.backend))
-    if mine is None or theirs is None:
-        return "-"
-    found = timing.ratio(mine.measured, theirs.measured)
-    judged = timing.verdict(found, run.floors.get(threads, math.nan))
-    speed = f"{mine.backend} {numbers.interval(*found.known())}"
-    if index.is_quick(run):
-        return f"{speed}*"
-    return _OPEN if judged == "UNCLEAR" else f"{speed} {judged}"
+def sums(run: Run, name: str, threads: int) -> list[Row]:
+    """Return a run's rows of all layers of a set together, at a thread count."""
+    return [row for row in run.rows if (row.case, row.threads) == (f"{name} (sum)", threads)]
+
+
+def _cell(timings: dict[int, Run], name: str, op: str, direction: str) -> str:
+    for threads, run in timings.items():
+        timed = [
+            row
+            for row in sums(run, name, threads)
+            if (row.op, row.direction) == (op, direction) and row.ratio
+        ]
+        mine = _fastest(row for row in timed if not is_pytorch(row.backend))
+        theirs = _fastest(row for row in timed if is_pytorch(row.backend))
+        if mine is None or theirs is None:
+            continue
+        found = timing.ratio(mine.measured, theirs.measured)
+        judged = timing.verdict(found, run.floors.get(threads, math.nan))
+        speed = f"{mine.backend} {numbers.interval(*found.known())}"
+        if index.is_quick(run):
+            return f"{speed}*"
+        return _OPEN if judged == "UNCLEAR" else f"{speed} {judged}"
+    return "-"
 
 
 def _fastest(rows: Iterable[Row]) -> Row | None:

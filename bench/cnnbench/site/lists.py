@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from cnnbench import results
@@ -42,8 +43,8 @@ class Committed:
     folder : path
         Has a folder for each machine.
     runs : list of Run
-    newest : dict of str to dict of str to Run
-        The newest timing of each network, by machine and network.
+    newest : dict of str to dict of str to dict of int to Run
+        The newest timing of each network, by machine, network and thread count.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,8 +72,8 @@ class Committed:
                 found[name].append(run)
         return {name: runs for name, runs in found.items() if runs}
 
-    def timings(self, network: str) -> dict[str, Run]:
-        """Return a network's newest timing on each machine that has one."""
+    def timings(self, network: str) -> dict[str, dict[int, Run]]:
+        """Return a network's newest timings by thread count, on each machine that has any."""
         return {machine: of[network] for machine, of in self.newest.items() if network in of}
 
 
@@ -108,10 +109,11 @@ def _network(name: str, runs: list[Run], found: Committed, into: Path) -> str:
     if len(timings) > 1:
         address = os.path.relpath(found.folder / side_by_side(name), into)
         parts.append(f'<a href="{address}">All machines side by side</a>\n')
-    for machine, run in timings.items():
-        sums = [row for row in run.rows if row.case == f"{name} (sum)"]
-        parts.append(f"## All layers on {machine}\n\n{page.headline(run)}\n")
-        parts += map(tables.markdown, tables.time_sheets(sums))
+    for machine, of in timings.items():
+        rows = [row for threads, run in of.items() for row in networks.sums(run, name, threads)]
+        headline = page.headline(replace(next(iter(of.values())), rows=rows))
+        parts.append(f"## All layers on {machine}\n\n{headline}\n")
+        parts += map(tables.markdown, tables.time_sheets(rows))
     return "\n".join(parts)
 
 
@@ -144,13 +146,15 @@ def _speeds(name: str, found: Committed) -> Iterator[tuple[str, ...]]:
     """Yield lines: work, thread count, and the backend's ratio to torch-cpu on each machine."""
     cells: dict[tuple[str, int], dict[str, str]] = {}
     for network in SETS:
-        for machine, run in found.timings(network).items():
-            for row in run.rows:
-                if row.case == f"{network} (sum)" and row.backend == name and row.ratio:
+        for machine, timings in found.timings(network).items():
+            for threads, run in timings.items():
+                for row in networks.sums(run, network, threads):
+                    if row.backend != name or not row.ratio:
+                        continue
                     work = f"{network}, {drawing.named(row.op, row.direction).lower()}"
                     ratio = numbers.interval(row.ratio, row.ratio_low, row.ratio_high)
                     verdict = "*" if index.is_quick(run) else f" {row.verdict or ''}"
-                    cells.setdefault((work, row.threads), {})[machine] = f"{ratio}{verdict}"
+                    cells.setdefault((work, threads), {})[machine] = f"{ratio}{verdict}"
     for (work, threads), of in cells.items():
         if name != "torch-cpu":
             yield work, str(threads), *(of.get(machine, "-") for machine in found.newest)

@@ -56,6 +56,14 @@ def test_the_newest_run_counts_and_a_quick_one_is_marked(folder):
     assert networks.sheet(made).notes == ("* a quick look, without a verdict",)
 
 
+def test_a_later_run_on_more_threads_does_not_replace_one_on_fewer(folder):
+    folder("a", 1, {"numba-simd": 3.0, "torch-cpu": 1.0})
+    made = folder("a", 2, {"numba-simd": 2.0, "torch-cpu": 1.0}, threads=2)
+    assert cells(made)["resnet50, convolution, forward"] == (
+        "numba-simd 3.00x [3.00, 3.00] FASTER",
+    )
+
+
 def test_a_difference_without_a_verdict_is_not_claimed(folder):
     made = folder("a", 1, {"numba-simd": 1.15, "torch-cpu": 1.0}, floor=0.2)
     assert cells(made)["resnet50, convolution, forward"] == ("too close to call",)

@@ -23,12 +23,15 @@ def folder(tmp_path, row_of):
         path.parent.mkdir(parents=True, exist_ok=True)
         Run(about, rows, [path]).write()
 
-    sums = [
-        row_of(name, case="resnet50 (sum)", problem="", ratio=ratio)
-        for name, ratio in {"torch-cpu": 1.0, "numba-simd": 2.0}.items()
-    ]
-    add("a", "time-resnet50-2026-11-01", sums)
-    add("b", "time-resnet50-2026-11-02", sums, "--quick")
+    def sums(ratio, threads=1):
+        return [
+            row_of(name, case="resnet50 (sum)", problem="", ratio=ratio, threads=threads)
+            for name, ratio in {"torch-cpu": 1.0, "numba-simd": ratio}.items()
+        ]
+
+    add("a", "time-resnet50-2026-11-01", sums(2.0))
+    add("b", "time-resnet50-2026-11-02", sums(2.0), "--quick")
+    add("a", "time-resnet50-2-threads-2026-11-03", sums(1.5, threads=2))
     steps = [row_of("the mix", case="m:net", op="step", direction="step")]
     add("a", "recommend-m-net-2026-11-03", steps)
     return tmp_path / "results"
@@ -54,6 +57,8 @@ def test_a_network_lists_its_runs_and_sums_on_every_machine(written):
         assert f'<a href="../../results/{machine}/{name}.html">{name}</a>' in text
         assert f"## All layers on {machine}" in text
     assert '<a href="../../results/side-by-side-resnet50.html">' in text
+    for threads in (1, 2):
+        assert f"{threads} thread" in text.partition("## All layers on a")[2]
     assert "recommend" not in text
     assert "recommend-m-net-2026-11-03" in written["network-m-net"]
     assert "side by side" not in written["network-m-net"]
@@ -63,6 +68,7 @@ def test_a_kernel_has_its_speed_in_each_network_and_says_which_was_a_quick_look(
     text = written["kernel-numba-simd"]
     cells = "1 | 2.00x [1.50, 2.25] FASTER | 2.00x [1.50, 2.25]* |"
     assert f"| resnet50, convolution, forward | {cells}" in text
+    assert "| resnet50, convolution, forward | 2 | 1.50x [1.50, 2.25] FASTER | - |" in text
     assert "- * a quick look, without a verdict" in text
     assert "[How it works](../../kernels/cnnkernels/convolution/numba_simd/README.md)" in text
     assert "Speed relative to" not in written["kernel-torch-cpu"]
