@@ -6,7 +6,8 @@ A table stands between two comments. The first names its file and kind::
     ...
     <!-- end of table -->
 
-The kinds ``networks`` and ``models`` take a folder with all machines' results.
+The kinds ``networks`` and ``models`` take a folder with all machines' results. ``sums`` has the
+lowest thread count only.
 
 ``python -m cnnbench.report.readme docs/training.md`` regenerates the text between them.
 """
@@ -68,6 +69,8 @@ def _table(run: results.Run, kind: str) -> str:
         return "\n".join(map(tables.markdown, tables.check_sheets(layers)))
     elif kind == "sums":
         sums = [row for row in run.rows if row.op != "train" and not row.problem]
+        fewest = min((row.threads for row in sums), default=0)
+        sums = [row for row in sums if row.threads == fewest]
         sheets = [tables.markdown(sheet) for sheet in tables.time_sheets(sums)]
         return "\n".join([*sheets, f"> ({machine})"]) + "\n"
     elif kind == "answer":

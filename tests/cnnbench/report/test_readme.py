@@ -92,16 +92,19 @@ def test_steps_are_those_of_a_saved_recommendation(root):
     assert "> Stay.\n>\n> (Some CPU, 2 cores, 2026-01-31)" in made
 
 
-def test_sums_leave_the_layers_and_trainings_out(root):
+def test_sums_leave_the_layers_trainings_and_higher_thread_counts_out(root):
     path = root / "results" / "here" / "run.json"
     run = results.read(path)
-    whole = Row("net (sum)", "", "conv2d", "forward", "numpy", 1, "ok", "", 0.25, seconds=0.5)
-    run.rows.append(whole)
+    for threads in (1, 2):
+        whole = Row("net (sum)", "", "conv2d", "forward", "numpy", threads, "ok", "", 0.25)
+        whole.seconds = 0.5 / threads
+        run.rows.append(whole)
     run.write()
     made = readme.rendered(DOCUMENT.format(kind="sums"), root)
     between = made.split("sums -->")[1].split("<!-- end")[0]
     assert "**net (sum)  conv2d  1 thread**" in between
     assert "| numpy | 500 ms |" in between
+    assert "2 threads" not in between
     assert "net.a" not in between
     assert "digits" not in between
 
