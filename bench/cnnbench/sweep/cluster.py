@@ -25,6 +25,13 @@ START_SECONDS = 60.0
 """How long to wait for workers that are started here or by SSH."""
 
 
+def silence() -> None:
+    """Silence Dask's loggers in this process: a sweep says itself what it has lost."""
+    for name in (_LOGGER, *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == _LOGGER:  # each has a level of its own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 @contextlib.contextmanager
 def connected(on: str) -> Iterator[Any]:
     """Yield a Dask client with at least one worker.
@@ -41,9 +48,7 @@ def connected(on: str) -> Iterator[Any]:
     SweepError
         If there is no such scheduler, file or host, or no worker comes.
     """
-    for name in (_LOGGER, *logging.root.manager.loggerDict):
-        if name.partition(".")[0] == _LOGGER:  # each has a level of its own
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what is lost is told here
+    silence()
     with contextlib.ExitStack() as stack:
         if re.match(r"[a-z]+://", on):
             client = stack.enter_context(_of_scheduler(on))

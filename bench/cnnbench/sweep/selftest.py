@@ -167,6 +167,7 @@ def costs(
     each = rows // workers
     cases = tuple(("", f"sleeper.{number}") for number in range(each))
     request = Request("time", (f"{seconds}",), cases)
+    cluster.silence()
     with (
         tempfile.TemporaryDirectory() as name,
         dask.config.set(_QUIET),
@@ -205,6 +206,7 @@ def _serve(scheduler: str, count: int) -> None:
         await asyncio.gather(*workers)
         await asyncio.gather(*(worker.finished() for worker in workers))
 
+    cluster.silence()
     with dask.config.set(_QUIET):
         asyncio.run(serve())
 
