@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +177,8 @@ class Row:
 
         Samples are rounded far below their scatter, so that files stay small.
         """
-        plain = asdict(self)
-        plain = {**plain.pop("details"), **plain}
+        own = {name: value for name, value in vars(self).items() if name != "details"}
+        plain = {**self.details, **own}
         return plain | {key: list(map(_short, plain[key])) for key in _SAMPLES if key in plain}
 
     @classmethod
