@@ -10,10 +10,17 @@ from cnnbench import timing
 from cnnbench.judging.comparing import compare
 from cnnbench.results import Row
 
+_SUFFIX = " (sum)"
+
 
 def name_of(set_name: str) -> str:
     """Return the name of a set's sum, as rows have it."""
-    return f"{set_name} (sum)"
+    return f"{set_name}{_SUFFIX}"
+
+
+def set_name_of(case: str) -> str:
+    """Return the set's name, from the case of its sum; any other case is returned as it is."""
+    return case.removesuffix(_SUFFIX)
 
 
 def of_set(name: str, rows: Sequence[Row], baseline: str, floor: float, threads: int) -> list[Row]:

@@ -17,6 +17,7 @@ from cnnbench import results
 from cnnbench.report import numbers
 from cnnbench.report.tables import threads_in_words
 from cnnbench.results import Row, Run
+from cnnbench.sums import set_name_of
 from cnnbench.words import counted
 from cnnkernels import files
 
@@ -85,7 +86,7 @@ def layers(run: Run) -> _Panel:
         if row.op == "conv2d" and not row.problem and row.threads == 1 and row.gflops
     ]
     peak = run.environment["ceilings"]["1"]["flops"]["float32"] / 1e9
-    name = sums[0].case.removesuffix(" (sum)")
+    name = set_name_of(sums[0].case)
     bars = [bar for direction in _directions(sums) for bar in _bars(sums, direction)]
     rates = "Effective GFLOP/s" if any("products" in row.details for row in run.rows) else "GFLOP/s"
     return _Panel(

@@ -13,6 +13,7 @@ from cnnbench.report import index, numbers
 from cnnbench.report.charts import drawing
 from cnnbench.report.tables import Sheet
 from cnnbench.results import Row, Run
+from cnnbench.sums import name_of, set_name_of
 
 _DIRECTIONS = ("forward", "backward")
 
@@ -59,13 +60,13 @@ def newest(runs: Iterable[Run]) -> dict[str, dict[int, Run]]:
     for run in sorted(timings, key=index.started):
         for row in run.rows:
             if not row.problem:
-                found.setdefault(row.case.removesuffix(" (sum)"), {})[row.threads] = run
+                found.setdefault(set_name_of(row.case), {})[row.threads] = run
     return {name: dict(sorted(of.items())) for name, of in found.items()}
 
 
 def sums(run: Run, name: str, threads: int) -> list[Row]:
     """Return a run's rows of all layers of a set together, at a thread count."""
-    return [row for row in run.rows if (row.case, row.threads) == (f"{name} (sum)", threads)]
+    return [row for row in run.rows if (row.case, row.threads) == (name_of(name), threads)]
 
 
 def _cell(timings: dict[int, Run], name: str, op: str, direction: str) -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cnnbench.report import numbers
 from cnnbench.results import Row, algorithms, distinct
+from cnnbench.sums import set_name_of
 from cnnbench.timing import LEAST_ROUNDS
 from cnnbench.words import counted
 
@@ -233,7 +234,7 @@ def layers_sheet(rows: Sequence[Row]) -> Sheet:
                 cells.append(f"{numbers.seconds(row.seconds)} {numbers.ratio(row.ratio):>5}")
         if set(cells) != {"-"}:
             lines.append((backend, *cells))
-    case = sums[0].case.removesuffix(" (sum)") if sums else "the network"
+    case = set_name_of(sums[0].case) if sums else "the network"
     return Sheet(
         f"Layers of {case}, summed, and the speed relative to {baseline}",
         ("backend", *(f"{names.get(op, op)}, {direction}" for op, direction in columns)),

@@ -20,6 +20,7 @@ from cnnbench.report import index, networks, numbers, page, tables, verdicts
 from cnnbench.report.charts import drawing
 from cnnbench.report.tables import Sheet
 from cnnbench.results import Run
+from cnnbench.sums import set_name_of
 from cnnkernels import files, registry
 from cnnkernels.contract import Unsupported
 
@@ -58,7 +59,7 @@ class Committed:
         found: dict[str, list[Run]] = {name: [] for name in SETS}
         for run in self.runs:
             whole = (row for row in run.rows if not row.problem or row.op in ("train", "step"))
-            names = dict.fromkeys(row.case.removesuffix(" (sum)") for row in whole)
+            names = dict.fromkeys(set_name_of(row.case) for row in whole)
             for name in () if verdicts.copies(run) else names:
                 found.setdefault(name, []).append(run)
         return {name: runs for name, runs in found.items() if runs}
